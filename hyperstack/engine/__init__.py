@@ -1,0 +1,1 @@
+"""One host's runtime: the only owner of state on the host."""

@@ -1,0 +1,120 @@
+"""What exists: the rows that the engine stores, and gives to the APIs as they are.
+
+A record is never changed in place: `msgspec.structs.replace` makes the next one and the store writes it before
+anybody acts on it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hyperstack.network.api import Binding, Published
+from hyperstack.pod.spec import ContainerSpec, ImageConfig, PodSpec, Struct
+from hyperstack.pod.states import ContainerState, SandboxState
+
+
+class PodRecord(Struct):
+    id: str
+    name: str
+    project: str
+    spec: PodSpec
+    implicit: bool
+    """Made by the engine for one `docker run` container; goes with it."""
+    created_at: int
+    state: SandboxState = SandboxState.ABSENT
+    reason: str = ""
+    """Why it failed, in a sentence, with the console's last lines where they help."""
+    vm_uid: int = 0
+    """The uid that its VM runs under, its own as long as the pod exists."""
+    agent_key: bytes = b""
+    """Secret of the agent channel, see docs/protocol.md."""
+    memory_mib: int = 0
+    vcpus: int = 0
+    kernel: str = ""
+    kernel_release: str = ""
+    binding: Binding | None = None
+    ports: tuple[Published, ...] = ()
+    started_at: int = 0
+
+
+class ContainerRecord(Struct):
+    id: str
+    pod_id: str
+    project: str
+    name: str
+    spec: ContainerSpec
+    image_id: str
+    """sha256:... of the image's config."""
+    image_config: ImageConfig
+    created_at: int
+    init: bool = False
+    """An init container of a manifest."""
+    order: int = 0
+    state: ContainerState = ContainerState.CREATED
+    handle: int = 0
+    """Number of its main process on the agent channel in this life of the sandbox; 0: none."""
+    pid: int = 0
+    """In the guest."""
+    started_at: int = 0
+    finished_at: int = 0
+    exit_code: int = 0
+    exit_signal: int = 0
+    oom_killed: bool = False
+    error: str = ""
+    restart_count: int = 0
+    manually_stopped: bool = False
+    """A user stopped it, so `unless-stopped` and `always` leave it."""
+    next_restart_at: int = 0
+
+
+class ExecRecord(Struct):
+    id: str
+    container_id: str
+    project: str
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    tty: bool = False
+    privileged: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+    handle: int = 0
+    pid: int = 0
+    running: bool = False
+    exit_code: int | None = None
+    created_at: int = 0
+
+
+class VolumeRecord(Struct):
+    name: str
+    project: str
+    driver: str
+    created_at: int
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    anonymous: bool = False
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `events`, in Docker's words."""
+
+    kind: str
+    """container, image, network, volume, pod, daemon"""
+    action: str
+    """create, start, die, oom, exec_start: ..., pull..."""
+    ident: str
+    attributes: dict[str, str]
+    time_ns: int
+    project: str
+
+
+class LogRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One chunk of output as the process wrote it; binary-safe, so a chunk may end anywhere within a line."""
+
+    time_ns: int
+    stream: int
+    """1 stdout, 2 stderr."""
+    data: bytes

@@ -1,0 +1,1 @@
+"""Hypervisors behind one small interface (`api`): QEMU today, others beside it later."""

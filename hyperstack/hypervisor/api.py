@@ -1,0 +1,208 @@
+"""The hypervisor door: everything the engine may ask of a hypervisor.
+
+Terms
+    machine     one running VM. It is a process (or a domain) of its own, which outlives the daemon.
+    spec        all that is needed to start it; nothing else is looked up.
+    record      what must be kept to find the machine again after the daemon died; plain JSON.
+
+Lifecycle
+    The engine stores the machine's id and uid, *then* calls `start`. Whatever `start` makes on the host is findable
+    from the id alone (cgroup, run directory), so that a daemon that dies anywhere within can `adopt` or `destroy`
+    what it left. `start` returns as soon as the machine's processors run; whether the guest lives is found out over
+    the agent channel. `wait` ends when the machine does, with the reason. `destroy` is idempotent and leaves nothing.
+
+Disks and NICs arrive as open descriptors; the caller closes its own copies after the call returned.
+
+A backend that lacks a capability raises `Unsupported(what, backend)`; callers ask `capabilities`, never `isinstance`.
+
+Example
+    machine = await hypervisor.start(spec)
+    reader, writer = await machine.connect_agent()
+    ...
+    await machine.destroy()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+class Capability(enum.Flag):
+    """Optional abilities."""
+
+    NONE = 0
+    DISK_HOTPLUG = enum.auto()
+    NIC_HOTPLUG = enum.auto()
+    PAUSE = enum.auto()
+    CONSOLE = enum.auto()
+    """`console_tail` tells what the guest's kernel printed."""
+    TEMPLATE = enum.auto()
+    """Machines can be cloned from a booted one."""
+    MEMORY_GROW = enum.auto()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A bootable kernel with its initramfs (agent and, where needed, modules)."""
+
+    name: str
+    image: Path
+    """Uncompressed ELF vmlinux, or bzImage."""
+    initrd: Path
+    command_line: str = ""
+    """What this kernel needs beyond the backend's own."""
+    min_memory_mib: int = 64
+    release: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """A block device of the guest.
+
+    `serial` (at most 20 characters of [A-Za-z0-9_-]) is how the guest's agent finds it.
+    """
+
+    serial: str
+    fd: int
+    """Open read-only or read-write, as `read_only` says; a raw image."""
+    read_only: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nic:
+    fd: int
+    """An open tap with IFF_NO_PI|IFF_VNET_HDR."""
+    mac: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSpec:
+    id: str
+    """64 hex digits: the pod's id."""
+    uid: int
+    """The unprivileged uid and gid that the machine alone runs under."""
+    kernel: Kernel
+    memory_mib: int
+    vcpus: int = 1
+    disks: tuple[Disk, ...] = ()
+    nic: Nic | None = None
+    cpu_limit: float = 0.0
+    """CPUs that the machine's host threads may use together; 0: no limit."""
+
+
+class ExitKind(enum.StrEnum):
+    SHUTDOWN = "shutdown"    # the guest powered itself off
+    PANIC = "panic"          # the guest's kernel panicked or reset
+    KILLED = "killed"        # the VMM got a signal, or crashed
+    DESTROYED = "destroyed"  # we did it
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineExit:
+    kind: ExitKind
+    reason: str
+    """One sentence; for KILLED with the signal where it is known and the VMM's last words."""
+    console: str = ""
+    """The console's last lines where known (bounded, sanitised to printable text)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostUsage:
+    """What a machine costs the host."""
+
+    memory_bytes: int
+    """Of its cgroup."""
+    cpu_ns: int
+    pids: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of `hyperctl doctor`."""
+
+    name: str
+    status: str
+    """ok, warn or fail"""
+    detail: str
+    remedy: str = ""
+
+
+class Machine(Protocol):
+    """A running VM, started or adopted."""
+
+    id: str
+    pid: int
+    """Of the VMM process on the host; 0 where there is none."""
+
+    async def connect_agent(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new connection to the guest agent's port; the backend drops an earlier one.
+
+        :raise Unavailable: the machine is gone.
+        """
+
+    async def attach_disk(self, disk: Disk) -> None:
+        """:raise Unsupported: no DISK_HOTPLUG."""
+
+    async def detach_disk(self, serial: str) -> None:
+        """Idempotent; returns when the guest can no longer reach the disk."""
+
+    async def attach_nic(self, nic: Nic) -> None:
+        """:raise Unsupported: no NIC_HOTPLUG."""
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    async def console_tail(self) -> str:
+        """The last lines (at most 64 KiB) of the guest's console, control characters replaced."""
+
+    async def usage(self) -> HostUsage: ...
+
+    async def wait(self) -> MachineExit:
+        """Ends when the machine does. Any number of tasks may wait; each is told the same."""
+
+    async def destroy(self) -> None:
+        """Kill it and leave no process, cgroup, file or mount. Idempotent."""
+
+
+class Hypervisor(Protocol):
+    name: str
+    capabilities: Capability
+    accelerator: str
+    """"kvm", "tcg"..., as the probe found; for `info`."""
+
+    async def probe(self) -> list[Finding]:
+        """What this host can do, each with a remedy; boots something with a deadline to know the accelerator."""
+
+    async def start(self, spec: MachineSpec) -> Machine:
+        """Start a machine; nothing is left behind where it fails.
+
+        :raise Unavailable: the VMM did not come up; the message has its last words.
+        :raise Exhausted: the host lacks memory or descriptors for it.
+        """
+
+    async def adopt(self, ident: str) -> Machine | None:
+        """The running machine of that id, else None (then `destroy_leftovers` has something to do, or nothing)."""
+
+    async def destroy_leftovers(self, ident: str) -> None:
+        """Finish what a dead daemon left half-done for that id. Idempotent, harmless where there is nothing."""
+
+    async def list_leftovers(self) -> Collection[str]:
+        """Ids of every machine, running or half-made, that can be found on this host."""
+
+    async def close(self) -> None:
+        """Let go of all machines without ending them (the daemon stops)."""
+
+
+@dataclass
+class Deadline:
+    """Seconds for the phases of a start; emulation is slow, so generous."""
+
+    vmm: float = 20.0
+    agent: float = 60.0
+    extra: dict[str, float] = field(default_factory=dict)

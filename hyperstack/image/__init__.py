@@ -1,0 +1,1 @@
+"""Images: names, registries, the content store, layers to read-only disks."""

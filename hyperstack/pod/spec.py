@@ -1,0 +1,205 @@
+"""What a user asks for: containers and pods, after parsing, before anything exists.
+
+Every record is an immutable, JSON-serialisable msgspec Struct: the same bytes are stored, compared and sent.
+Sizes are bytes, times are nanoseconds since the epoch, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+DEFAULT_PROJECT = "default"
+"""The project of a caller whom the identity backend puts nowhere else."""
+
+DEFAULT_STOP_TIMEOUT_S = 10
+"""Seconds between the stop signal and SIGKILL, as Docker has it."""
+
+DEFAULT_CAPABILITIES: tuple[str, ...] = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
+    "CAP_AUDIT_WRITE")
+"""Docker's default capability set."""
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of the records that are stored; unknown fields are a mistake, never dropped."""
+
+
+class RestartKind(enum.StrEnum):
+    NO = "no"
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    UNLESS_STOPPED = "unless-stopped"
+
+
+class RestartPolicy(Struct):
+    kind: RestartKind = RestartKind.NO
+    max_retries: int = 0
+    """With on-failure: 0 means without end."""
+
+
+class PortBinding(Struct):
+    container_port: int
+    protocol: Literal["tcp", "udp", "sctp"] = "tcp"
+    host_ip: str = ""
+    """Empty: every address of the host."""
+    host_port: int = 0
+    """0: the engine chooses one and tells it in the binding's record."""
+
+
+class Ulimit(Struct):
+    name: str
+    """As setrlimit's, lower case without RLIMIT_: nofile, nproc, core..."""
+    soft: int
+    hard: int
+    """-1 is unlimited, in both."""
+
+
+class MountKind(enum.StrEnum):
+    VOLUME = "volume"        # a named volume of the project (source = its name, made where absent)
+    BIND = "bind"            # a host path
+    TMPFS = "tmpfs"
+    EMPTY_DIR = "emptyDir"   # pod-wide scratch (source = its name in the pod)
+
+
+class Mount(Struct):
+    kind: MountKind
+    target: str
+    source: str = ""
+    read_only: bool = False
+    size: int = 0
+    """tmpfs and emptyDir: size limit, 0 for the backend's default."""
+    mode: int = 0
+    """tmpfs: permission bits, 0 for 01777."""
+    options: tuple[str, ...] = ()
+    """Further mount options (noexec, nosuid, nocopy...)."""
+    anonymous: bool = False
+    """A volume nobody named: removed with its container where asked."""
+
+
+class LogConfig(Struct):
+    driver: str = "json-file"
+    options: dict[str, str] = {}
+
+
+class Resources(Struct):
+    """Limits of one container; 0 means none."""
+
+    memory: int = 0
+    memory_swap: int = 0
+    nano_cpus: int = 0
+    cpu_shares: int = 0
+    cpu_quota: int = 0
+    cpu_period: int = 0
+    pids_limit: int = 0
+
+
+class Security(Struct):
+    privileged: bool = False
+    """All capabilities and devices *inside the VM*; nothing on the host."""
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    """Names with or without CAP_, or ALL."""
+    no_new_privileges: bool = False
+    seccomp: Literal["default", "unconfined"] = "default"
+    read_only_rootfs: bool = False
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    """None: runc's defaults."""
+    run_as_non_root: bool = False
+    supplemental_groups: tuple[int, ...] = ()
+
+
+class ContainerSpec(Struct):
+    """One container, as asked for; `None` means: as the image says."""
+
+    image: str
+    """The reference as the user typed it."""
+    name: str = ""
+    """Empty: the engine makes one up."""
+    entrypoint: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None = None
+    env: tuple[str, ...] = ()
+    """NAME=VALUE, over the image's."""
+    working_dir: str = ""
+    user: str = ""
+    """name|uid[:group|gid], looked up in the image's own files."""
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    mounts: tuple[Mount, ...] = ()
+    resources: Resources = msgspec.field(default_factory=Resources)
+    security: Security = msgspec.field(default_factory=Security)
+    ulimits: tuple[Ulimit, ...] = ()
+    sysctls: dict[str, str] = {}
+    stop_signal: str = ""
+    stop_timeout: int | None = None
+    restart: RestartPolicy = msgspec.field(default_factory=RestartPolicy)
+    auto_remove: bool = False
+    init: bool = False
+    """A reaper as PID 1 of the container in front of the command."""
+    log: LogConfig = msgspec.field(default_factory=LogConfig)
+    disk_size: int = 0
+    """Limit of the writable layer; 0 for the host's default."""
+    shm_size: int = 0
+    exposed_ports: tuple[str, ...] = ()
+    """"80/tcp"..., beyond the image's."""
+
+
+class PodSpec(Struct):
+    """A pod: what its containers share, and the containers."""
+
+    name: str = ""
+    project: str = DEFAULT_PROJECT
+    namespace: str = ""
+    """Kubernetes' namespace, kept for display; not an isolation boundary."""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    hostname: str = ""
+    domainname: str = ""
+    kernel: str = ""
+    """Name of a registered kernel; empty for the host's default."""
+    network: str = "bridge"
+    """Network name, or "none"."""
+    mac_address: str = ""
+    ip_address: str = ""
+    ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False
+    """Publish every exposed port on a host port the engine chooses."""
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    """name:address"""
+    share_process_namespace: bool = False
+    restart: RestartKind = RestartKind.NO
+    """Pods from a manifest: the policy of all their containers."""
+    memory: int = 0
+    """RAM of the VM in bytes; 0: from the containers' limits, else the host's default."""
+    vcpus: int = 0
+    init_containers: tuple[ContainerSpec, ...] = ()
+    containers: tuple[ContainerSpec, ...] = ()
+    sysctls: dict[str, str] = {}
+    termination_grace_s: int = 30
+
+
+class ImageConfig(Struct):
+    """What an image says about how to run it (the part of OCI's image config that a start needs)."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    labels: dict[str, str] = {}
+    exposed_ports: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    stop_signal: str = ""

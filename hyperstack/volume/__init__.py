@@ -1,0 +1,1 @@
+"""Volumes behind one interface (`api`): local disks today, Cinder beside it later."""
