@@ -13,7 +13,7 @@ from hyperstack.pod.spec import ContainerSpec, ImageConfig, PodSpec, Struct
 from hyperstack.pod.states import ContainerState, SandboxState
 
 
-class PodRecord(Struct):
+class PodRecord(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     project: str
@@ -37,7 +37,7 @@ class PodRecord(Struct):
     started_at: int = 0
 
 
-class ContainerRecord(Struct):
+class ContainerRecord(Struct, frozen=True, kw_only=True):
     id: str
     pod_id: str
     project: str
@@ -67,7 +67,7 @@ class ContainerRecord(Struct):
     next_restart_at: int = 0
 
 
-class ExecRecord(Struct):
+class ExecRecord(Struct, frozen=True, kw_only=True):
     id: str
     container_id: str
     project: str
@@ -88,7 +88,7 @@ class ExecRecord(Struct):
     created_at: int = 0
 
 
-class VolumeRecord(Struct):
+class VolumeRecord(Struct, frozen=True, kw_only=True):
     name: str
     project: str
     driver: str

@@ -27,9 +27,11 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Protocol
+
+from hyperstack.pod.finding import Finding
+from hyperstack.pod.kernel import Kernel
 
 
 class Capability(enum.Flag):
@@ -44,20 +46,6 @@ class Capability(enum.Flag):
     TEMPLATE = enum.auto()
     """Machines can be cloned from a booted one."""
     MEMORY_GROW = enum.auto()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """A bootable kernel with its initramfs (agent and, where needed, modules)."""
-
-    name: str
-    image: Path
-    """Uncompressed ELF vmlinux, or bzImage."""
-    initrd: Path
-    command_line: str = ""
-    """What this kernel needs beyond the backend's own."""
-    min_memory_mib: int = 64
-    release: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +107,6 @@ class HostUsage:
     """Of its cgroup."""
     cpu_ns: int
     pids: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of `hyperctl doctor`."""
-
-    name: str
-    status: str
-    """ok, warn or fail"""
-    detail: str
-    remedy: str = ""
 
 
 class Machine(Protocol):
@@ -197,12 +174,3 @@ class Hypervisor(Protocol):
 
     async def close(self) -> None:
         """Let go of all machines without ending them (the daemon stops)."""
-
-
-@dataclass
-class Deadline:
-    """Seconds for the phases of a start; emulation is slow, so generous."""
-
-    vmm: float = 20.0
-    agent: float = 60.0
-    extra: dict[str, float] = field(default_factory=dict)

@@ -74,14 +74,15 @@ class NetworkBackend(Protocol):
 
     async def remove(self, network_id: str) -> None: ...
 
-    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "") -> Binding:
+    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "",
+             address: str = "") -> Binding:
         """A place on the network. `taken` are the addresses (without prefix) in use.
 
         :raise Exhausted: the subnet is full. :raise InvalidArgument: `address` is outside it. :raise Conflict: in use.
         """
 
     async def plug(self, binding: Binding, *, uid: int) -> int:
-        """Make the tap, join it to the network, fence it (MAC and address spoofing dropped) and return its descriptor."""
+        """Make the tap, join it to the network, fence it (MAC and address spoofing dropped); its descriptor."""
 
     async def unplug(self, binding: Binding) -> None: ...
 
@@ -95,6 +96,6 @@ class NetworkBackend(Protocol):
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
                     ports: Collection[Published]) -> list[str]:
-        """Bring the host to exactly this state: remove what is not named (returns what), keep running taps as they are."""
+        """Bring the host to exactly this state: remove what is not named (returns what), keep running taps."""
 
     async def close(self) -> None: ...

@@ -35,13 +35,13 @@ class RestartKind(enum.StrEnum):
     UNLESS_STOPPED = "unless-stopped"
 
 
-class RestartPolicy(Struct):
+class RestartPolicy(Struct, frozen=True, kw_only=True):
     kind: RestartKind = RestartKind.NO
     max_retries: int = 0
     """With on-failure: 0 means without end."""
 
 
-class PortBinding(Struct):
+class PortBinding(Struct, frozen=True, kw_only=True):
     container_port: int
     protocol: Literal["tcp", "udp", "sctp"] = "tcp"
     host_ip: str = ""
@@ -50,7 +50,7 @@ class PortBinding(Struct):
     """0: the engine chooses one and tells it in the binding's record."""
 
 
-class Ulimit(Struct):
+class Ulimit(Struct, frozen=True, kw_only=True):
     name: str
     """As setrlimit's, lower case without RLIMIT_: nofile, nproc, core..."""
     soft: int
@@ -65,7 +65,7 @@ class MountKind(enum.StrEnum):
     EMPTY_DIR = "emptyDir"   # pod-wide scratch (source = its name in the pod)
 
 
-class Mount(Struct):
+class Mount(Struct, frozen=True, kw_only=True):
     kind: MountKind
     target: str
     source: str = ""
@@ -80,12 +80,12 @@ class Mount(Struct):
     """A volume nobody named: removed with its container where asked."""
 
 
-class LogConfig(Struct):
+class LogConfig(Struct, frozen=True, kw_only=True):
     driver: str = "json-file"
     options: dict[str, str] = {}
 
 
-class Resources(Struct):
+class Resources(Struct, frozen=True, kw_only=True):
     """Limits of one container; 0 means none."""
 
     memory: int = 0
@@ -97,7 +97,7 @@ class Resources(Struct):
     pids_limit: int = 0
 
 
-class Security(Struct):
+class Security(Struct, frozen=True, kw_only=True):
     privileged: bool = False
     """All capabilities and devices *inside the VM*; nothing on the host."""
     cap_add: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ class Security(Struct):
     supplemental_groups: tuple[int, ...] = ()
 
 
-class ContainerSpec(Struct):
+class ContainerSpec(Struct, frozen=True, kw_only=True):
     """One container, as asked for; `None` means: as the image says."""
 
     image: str
@@ -154,7 +154,7 @@ class ContainerSpec(Struct):
     """"80/tcp"..., beyond the image's."""
 
 
-class PodSpec(Struct):
+class PodSpec(Struct, frozen=True, kw_only=True):
     """A pod: what its containers share, and the containers."""
 
     name: str = ""
@@ -191,7 +191,7 @@ class PodSpec(Struct):
     termination_grace_s: int = 30
 
 
-class ImageConfig(Struct):
+class ImageConfig(Struct, frozen=True, kw_only=True):
     """What an image says about how to run it (the part of OCI's image config that a start needs)."""
 
     entrypoint: tuple[str, ...] = ()

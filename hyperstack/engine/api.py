@@ -1,0 +1,210 @@
+"""The engine's door. API modules call this, and nothing behind it.
+
+Every call takes the `Principal` first; objects of other projects do not exist for it. `ref` is a name, an id, or an
+unambiguous id prefix.
+
+:raise: only errors of `hyperstack.pod.errors`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Collection
+from typing import Any, Protocol
+
+import msgspec
+
+from hyperstack.engine.records import ContainerRecord, Event, ExecRecord, LogRecord, PodRecord
+from hyperstack.identity.api import Principal
+from hyperstack.image.api import Credentials, Image, ProgressSink
+from hyperstack.pod.finding import Finding
+from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
+
+
+class WaitCondition(enum.StrEnum):
+    NOT_RUNNING = "not-running"
+    NEXT_EXIT = "next-exit"
+    REMOVED = "removed"
+
+
+class PathStat(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    size: int
+    mode: int
+    """st_mode"""
+    mtime_ns: int
+    link_target: str
+
+
+class ContainerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """From the guest's cgroup; bytes and nanoseconds since the container's start."""
+
+    time_ns: int
+    memory: int = 0
+    memory_peak: int = 0
+    memory_limit: int = 0
+    cache: int = 0
+    cpu_ns: int = 0
+    cpu_user_ns: int = 0
+    cpu_system_ns: int = 0
+    throttled_ns: int = 0
+    online_cpus: int = 1
+    system_cpu_ns: int = 0
+    """CPU time that passed in the VM, all its CPUs together: the base of a percentage."""
+    pids: int = 0
+    pids_limit: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    read_ops: int = 0
+    write_ops: int = 0
+    network: dict[str, dict[str, int]] = {}
+    """Interface -> rx_bytes, rx_packets, rx_errors, rx_dropped, tx_... ; pod-wide."""
+    host_memory: int = 0
+    """What the pod's machine costs the host."""
+
+
+class Attachment(Protocol):
+    """Live streams of a process. Not more than one reader and one writer at a time."""
+
+    tty: bool
+
+    async def read(self) -> LogRecord | None:
+        """The next chunk, None after the end (the process ended and all was read)."""
+
+    async def write(self, data: bytes) -> None:
+        """To stdin; waits while the process does not read. :raise Conflict: stdin is not open or was closed."""
+
+    async def close_stdin(self) -> None: ...
+
+    async def close(self) -> None:
+        """Detach; the process goes on."""
+
+
+class Containers(Protocol):
+    async def create(self, who: Principal, spec: ContainerSpec, pod: PodSpec, *, pull_missing: bool = False
+                     ) -> ContainerRecord:
+        """A container in a pod of its own. `pod.containers` is empty. :raise NotFound: the image is not here."""
+
+    def get(self, who: Principal, ref: str) -> ContainerRecord: ...
+    def pod_of(self, container: ContainerRecord) -> PodRecord: ...
+    def list_all(self, who: Principal) -> list[ContainerRecord]:
+        """All of the project, in every state, newest first."""
+
+    async def start(self, who: Principal, ref: str) -> None:
+        """:raise NotModified: it runs already. :raise StartFailed: with the exit code a shell would give."""
+
+    async def stop(self, who: Principal, ref: str, *, timeout: int | None = None, signal: str | None = None) -> None:
+        """:raise NotModified: it does not run. `timeout` None: as the container says; -1: wait for ever."""
+
+    async def restart(self, who: Principal, ref: str, *, timeout: int | None = None,
+                      signal: str | None = None) -> None: ...
+    async def kill(self, who: Principal, ref: str, *, signal: str = "KILL") -> None: ...
+    async def pause(self, who: Principal, ref: str) -> None: ...
+    async def unpause(self, who: Principal, ref: str) -> None: ...
+    async def wait(self, who: Principal, ref: str, condition: WaitCondition) -> tuple[int, str]:
+        """(exit code, error). Registers before the first suspension, so that a start right after is not missed."""
+
+    async def remove(self, who: Principal, ref: str, *, force: bool = False, volumes: bool = False) -> None: ...
+    async def rename(self, who: Principal, ref: str, name: str) -> None: ...
+    async def update(self, who: Principal, ref: str, *, resources: Resources | None = None,
+                     restart: RestartPolicy | None = None) -> list[str]:
+        """Returns warnings."""
+
+    async def top(self, who: Principal, ref: str, ps_args: str = "-ef") -> tuple[list[str], list[list[str]]]: ...
+    async def stats(self, who: Principal, ref: str) -> ContainerStats: ...
+    async def attach(self, who: Principal, ref: str, *, stdin: bool, stdout: bool, stderr: bool, logs: bool = False,
+                     stream: bool = True) -> Attachment:
+        """May be called before start: it then begins with the first byte."""
+
+    def logs(self, who: Principal, ref: str, *, follow: bool = False, stdout: bool = True, stderr: bool = True,
+             since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
+        """One record per line where the output has lines (the last may lack its end); `tail` counts lines."""
+
+    async def resize(self, who: Principal, ref: str, *, rows: int, columns: int) -> None: ...
+    async def archive_stat(self, who: Principal, ref: str, path: str) -> PathStat: ...
+    async def archive_get(self, who: Principal, ref: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]: ...
+    async def archive_put(self, who: Principal, ref: str, path: str, tar: AsyncIterator[bytes], *,
+                          no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False) -> None: ...
+    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
+        """Remove what is stopped. Returns ids and bytes freed."""
+
+
+class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    tty: bool = False
+    privileged: bool = False
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+
+
+class Execs(Protocol):
+    async def create(self, who: Principal, container: str, request: ExecRequest) -> ExecRecord: ...
+    def get(self, who: Principal, ident: str) -> ExecRecord: ...
+    async def start(self, who: Principal, ident: str, *, detach: bool = False, rows: int = 0, columns: int = 0
+                    ) -> Attachment | None:
+        """None where detached. :raise StartFailed: 126/127 as a shell; the record's exit code is set too."""
+
+    async def resize(self, who: Principal, ident: str, *, rows: int, columns: int) -> None: ...
+
+
+class Pods(Protocol):
+    async def create(self, who: Principal, spec: PodSpec, *, start: bool = True) -> PodRecord:
+        """From a manifest: all its containers, init containers first. All or nothing until it is stored."""
+
+    def get(self, who: Principal, ref: str) -> PodRecord: ...
+    def list_all(self, who: Principal) -> list[PodRecord]: ...
+    def containers_of(self, pod: PodRecord) -> list[ContainerRecord]: ...
+    async def start(self, who: Principal, ref: str) -> None: ...
+    async def stop(self, who: Principal, ref: str, *, timeout: int | None = None) -> None: ...
+    async def remove(self, who: Principal, ref: str, *, force: bool = False) -> None: ...
+
+
+class Images(Protocol):
+    """The image store as a project sees it, with removal guarded by the containers that use an image."""
+
+    def get(self, who: Principal, name: str) -> Image: ...
+    def list_all(self, who: Principal) -> list[Image]: ...
+    def display_name(self, image_id: str) -> str:
+        """A familiar name of it, else its id."""
+
+    def display(self, reference: str) -> str: ...
+    async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Image: ...
+    async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]: ...
+    async def tag(self, who: Principal, name: str, reference: str) -> None: ...
+    async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
+                   ) -> list[Image]: ...
+    def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]: ...
+    async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
+                         changes: Collection[str] = ()) -> Image: ...
+    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]: ...
+
+
+class System(Protocol):
+    def info(self, who: Principal) -> dict[str, Any]:
+        """Counts and host facts under plain keys: containers, running, paused, stopped, images, pods, cpus, memory,
+        hostname, os, kernel, hypervisor, accelerator, data_root, guest_kernel, storage, cgroup_version, warnings."""
+
+    async def doctor(self) -> list[Finding]: ...
+    def kernels(self) -> list[dict[str, Any]]:
+        """name, release, path, default, min_memory_mib"""
+
+    async def disk_usage(self, who: Principal) -> dict[str, Any]: ...
+
+
+class Engine(Protocol):
+    containers: Containers
+    execs: Execs
+    pods: Pods
+    images: Images
+    system: System
+
+    def events(self, who: Principal, *, since_ns: int = 0, until_ns: int = 0) -> AsyncIterator[Event]:
+        """Past events from `since_ns` (a bounded memory of them), then live ones until `until_ns` (0: for ever).
+        Registers at once, before the first item is asked for. A subscriber that does not read is dropped with an
+        error."""

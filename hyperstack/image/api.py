@@ -1,0 +1,115 @@
+"""The image door: what the engine may ask of the image store.
+
+Terms
+    reference   what a user types: [host[:port]/]path[:tag][@digest]; `normalise` gives the canonical form.
+    image       a config and its layers; its id is the digest of the config.
+    layer disk  a read-only EROFS file made once from a layer, named by the layer's diff id, shared by every VM.
+
+The store keeps the compressed blobs (for push and save) and the layer disks under one directory, and its index in a
+SQLite file of its own. Nothing becomes visible before it is verified and whole; a killed pull resumes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hyperstack.pod.spec import ImageConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    id: str
+    """sha256:<64 hex> of the config."""
+    references: tuple[str, ...]
+    """Canonical names with tags, e.g. docker.io/library/busybox:latest."""
+    digests: tuple[str, ...]
+    """Canonical names with manifest digests."""
+    config: ImageConfig
+    raw_config: dict[str, Any]
+    """The image's whole config document, parsed and bounded."""
+    diff_ids: tuple[str, ...]
+    """Lowest layer first."""
+    created_at: int
+    size: int
+    """Bytes of its layer disks on this host."""
+    architecture: str
+    os: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One step of a pull, load or save; what Docker shows as a line per layer."""
+
+    ident: str
+    """Short layer digest, or the tag for messages about the whole."""
+    status: str
+    """Docker's words: Pulling fs layer, Downloading, Verifying Checksum, Download complete, Extracting, Pull complete,
+    Already exists."""
+    current: int = 0
+    total: int = 0
+
+
+ProgressSink = Callable[[Progress], None]
+
+
+class ImageBackend(Protocol):
+    """All methods that name an image take a reference, an id (with or without sha256:) or an unambiguous id prefix."""
+
+    async def start(self) -> None:
+        """Open the index, remove what a killed predecessor left half-made."""
+
+    def normalise(self, reference: str) -> str:
+        """Canonical form. :raise InvalidArgument: names what is wrong with it."""
+
+    def display(self, reference: str) -> str:
+        """The familiar short form of a canonical reference: docker.io/library/x:latest is x:latest."""
+
+    async def pull(self, reference: str, *, platform: str = "", credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Image:
+        """Fetch, verify, convert. Two pulls of one layer at a time share the work.
+
+        :raise NotFound: no such repository or tag, or no manifest for the platform.
+        :raise RegistryError: unreachable, refused, timed out, or sent what does not verify.
+        :raise Exhausted: no disk space; what was fetched is kept for the next try, nothing half-made is visible.
+        """
+
+    def get(self, name: str) -> Image:
+        """:raise NotFound: no such image here. :raise Conflict: the id prefix is ambiguous."""
+
+    def list_all(self) -> list[Image]: ...
+
+    def tag(self, name: str, reference: str) -> None: ...
+
+    def remove(self, name: str, *, force: bool = False, in_use: Collection[str] = ()) -> list[tuple[str, str]]:
+        """Untag; delete where it was the last name. Returns [("Untagged", ref), ("Deleted", id), ...].
+
+        :raise Conflict: an id of `in_use` (image ids with containers), or several names and no force.
+        """
+
+    def prune(self, *, dangling_only: bool, in_use: Collection[str]) -> tuple[list[tuple[str, str]], int]:
+        """Returns what was removed, and bytes freed."""
+
+    async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
+        """`docker save` archives and OCI layouts, plain or compressed (gzip, zstd)."""
+
+    def save(self, names: Collection[str]) -> AsyncIterator[bytes]:
+        """One tar that both `docker load` and OCI tools read."""
+
+    async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
+                         changes: Collection[str] = ()) -> Image:
+        """A root file system tar as a one-layer image; `changes` are Dockerfile-like (CMD, ENV, ...)."""
+
+    def layer_disks(self, image: Image) -> list[Path]:
+        """Paths of the read-only disks, lowest first."""
+
+    async def close(self) -> None: ...
