@@ -1,0 +1,1 @@
+"""hyperctl: a client like any other."""

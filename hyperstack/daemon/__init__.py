@@ -1,0 +1,1 @@
+"""hyperd: configuration, wiring of the rooms, and the process itself."""

@@ -1,0 +1,1 @@
+"""The small native API beside Docker's: pods, kernels, doctor. Knows no backend."""
