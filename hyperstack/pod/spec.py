@@ -17,6 +17,9 @@ DEFAULT_PROJECT = "default"
 DEFAULT_STOP_TIMEOUT_S = 10
 """Seconds between the stop signal and SIGKILL, as Docker has it."""
 
+KERNEL_ANNOTATION = "org.hyperstack.kernel"
+"""Annotation that names the pod's kernel where an API has no field for it (Docker: HostConfig.Annotations)."""
+
 DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
     "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",
