@@ -14,9 +14,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from hyperstack.engine.records import ContainerRecord, Event, ExecRecord, LogRecord, PodRecord
+from hyperstack.engine.records import ContainerRecord, Event, ExecRecord, LogRecord, PodRecord, VolumeRecord
 from hyperstack.identity.api import Principal
-from hyperstack.image.api import Credentials, Image, ProgressSink
+# Exported again: API modules know the engine's door alone.
+from hyperstack.image.api import Credentials as Credentials
+from hyperstack.image.api import Image as Image
+from hyperstack.image.api import Progress as Progress
+from hyperstack.image.api import ProgressSink as ProgressSink
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 
@@ -185,6 +189,26 @@ class Images(Protocol):
     async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]: ...
 
 
+class Volumes(Protocol):
+    """Named disks of the project. Containers name them in their mounts; a missing one is made at the first start."""
+
+    async def create(self, who: Principal, name: str = "", *, driver: str = "", labels: dict[str, str] | None = None,
+                     options: dict[str, str] | None = None) -> VolumeRecord:
+        """The volume of that name, made where absent; without a name, an anonymous one.
+
+        :raise InvalidArgument: a bad name, driver or option. :raise Conflict: it exists with another driver.
+        """
+
+    def get(self, who: Principal, name: str) -> VolumeRecord: ...
+    def list_all(self, who: Principal) -> list[VolumeRecord]: ...
+    async def remove(self, who: Principal, name: str, *, force: bool = False) -> None:
+        """:raise Conflict: a container uses it. `force`: not there is no error."""
+
+    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = ()
+                    ) -> tuple[list[str], int]:
+        """Remove unused anonymous volumes, or all unused ones. Returns names and bytes freed."""
+
+
 class System(Protocol):
     def info(self, who: Principal) -> dict[str, Any]:
         """Counts and host facts under plain keys: containers, running, paused, stopped, images, pods, cpus, memory,
@@ -194,7 +218,8 @@ class System(Protocol):
     def kernels(self) -> list[dict[str, Any]]:
         """name, release, path, default, min_memory_mib"""
 
-    async def disk_usage(self, who: Principal) -> dict[str, Any]: ...
+    async def disk_usage(self, who: Principal) -> dict[str, Any]:
+        """Bytes on the host: `layers` (all layer disks), `containers` (id -> writable disk), `volumes` (name ->)."""
 
 
 class Engine(Protocol):
@@ -202,6 +227,7 @@ class Engine(Protocol):
     execs: Execs
     pods: Pods
     images: Images
+    volumes: Volumes
     system: System
 
     def events(self, who: Principal, *, since_ns: int = 0, until_ns: int = 0) -> AsyncIterator[Event]:

@@ -1,0 +1,88 @@
+"""One request, as a handler sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+
+from hyperstack.http import body
+from hyperstack.identity.api import Principal
+from hyperstack.pod.errors import InvalidArgument
+
+T = TypeVar("T")
+
+_FALSE = frozenset({"", "0", "no", "false", "none"})
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
+_TIME = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?\Z")
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A request of a known caller. Parameters that do not parse raise `InvalidArgument` with their name."""
+
+    request: web.Request
+    who: Principal
+    version: tuple[int, int]
+    """Of Docker's API, as the path says."""
+
+    def part(self, name: str) -> str:
+        """A variable part of the path."""
+        value = self.request.match_info[name]
+        if "\0" in value:
+            raise InvalidArgument(f"{name} contains a NUL byte", field=name)
+        return value
+
+    def has(self, name: str) -> bool:
+        return bool(self.request.query.get(name))
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self.request.query.get(name) or default
+        if "\0" in value:
+            raise InvalidArgument(f"{name} contains a NUL byte", field=name)
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """All values of a repeated parameter."""
+        return [value for value in self.request.query.getall(name, []) if value]
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean, in Docker's reading: anything but 0, no, false and none is true."""
+        value = self.request.query.get(name)
+        return default if value is None else value.strip().lower() not in _FALSE
+
+    def integer(self, name: str, default: int | None = None) -> int | None:
+        value = self.request.query.get(name, "").strip()
+        if not value:
+            return default
+        if not _INTEGER.match(value):
+            raise InvalidArgument(f"{name} must be an integer, not {value[:64]!r}", field=name, value=value[:64])
+        return int(value)
+
+    def time_ns(self, name: str) -> int:
+        """Seconds since the epoch with an optional fraction; 0 where absent."""
+        value = self.request.query.get(name, "").strip()
+        if not value:
+            return 0
+        return timestamp_ns(value, field=name)
+
+    async def body(self, kind: type[T]) -> T:
+        """The JSON body. :raise InvalidArgument: see `body.decode`."""
+        return body.decode(await body.read(self.request), kind)
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The raw body, as it comes."""
+        return self.request.content.iter_any()
+
+
+def timestamp_ns(value: str, *, field: str) -> int:
+    """Nanoseconds since the epoch of "1700000000.000000001". :raise InvalidArgument: it is something else."""
+    found = _TIME.match(value)
+    if not found:
+        raise InvalidArgument(f"{field} must be seconds since the epoch, not {value[:64]!r}", field=field,
+                              value=value[:64], hint="for instance 1700000000 or 1700000000.5")
+    return int(found[1]) * _NS + int((found[2] or "").ljust(9, "0"))

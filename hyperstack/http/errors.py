@@ -1,0 +1,70 @@
+"""Errors as answers: the one place where an error of ours becomes a status and `{"message": ...}`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from aiohttp import web
+
+from hyperstack.http.responses import Spent, json_response
+from hyperstack.pod import errors
+
+_log = logging.getLogger(__name__)
+
+_STATUS: tuple[tuple[type[errors.HyperStackError], int], ...] = (
+    (errors.InvalidArgument, 400),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.NotModified, 304),
+    (errors.Unsupported, 501),
+    (errors.Exhausted, 507),
+    (errors.Unavailable, 503),
+    (errors.StartFailed, 400),
+)
+
+_START_WORDS = {127: "executable file not found in $PATH", 126: "permission denied"}
+"""Docker's clients read a start's exit code out of these words."""
+
+
+def status_of(error: errors.HyperStackError) -> int:
+    """The HTTP status; 500 for an error of no known kind."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def message_of(error: errors.HyperStackError) -> str:
+    """The sentence for the client, with its hint."""
+    text = str(error)
+    if isinstance(error, errors.StartFailed):
+        words = _START_WORDS.get(error.exit_code, "")
+        known = (*_START_WORDS.values(), "no such file or directory", "is a directory")
+        if words and not any(word in text for word in known):
+            return f"{text}: {words}"
+    return text
+
+
+def answer(error: errors.HyperStackError) -> web.StreamResponse:
+    status = status_of(error)
+    return web.Response(status=304) if status == 304 else json_response({"message": message_of(error)}, status=status)
+
+
+async def guarded(request: web.Request, work: asyncio.Future[web.StreamResponse]) -> web.StreamResponse:
+    """The answer of `work`, whatever happens in it."""
+    try:
+        return await work
+    except errors.HyperStackError as error:
+        return answer(error)
+    except web.HTTPException as error:
+        return json_response({"message": error.reason.lower()}, status=error.status)
+    except ConnectionError:
+        if request.transport is None or request.transport.is_closing():
+            return Spent()  # The client went away; nobody is left to be told.
+        return _internal(request)
+    except Exception:  # The outermost boundary: a defect of ours must not look like the client's.
+        return _internal(request)
+
+
+def _internal(request: web.Request) -> web.StreamResponse:
+    _log.exception("%s %s failed", request.method, request.path)
+    return json_response({"message": "internal error; the daemon's log has the details"}, status=500)

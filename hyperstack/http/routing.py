@@ -1,0 +1,69 @@
+"""From tables of routes to an aiohttp application's, with the caller's identity and the errors' answers in between."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from hyperstack.http import errors
+from hyperstack.http.call import Call
+from hyperstack.identity.api import IdentityBackend, Peer
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+CheckVersion = Callable[[str | None], tuple[int, int]]
+
+_UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    path: str
+    handler: Handler
+    cancellable: bool = False
+    """Stop when the client goes away: for what only reads or waits. Everything else runs to its end, so that a client's
+    Ctrl-C leaves nothing half-done."""
+
+
+def bind(routes: Iterable[Route], identity: IdentityBackend, check_version: CheckVersion, *, prefix: str = ""
+         ) -> list[web.RouteDef]:
+    """aiohttp's form of a table. A `version` part of the path (None: absent) goes through `check_version`."""
+    return [web.route(route.method, prefix + route.path, _adapt(route, identity, check_version)) for route in routes]
+
+
+def make_runner(app: web.Application, *, shutdown_timeout: float = 3.0) -> web.AppRunner:
+    """The runner these handlers are made for: a connection's end cancels its handler (`Route.cancellable` decides what
+    that means), and idle connections cost nothing in the log."""
+    return web.AppRunner(app, handle_signals=False, access_log=None, handler_cancellation=True,
+                         shutdown_timeout=shutdown_timeout)
+
+
+def peer_of(request: web.Request) -> Peer:
+    """Who is at the other end: the kernel's word on a unix socket, nobody's elsewhere."""
+    sock = request.get_extra_info("socket")
+    if sock is None or sock.family != socket.AF_UNIX:
+        return Peer(uid=None, gid=None, headers=request.headers)
+    _, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(uid=uid, gid=gid, headers=request.headers)
+
+
+def _adapt(route: Route, identity: IdentityBackend, check_version: CheckVersion
+           ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def work(request: web.Request) -> web.StreamResponse:
+        version = check_version(request.match_info.get("version"))
+        who = await identity.identify(peer_of(request))
+        return await route.handler(Call(request=request, who=who, version=version))
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        task = asyncio.ensure_future(work(request))
+        if route.cancellable:
+            return await errors.guarded(request, task)
+        # The guard runs inside the shield, so that an error after the client went is handled all the same.
+        return await asyncio.shield(errors.guarded(request, task))
+
+    return handle
