@@ -1,0 +1,221 @@
+"""What an operator can set: one TOML file, over it the command line, below both the defaults.
+
+Sizes are bytes in the records; in the file they may also be written as "256MiB". An unknown key, a wrong type or an
+impossible value stops the daemon before it has touched anything, and the message names the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from hyperstack.pod.errors import InvalidArgument
+
+DEFAULT_FILE = Path("/etc/hyperstack/hyperd.toml")
+MAX_FILE_BYTES = 1 << 20
+MAX_SOCKET_PATH = 107
+"""Bytes of a unix socket's path, as sockaddr_un has room for."""
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SIZE = re.compile(r"(\d{1,12})\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)
+_REGISTRY_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(?::\d{1,5})?\Z|\[[0-9A-Fa-f:]+\](?::\d{1,5})?\Z")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the tables of the file."""
+
+
+class PodDefaults(_Section, frozen=True, kw_only=True):
+    """What a pod gets that does not say."""
+
+    memory: int | str = "512MiB"
+    """RAM of the VM of a pod that names no limit; untouched RAM costs the host nothing."""
+    disk: int | str = "10GiB"
+    """Limit of a container's writable layer; the disk is sparse."""
+    volume: int | str = "10GiB"
+    """Limit of a volume that names none; the disk is sparse."""
+    boot_timeout_s: int = 90
+    """How long a guest's agent may take to answer before the pod is failed."""
+
+
+class Registries(_Section, frozen=True, kw_only=True):
+    insecure: list[str] = []
+    """Hosts (host[:port]) that are spoken to in plain http."""
+    mirrors: dict[str, str] = {}
+    """Registry host -> endpoint (https://mirror.example:5000); image names stay as they are."""
+
+
+class NetworkDefaults(_Section, frozen=True, kw_only=True):
+    pool: str = "10.88.0.0/14"
+    """Subnets of networks are cut from here."""
+    subnet_prefix: int = 24
+    dns: list[str] = []
+    """Resolvers of the pods; empty: the host's."""
+
+
+class HypervisorDefaults(_Section, frozen=True, kw_only=True):
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    """auto: KVM where booting something with it passes the probe, else emulation."""
+    first_uid: int = 0x70000000
+    """VMs run under uids of their own, counted from here; a range that no account of the host uses."""
+    max_machines: int = 65536
+    """How many uids there are, so how many pods can exist at once."""
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The daemon's whole configuration, checked."""
+
+    data_root: str = "/var/lib/hyperstack"
+    run_dir: str = "/run/hyperstack"
+    hosts: list[str] = []
+    """unix:///path; empty: docker.sock in the run directory."""
+    group: str = "hyperstack"
+    """Members may use the socket; that is as good as root on what the daemon owns. Empty: root alone."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    pods: PodDefaults = PodDefaults()
+    registries: Registries = Registries()
+    network: NetworkDefaults = NetworkDefaults()
+    hypervisor: HypervisorDefaults = HypervisorDefaults()
+
+    @property
+    def sockets(self) -> list[Path]:
+        return [Path(host.removeprefix("unix://")) for host in self.hosts] or [Path(self.run_dir) / "docker.sock"]
+
+    @property
+    def instance(self) -> str:
+        """Six hex digits that tell this daemon's cgroups and links from those of another one on the same host."""
+        return hashlib.blake2b(str(Path(self.run_dir).resolve()).encode(), digest_size=3).hexdigest()
+
+
+def parse_size(value: int | str, *, field: str) -> int:
+    """Bytes of 1048576, "1048576", "512k", "256MiB", "10 GiB".
+
+    :raise InvalidArgument: it is none of these, or not positive.
+    """
+    match = _SIZE.match(str(value).strip())
+    size = int(match[1]) * _UNITS[match[2].lower()] if match else 0
+    if size <= 0:
+        raise InvalidArgument(f"{field}: {value!r} is not a size", field=field, value=value,
+                              hint='write a number of bytes, or a string such as "256MiB" or "10GiB"')
+    return size
+
+
+def load(path: Path | None, overrides: Mapping[str, Any]) -> Config:
+    """The configuration of `path` (None: the default file if it exists) under `overrides`, which win.
+
+    `overrides` has the file's shape; tables are merged key by key.
+
+    :raise InvalidArgument: names the file, the key and what would be right.
+    """
+    document: dict[str, Any] = {}
+    if path is not None or DEFAULT_FILE.exists():
+        document = _read(path or DEFAULT_FILE)
+    origin = str(path or DEFAULT_FILE) if document else "the command line"
+    _refuse_unknown(document, Config, origin, prefix="")
+    try:
+        config = msgspec.convert(_merge(document, overrides), Config)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{origin}: {error}", field="config", hint="see docs/operations.md, Configuration"
+                              ) from error
+    _check(config)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise InvalidArgument(f"cannot read {path}: {error.strerror}", field="config", value=str(path)) from error
+    if len(text) > MAX_FILE_BYTES:
+        raise InvalidArgument(f"{path} is larger than {MAX_FILE_BYTES} bytes", field="config", value=str(path))
+    try:
+        return tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{path} is not TOML: {error}", field="config", value=str(path)) from error
+
+
+def _refuse_unknown(document: Mapping[str, Any], shape: type[msgspec.Struct], origin: str, *, prefix: str) -> None:
+    fields = {field.name: field for field in msgspec.structs.fields(shape)}
+    for key, value in document.items():
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else "known here: " + ", ".join(sorted(fields))
+            raise InvalidArgument(f"{origin}: unknown key {prefix}{key}", field=prefix + key, hint=hint)
+        inner = fields[key].type
+        if isinstance(value, dict) and isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            _refuse_unknown(value, inner, origin, prefix=f"{prefix}{key}.")
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        mine = merged.get(key)
+        merged[key] = _merge(mine, value) if isinstance(mine, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _check(config: Config) -> None:
+    for field, value in (("data_root", config.data_root), ("run_dir", config.run_dir)):
+        if not Path(value).is_absolute():
+            raise InvalidArgument(f"{field}: {value!r} is not an absolute path", field=field, value=value)
+    _check_hosts(config)
+    for field in ("memory", "disk", "volume"):
+        parse_size(getattr(config.pods, field), field=f"pods.{field}")
+    _check_range("pods.boot_timeout_s", config.pods.boot_timeout_s, 1, 3600)
+    _check_range("hypervisor.first_uid", config.hypervisor.first_uid, 1000, (1 << 31) - (1 << 20))
+    _check_range("hypervisor.max_machines", config.hypervisor.max_machines, 1, 1 << 20)
+    _check_network(config.network)
+    for host in config.registries.insecure:
+        _check_registry("registries.insecure", host)
+    for host, endpoint in config.registries.mirrors.items():
+        _check_registry("registries.mirrors", host)
+        if not endpoint.startswith(("http://", "https://")):
+            raise InvalidArgument(f"registries.mirrors: {endpoint!r} is no endpoint", field="registries.mirrors",
+                                  value=endpoint, hint="write https://host[:port]")
+
+
+def _check_hosts(config: Config) -> None:
+    for host in config.hosts:
+        if not host.startswith("unix:///"):
+            raise InvalidArgument(
+                f"hosts: {host!r} is not a unix socket", field="hosts", value=host,
+                hint="write unix:///path; a socket that others can reach needs identities, which this version has not")
+    for path in config.sockets:
+        if len(str(path).encode()) > MAX_SOCKET_PATH:
+            raise InvalidArgument(f"hosts: {path} is longer than a socket's path may be ({MAX_SOCKET_PATH} bytes)",
+                                  field="hosts", value=str(path), hint="choose a shorter run_dir")
+
+
+def _check_network(network: NetworkDefaults) -> None:
+    try:
+        pool = ipaddress.IPv4Network(network.pool)
+    except ValueError as error:
+        raise InvalidArgument(f"network.pool: {error}", field="network.pool", value=network.pool,
+                              hint="write an IPv4 network such as 10.88.0.0/14") from error
+    _check_range("network.subnet_prefix", network.subnet_prefix, pool.prefixlen, 29)
+    for address in network.dns:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise InvalidArgument(f"network.dns: {error}", field="network.dns", value=address) from error
+
+
+def _check_range(field: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidArgument(f"{field}: {value} is not between {low} and {high}", field=field, value=value)
+
+
+def _check_registry(field: str, host: str) -> None:
+    if not _REGISTRY_HOST.match(host):
+        raise InvalidArgument(f"{field}: {host!r} is no registry host", field=field, value=host,
+                              hint="write host or host:port, without a scheme")
