@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Hashable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -76,7 +77,7 @@ def _check(value: object, depth: int) -> None:
 
 
 @functools.cache
-def _type_info(kind: Any) -> types.Type:
+def _type_info(kind: Hashable) -> types.Type:
     return types.type_info(kind)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
@@ -49,7 +49,17 @@ def answer(error: errors.HyperStackError) -> web.StreamResponse:
     return web.Response(status=304) if status == 304 else json_response({"message": message_of(error)}, status=status)
 
 
-async def guarded(request: web.Request, work: asyncio.Future[web.StreamResponse]) -> web.StreamResponse:
+@web.middleware
+async def unknown_paths(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+                        ) -> web.StreamResponse:
+    """What the router itself refuses, in the shape of every other error."""
+    try:
+        return await handler(request)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        return json_response({"message": "page not found"}, status=404)
+
+
+async def guarded(request: web.Request, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
     """The answer of `work`, whatever happens in it."""
     try:
         return await work

@@ -17,6 +17,9 @@ from hyperstack.identity.api import IdentityBackend, Peer
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 CheckVersion = Callable[[str | None], tuple[int, int]]
 
+_shielded: set[asyncio.Future[web.StreamResponse]] = set()
+"""The event loop itself refers to its tasks only weakly."""
+
 _UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -60,10 +63,13 @@ def _adapt(route: Route, identity: IdentityBackend, check_version: CheckVersion
         return await route.handler(Call(request=request, who=who, version=version))
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        task = asyncio.ensure_future(work(request))
+        # The guard is part of what is shielded, so that an error after the client went is handled all the same.
+        answer = errors.guarded(request, work(request))
         if route.cancellable:
-            return await errors.guarded(request, task)
-        # The guard runs inside the shield, so that an error after the client went is handled all the same.
-        return await asyncio.shield(errors.guarded(request, task))
+            return await answer
+        task = asyncio.ensure_future(answer)
+        _shielded.add(task)
+        task.add_done_callback(_shielded.discard)
+        return await asyncio.shield(task)
 
     return handle

@@ -1,0 +1,251 @@
+"""The bodies of Docker's requests, as far as anybody sends them. What they mean is decided in `creation`.
+
+Names and types are those of Docker's swagger; null, absent and zero are the same, as in Go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from hyperstack.http.body import Int64
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Base: PascalCase names on the wire."""
+
+
+class Empty(Body, frozen=True):
+    """Go's `struct{}`, the value type of a set."""
+
+
+class UlimitBody(Body, frozen=True):
+    name: str = ""
+    soft: Int64 = 0
+    hard: Int64 = 0
+
+
+class RestartPolicyBody(Body, frozen=True):
+    name: str = ""
+    maximum_retry_count: Int64 = 0
+
+
+class LogConfigBody(Body, frozen=True):
+    type: str = ""
+    config: dict[str, str] = {}
+
+
+class PortBindingBody(Body, frozen=True):
+    host_ip: str = ""
+    host_port: str = ""
+
+
+class TmpfsOptionsBody(Body, frozen=True):
+    size_bytes: Int64 = 0
+    mode: Int64 = 0
+    options: list[list[str]] = []
+
+
+class VolumeDriverBody(Body, frozen=True):
+    name: str = ""
+    options: dict[str, str] = {}
+
+
+class VolumeOptionsBody(Body, frozen=True):
+    no_copy: bool = False
+    labels: dict[str, str] = {}
+    driver_config: VolumeDriverBody = msgspec.field(default_factory=VolumeDriverBody)
+    subpath: str = ""
+
+
+class MountBody(Body, frozen=True):
+    type: str = ""
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: str = ""
+    bind_options: dict[str, Any] = {}
+    volume_options: VolumeOptionsBody = msgspec.field(default_factory=VolumeOptionsBody)
+    tmpfs_options: TmpfsOptionsBody = msgspec.field(default_factory=TmpfsOptionsBody)
+
+
+class ResourcesBody(Body, frozen=True):
+    """The limits, shared by create and update."""
+
+    memory: Int64 = 0
+    memory_swap: Int64 = 0
+    memory_reservation: Int64 = 0
+    memory_swappiness: Int64 = -1
+    kernel_memory: Int64 = 0
+    kernel_memory_tcp: Int64 = msgspec.field(default=0, name="KernelMemoryTCP")
+    nano_cpus: Int64 = 0
+    cpu_shares: Int64 = 0
+    cpu_quota: Int64 = 0
+    cpu_period: Int64 = 0
+    cpu_realtime_period: Int64 = 0
+    cpu_realtime_runtime: Int64 = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    cpu_count: Int64 = 0
+    cpu_percent: Int64 = 0
+    pids_limit: Int64 = 0
+    oom_kill_disable: bool = False
+    blkio_weight: Int64 = 0
+    blkio_weight_device: list[Any] = []
+    blkio_device_read_bps: list[Any] = []
+    blkio_device_write_bps: list[Any] = []
+    blkio_device_read_iops: list[Any] = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: list[Any] = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
+    io_maximum_iops: Int64 = msgspec.field(default=0, name="IOMaximumIOps")
+    io_maximum_bandwidth: Int64 = msgspec.field(default=0, name="IOMaximumBandwidth")
+    cgroup_parent: str = ""
+    devices: list[Any] = []
+    device_cgroup_rules: list[Any] = []
+    device_requests: list[Any] = []
+    ulimits: list[UlimitBody] = []
+
+
+class HostConfigBody(ResourcesBody, frozen=True):
+    binds: list[str] = []
+    # `ContainerIDFile` is the client's own business and `ConsoleSize` is followed by a resize: neither is read.
+    log_config: LogConfigBody = msgspec.field(default_factory=LogConfigBody)
+    network_mode: str = ""
+    port_bindings: dict[str, list[PortBindingBody]] = {}
+    restart_policy: RestartPolicyBody = msgspec.field(default_factory=RestartPolicyBody)
+    auto_remove: bool = False
+    volume_driver: str = ""
+    volumes_from: list[str] = []
+    mounts: list[MountBody] = []
+    annotations: dict[str, str] = {}
+    cap_add: list[str] = []
+    cap_drop: list[str] = []
+    capabilities: list[str] = []
+    cgroupns_mode: str = ""
+    cgroup: str = ""
+    dns: list[str] = []
+    dns_options: list[str] = []
+    dns_search: list[str] = []
+    extra_hosts: list[str] = []
+    group_add: list[str] = []
+    ipc_mode: str = ""
+    links: list[str] = []
+    oom_score_adj: Int64 = 0
+    pid_mode: str = ""
+    privileged: bool = False
+    publish_all_ports: bool = False
+    readonly_rootfs: bool = False
+    security_opt: list[str] = []
+    storage_opt: dict[str, str] = {}
+    tmpfs: dict[str, str] = {}
+    uts_mode: str = msgspec.field(default="", name="UTSMode")
+    userns_mode: str = ""
+    shm_size: Int64 = 0
+    sysctls: dict[str, str] = {}
+    runtime: str = ""
+    isolation: str = ""
+    init: bool = False
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
+
+
+class HealthcheckBody(Body, frozen=True):
+    test: list[str] = []
+    interval: Int64 = 0
+    timeout: Int64 = 0
+    start_period: Int64 = 0
+    retries: Int64 = 0
+
+
+class IpamBody(Body, frozen=True):
+    ipv4_address: str = msgspec.field(default="", name="IPv4Address")
+    ipv6_address: str = msgspec.field(default="", name="IPv6Address")
+    link_local_ips: list[str] = msgspec.field(default_factory=list, name="LinkLocalIPs")
+
+
+class EndpointBody(Body, frozen=True):
+    ipam_config: IpamBody = msgspec.field(default_factory=IpamBody, name="IPAMConfig")
+    links: list[str] = []
+    aliases: list[str] = []
+    mac_address: str = ""
+    driver_opts: dict[str, str] = {}
+
+
+class NetworkingBody(Body, frozen=True):
+    endpoints_config: dict[str, EndpointBody] = {}
+
+
+class CreateBody(Body, frozen=True):
+    """POST /containers/create."""
+
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    exposed_ports: dict[str, Empty] = {}
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: list[str] = []
+    cmd: str | list[str] | None = None
+    healthcheck: HealthcheckBody | None = None
+    image: str = ""
+    volumes: dict[str, Empty] = {}
+    working_dir: str = ""
+    entrypoint: str | list[str] | None = None
+    network_disabled: bool = False
+    mac_address: str = ""
+    on_build: list[str] = []
+    labels: dict[str, str] = {}
+    stop_signal: str = ""
+    stop_timeout: Int64 | None = None
+    shell: list[str] = []
+    host_config: HostConfigBody = msgspec.field(default_factory=HostConfigBody)
+    networking_config: NetworkingBody = msgspec.field(default_factory=NetworkingBody)
+
+
+class UpdateBody(ResourcesBody, frozen=True):
+    """POST /containers/{id}/update. A limit of 0 stays as it is."""
+
+    restart_policy: RestartPolicyBody | None = None
+
+
+class ExecCreateBody(Body, frozen=True):
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    console_size: list[Int64] = []
+    detach_keys: str = ""
+    tty: bool = False
+    env: list[str] = []
+    cmd: list[str] = []
+    privileged: bool = False
+    user: str = ""
+    working_dir: str = ""
+
+
+class ExecStartBody(Body, frozen=True):
+    detach: bool = False
+    tty: bool = False
+    console_size: list[Int64] = []
+
+
+class AuthBody(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):
+    """POST /auth, and the X-Registry-Auth header."""
+
+    username: str = ""
+    password: str = ""
+    email: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+
+class VolumeCreateBody(Body, frozen=True):
+    name: str = ""
+    driver: str = ""
+    driver_opts: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    cluster_volume_spec: Any = None

@@ -1,0 +1,285 @@
+"""From the body of a create (or update) request to a `ContainerSpec` and the `PodSpec` around it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import msgspec
+
+from hyperstack.docker_api.bodies import (
+    CreateBody,
+    EndpointBody,
+    HostConfigBody,
+    ResourcesBody,
+    RestartPolicyBody,
+    UlimitBody,
+    UpdateBody,
+)
+from hyperstack.docker_api.mounts import parse_mounts
+from hyperstack.docker_api.ports import parse_bindings, parse_port
+from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
+from hyperstack.docker_api.security import parse_security
+from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
+from hyperstack.pod.ids import check_name
+from hyperstack.pod.spec import (
+    DEFAULT_PROJECT,
+    KERNEL_ANNOTATION,
+    ContainerSpec,
+    LogConfig,
+    PodSpec,
+    Resources,
+    RestartKind,
+    RestartPolicy,
+    Ulimit,
+)
+
+MIN_MEMORY = 6 * 1024 * 1024
+"""Docker's own lower bound; what a VM needs beyond it is the engine's business."""
+
+_HOST_LABEL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?\Z")
+_SYSCTL = re.compile(r"[a-z0-9_]+([./][a-zA-Z0-9_-]+)+\Z")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,12})([bkmgt]?)b?\Z", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_ULIMITS = frozenset({"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
+                      "rtprio", "rttime", "sigpending", "stack"})
+_LOG_OPTIONS = frozenset({"max-size", "max-file"})
+_MAX_STOP_TIMEOUT_S = 7 * 24 * 3600
+
+
+def parse_create(body: CreateBody, *, name: str = "", project: str = DEFAULT_PROJECT) -> tuple[ContainerSpec, PodSpec]:
+    """What the caller wants. Every field of Docker's is mapped, harmless, or refused by name.
+
+    :raise InvalidArgument: malformed or out of range. :raise UnsupportedOption: a VM cannot honour it.
+    """
+    refuse_config(body)
+    refuse_host_config(body.host_config)
+    if not body.image:
+        raise InvalidArgument("no image given: Config.Image is empty", field="Image")
+    name = check_name(name) if name else ""
+    return _container(body, name), _pod(body, name, project)
+
+
+def parse_update(body: UpdateBody, current: Resources) -> tuple[Resources, RestartPolicy | None]:
+    """New limits (absent ones as they are) and the new restart policy.
+
+    :raise InvalidArgument: out of range. :raise UnsupportedOption: a limit that a VM cannot honour.
+    """
+    refuse_resources(body)
+    if body.ulimits:
+        raise UnsupportedOption("Ulimits", "they cannot be changed while the container exists")
+    changes = {name: value for name in Resources.__struct_fields__ if (value := getattr(body, name))}
+    merged = msgspec.structs.replace(current, **changes)
+    checked = _check_resources(merged)
+    return checked, parse_restart(body.restart_policy) if body.restart_policy is not None else None
+
+
+def parse_restart(body: RestartPolicyBody) -> RestartPolicy:
+    """:raise InvalidArgument: no such policy, or a count where none belongs."""
+    try:
+        kind = RestartKind(body.name or "no")
+    except ValueError as error:
+        raise InvalidArgument(f"invalid restart policy '{body.name[:64]}'", field="RestartPolicy.Name",
+                              value=body.name[:64], hint="no, always, unless-stopped or on-failure[:N]") from error
+    count = body.maximum_retry_count
+    if count < 0 or (count and kind is not RestartKind.ON_FAILURE):
+        raise InvalidArgument("maximum retry count can only be used with 'on-failure', and cannot be negative",
+                              field="RestartPolicy.MaximumRetryCount", value=count)
+    return RestartPolicy(kind=kind, max_retries=count)
+
+
+def _container(body: CreateBody, name: str) -> ContainerSpec:
+    host = body.host_config
+    restart = parse_restart(host.restart_policy)
+    entrypoint = _words(body.entrypoint)
+    if host.auto_remove and restart.kind is not RestartKind.NO:
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy", field="HostConfig.AutoRemove")
+    if body.working_dir and not body.working_dir.startswith("/"):
+        raise InvalidArgument(f"the working directory '{body.working_dir[:128]}' is invalid, it needs to be an "
+                              "absolute path", field="WorkingDir", value=body.working_dir[:128])
+    return ContainerSpec(
+        image=body.image, name=name, 
+        # `--entrypoint ""` arrives as [""] and means: none, not even the image's.
+        entrypoint=() if entrypoint == ("",) else entrypoint, command=_words(body.cmd),
+        env=_environment(body.env), working_dir=body.working_dir, user=body.user, tty=body.tty,
+        open_stdin=body.open_stdin, stdin_once=body.stdin_once, attach_stdin=body.attach_stdin,
+        attach_stdout=body.attach_stdout, attach_stderr=body.attach_stderr, labels=body.labels,
+        annotations=host.annotations, mounts=parse_mounts(body), resources=parse_resources(host),
+        security=parse_security(host), ulimits=tuple(_ulimit(item) for item in host.ulimits),
+        sysctls=_sysctls(host.sysctls), stop_signal=body.stop_signal, stop_timeout=_stop_timeout(body.stop_timeout),
+        restart=restart, auto_remove=host.auto_remove, init=host.init, log=_log_config(host),
+        disk_size=_disk_size(host.storage_opt), shm_size=_not_negative("HostConfig.ShmSize", host.shm_size),
+        exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
+                            (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)))
+
+
+def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
+    host = body.host_config
+    endpoint = _endpoint(body)
+    for field, value in (("Hostname", body.hostname), ("Domainname", body.domainname)):
+        if value and not _HOST_LABEL.match(value):
+            raise InvalidArgument(f"invalid {field}: {value[:64]!r}", field=field, value=value[:64],
+                                  hint="letters, digits, '-' and '.', at most 63 characters")
+    mac = endpoint.mac_address or body.mac_address
+    if mac and not _MAC.match(mac):
+        raise InvalidArgument(f"invalid MAC address: {mac[:64]!r}", field="MacAddress", value=mac[:64])
+    return PodSpec(
+        name=name, project=project, hostname=body.hostname, domainname=body.domainname,
+        kernel=host.annotations.get(KERNEL_ANNOTATION, ""),
+        network="none" if body.network_disabled else _network(host), mac_address=mac.lower(),
+        ip_address=_address(endpoint.ipam_config.ipv4_address, "IPv4Address") if endpoint.ipam_config.ipv4_address
+        else "",
+        ports=parse_bindings(host.port_bindings), publish_all=host.publish_all_ports,
+        dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns), dns_search=tuple(host.dns_search),
+        dns_options=tuple(host.dns_options), extra_hosts=tuple(_extra_host(item) for item in host.extra_hosts))
+
+
+def _words(value: str | list[str] | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _environment(env: list[str]) -> tuple[str, ...]:
+    for item in env:
+        name, equals, _ = item.partition("=")
+        if not name or not equals:
+            raise InvalidArgument(f"invalid environment variable: {item[:64]}", field="Env", value=item[:64],
+                                  hint="NAME=VALUE")
+    return tuple(env)
+
+
+def parse_resources(body: ResourcesBody) -> Resources:
+    """Limits of a new container. :raise InvalidArgument: out of range; says what the range is."""
+    return _check_resources(Resources(
+        memory=body.memory, memory_swap=body.memory_swap, nano_cpus=body.nano_cpus, cpu_shares=body.cpu_shares,
+        cpu_quota=max(body.cpu_quota, 0), cpu_period=body.cpu_period, pids_limit=max(body.pids_limit, 0)))
+
+
+def _check_resources(limits: Resources) -> Resources:
+    def wrong(field: str, value: int, message: str) -> InvalidArgument:
+        return InvalidArgument(message, field=field, value=value)
+
+    if limits.memory and limits.memory < MIN_MEMORY:
+        raise wrong("Memory", limits.memory, "Minimum memory limit allowed is 6MB")
+    if limits.memory_swap not in (0, -1):
+        if not limits.memory:
+            raise wrong("MemorySwap", limits.memory_swap, "You should always set the Memory limit when using "
+                                                          "Memoryswap limit, see usage")
+        if limits.memory_swap < limits.memory:
+            raise wrong("MemorySwap", limits.memory_swap, "Minimum memoryswap limit should be larger than memory "
+                                                          "limit, see usage")
+    if limits.nano_cpus < 0 or limits.cpu_shares < 0:
+        raise wrong("NanoCpus", limits.nano_cpus, "CPU limits cannot be negative")
+    if limits.nano_cpus and (limits.cpu_quota or limits.cpu_period):
+        raise wrong("NanoCpus", limits.nano_cpus, "Conflicting options: Nano CPUs and CPU Period or Quota cannot both "
+                                                  "be set")
+    if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
+        raise wrong("CpuPeriod", limits.cpu_period, "CPU cfs period can not be less than 1ms (i.e. 1000) or larger "
+                                                    "than 1s (i.e. 1000000)")
+    if limits.cpu_quota and limits.cpu_quota < 1000:
+        raise wrong("CpuQuota", limits.cpu_quota, "CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    return limits
+
+
+def _ulimit(body: UlimitBody) -> Ulimit:
+    if body.name not in _ULIMITS:
+        raise InvalidArgument(f"invalid ulimit type: {body.name[:64]}", field="HostConfig.Ulimits",
+                              value=body.name[:64], hint=", ".join(sorted(_ULIMITS)))
+    if body.soft < -1 or body.hard < -1 or (body.hard != -1 and (body.soft == -1 or body.soft > body.hard)):
+        raise InvalidArgument(f"ulimit {body.name}: the soft limit must be less than or equal to the hard limit: "
+                              f"{body.soft} > {body.hard}", field="HostConfig.Ulimits", value=body.name)
+    return Ulimit(name=body.name, soft=body.soft, hard=body.hard)
+
+
+def _sysctls(sysctls: dict[str, str]) -> dict[str, str]:
+    for name in sysctls:
+        if not _SYSCTL.match(name) or len(name) > 256:
+            raise InvalidArgument(f"invalid sysctl: {name[:64]!r}", field="HostConfig.Sysctls", value=name[:64])
+    return sysctls
+
+
+def _stop_timeout(value: int | None) -> int | None:
+    if value is not None and not -1 <= value <= _MAX_STOP_TIMEOUT_S:
+        raise InvalidArgument(f"StopTimeout must be between -1 (for ever) and {_MAX_STOP_TIMEOUT_S} seconds",
+                              field="StopTimeout", value=value)
+    return value
+
+
+def _log_config(host: HostConfigBody) -> LogConfig:
+    log = host.log_config
+    if log.type not in ("", "json-file"):
+        raise UnsupportedOption(f"HostConfig.LogConfig.Type={log.type[:64]}", "logs are kept by the daemon itself",
+                                hint="json-file, with max-size and max-file")
+    unknown = sorted(set(log.config) - _LOG_OPTIONS)
+    if unknown:
+        raise UnsupportedOption(f"HostConfig.LogConfig.Config.{unknown[0][:64]}", "the daemon's logs have no such "
+                                "option", hint="max-size and max-file")
+    return LogConfig(options=log.config)
+
+
+def _disk_size(options: dict[str, str]) -> int:
+    unknown = sorted(set(options) - {"size"})
+    if unknown:
+        raise UnsupportedOption(f"HostConfig.StorageOpt.{unknown[0][:64]}", "only size is known", hint="size=10G")
+    if "size" not in options:
+        return 0
+    found = _SIZE.match(options["size"])
+    if not found:
+        raise InvalidArgument(f"invalid size: {options['size'][:64]!r}", field="HostConfig.StorageOpt.size",
+                              value=options["size"][:64], hint="for instance 10G")
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+def _not_negative(field: str, value: int) -> int:
+    if value < 0:
+        raise InvalidArgument(f"{field} can not be less than 0", field=field, value=value)
+    return value
+
+
+def _network(host: HostConfigBody) -> str:
+    mode = host.network_mode
+    if mode in ("", "default", "bridge"):
+        return "bridge"
+    if mode == "none":
+        return "none"
+    reason, hint = {
+        "host": ("a VM has a network of its own", "publish ports with -p"),
+        "container": ("containers share a network within a pod only", "put both in one pod, with a Pod manifest"),
+    }.get(mode.partition(":")[0], ("only the networks bridge and none exist", "leave --network out"))
+    raise UnsupportedOption(f"HostConfig.NetworkMode={mode[:64]}", reason, hint=hint)
+
+
+def _endpoint(body: CreateBody) -> EndpointBody:
+    endpoints = body.networking_config.endpoints_config
+    for name, endpoint in endpoints.items():
+        field = f"NetworkingConfig.EndpointsConfig.{name[:64]}"
+        if name not in ("default", "bridge", "none", body.host_config.network_mode):
+            raise UnsupportedOption(field, "only the networks bridge and none exist", hint="leave --network out")
+        for wrong, value in (("Links", endpoint.links), ("DriverOpts", endpoint.driver_opts),
+                             ("IPAMConfig.IPv6Address", endpoint.ipam_config.ipv6_address),
+                             ("IPAMConfig.LinkLocalIPs", endpoint.ipam_config.link_local_ips),
+                             ("Aliases", endpoint.aliases)):
+            if value:
+                raise UnsupportedOption(f"{field}.{wrong}", "the built-in bridge has no such thing")
+    if len(endpoints) > 1:
+        raise UnsupportedOption("NetworkingConfig.EndpointsConfig with several networks", "a pod has one network")
+    return next(iter(endpoints.values()), EndpointBody())
+
+
+def _address(text: str, field: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise InvalidArgument(f"{field}: not an IP address: {text[:64]!r}", field=field, value=text[:64]) from error
+
+
+def _extra_host(text: str) -> str:
+    name, _, address = text.partition(":")
+    if address == "host-gateway":
+        raise UnsupportedOption("HostConfig.ExtraHosts host-gateway", "pods have no way to the host's own services")
+    if not name or len(name) > 253 or any(char.isspace() for char in name):
+        raise InvalidArgument(f"bad format for add-host: {text[:128]!r}", field="HostConfig.ExtraHosts",
+                              value=text[:128], hint="name:address")
+    return f"{name}:{_address(address.strip('[]'), 'HostConfig.ExtraHosts')}"

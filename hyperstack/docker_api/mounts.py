@@ -1,0 +1,141 @@
+"""Binds, Mounts, Tmpfs and Volumes of a create request: four spellings, one kind of thing."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable
+
+from hyperstack.docker_api.bodies import CreateBody, HostConfigBody, MountBody
+from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
+from hyperstack.pod.ids import check_name
+from hyperstack.pod.spec import Mount, MountKind
+
+MAX_MOUNTS = 256
+_HARMLESS = frozenset({"rw", "z", "Z", "cached", "delegated", "consistent", "volume-nocopy"})
+"""The default, SELinux labels (the VM has none) and the hints of Docker Desktop."""
+_TMPFS_FLAGS = frozenset({"rw", "ro", "noexec", "exec", "nosuid", "suid", "nodev", "dev", "noatime", "atime",
+                          "nodiratime", "relatime", "strictatime", "sync", "async"})
+_SIZE = re.compile(r"([0-9]{1,15})([kmg]?)b?\Z", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_OCTAL = re.compile(r"[0-7]{1,4}\Z")
+_HOST_PATH_HINT = "use a named volume (-v NAME:/path), or copy files with docker cp"
+
+
+def parse_mounts(body: CreateBody) -> tuple[Mount, ...]:
+    """All mounts of a container.
+
+    :raise InvalidArgument: one is malformed, or two have one target. :raise UnsupportedOption: host paths.
+    """
+    host = body.host_config
+    found = [*_binds(host.binds), *(_mount(item, f"HostConfig.Mounts[{index}]") for index, item in
+                                     enumerate(host.mounts)), *_tmpfs(host)]
+    taken = {mount.target for mount in found}
+    # An anonymous volume of the image's, or of a client that repeats it, yields to a mount on the same path.
+    for path in body.volumes:
+        target = _target(path, "Volumes")
+        if target not in taken:
+            found.append(Mount(kind=MountKind.VOLUME, target=target, anonymous=True))
+            taken.add(target)
+    _check_all(found)
+    return tuple(found)
+
+
+def _check_all(mounts: list[Mount]) -> None:
+    if len(mounts) > MAX_MOUNTS:
+        raise InvalidArgument(f"more than {MAX_MOUNTS} mounts", field="HostConfig.Mounts", value=len(mounts))
+    seen: set[str] = set()
+    for mount in mounts:
+        if mount.target in seen:
+            raise InvalidArgument(f"Duplicate mount point: {mount.target}", field="HostConfig.Mounts",
+                                  value=mount.target)
+        seen.add(mount.target)
+
+
+def _target(path: str, field: str) -> str:
+    clean = posixpath.normpath(path)
+    if not path.startswith("/") or clean in ("/", "//") or len(path) > 4095:
+        raise InvalidArgument(f"invalid mount path {path[:128]!r}: it must be absolute, and not the root directory",
+                              field=field, value=path[:128])
+    return clean
+
+
+def _binds(binds: Iterable[str]) -> Iterable[Mount]:
+    for text in binds:
+        parts = text.split(":")
+        if len(parts) == 1:
+            yield Mount(kind=MountKind.VOLUME, target=_target(text, "HostConfig.Binds"), anonymous=True)
+            continue
+        if len(parts) > 3 or not parts[0]:
+            raise InvalidArgument(f"invalid volume specification: {text[:256]!r}", field="HostConfig.Binds",
+                                  value=text[:256], hint="NAME:/path[:ro]")
+        _refuse_host_path(parts[0], "HostConfig.Binds")
+        modes = parts[2].split(",") if len(parts) == 3 else []
+        unknown = [mode for mode in modes if mode not in _HARMLESS | {"ro", "nocopy", ""}]
+        if unknown:
+            raise UnsupportedOption(f"HostConfig.Binds mode {unknown[0][:64]}",
+                                    "a volume is mounted in one VM, where nothing propagates", hint="ro, rw, nocopy")
+        yield Mount(kind=MountKind.VOLUME, source=check_name(parts[0], kind="volume"),
+                    target=_target(parts[1], "HostConfig.Binds"), read_only="ro" in modes,
+                    options=("nocopy",) if "nocopy" in modes else ())
+
+
+def _refuse_host_path(source: str, field: str) -> None:
+    if source.startswith(("/", ".", "~")):
+        raise UnsupportedOption(f"{field} of the host path {source[:256]}", "the VM does not see the host's files",
+                                hint=_HOST_PATH_HINT)
+
+
+def _mount(body: MountBody, field: str) -> Mount:
+    target = _target(body.target, f"{field}.Target")
+    if body.type == "bind" or body.bind_options:
+        raise UnsupportedOption(f"{field} of type bind", "the VM does not see the host's files", hint=_HOST_PATH_HINT)
+    if body.type == "tmpfs":
+        if body.source:
+            raise InvalidArgument(f"{field}.Source must not be given for a tmpfs", field=f"{field}.Source")
+        options = body.tmpfs_options
+        if options.size_bytes < 0 or not 0 <= options.mode <= 0o7777:
+            raise InvalidArgument(f"{field}.TmpfsOptions: SizeBytes and Mode must be in range", field=field)
+        flags = ["=".join(option) for option in options.options]
+        return _tmpfs_mount(target, flags, field, size=options.size_bytes, mode=options.mode, read_only=body.read_only)
+    if body.type != "volume":
+        raise UnsupportedOption(f"{field} of type {body.type[:32] or '(none)'}", "only volume and tmpfs exist here")
+    return _volume(body, target, field)
+
+
+def _volume(body: MountBody, target: str, field: str) -> Mount:
+    options = body.volume_options
+    if body.source:
+        _refuse_host_path(body.source, field)
+    if options.subpath:
+        raise UnsupportedOption(f"{field}.VolumeOptions.Subpath", "volumes are mounted whole")
+    driver = options.driver_config
+    if driver.name not in ("", "local") or driver.options:
+        raise UnsupportedOption(f"{field}.VolumeOptions.DriverConfig", "the volume would be made with other options",
+                                hint="create the volume first, with docker volume create")
+    return Mount(kind=MountKind.VOLUME, source=check_name(body.source, kind="volume") if body.source else "",
+                 target=target, read_only=body.read_only, anonymous=not body.source,
+                 options=("nocopy",) if options.no_copy else ())
+
+
+def _tmpfs(host: HostConfigBody) -> Iterable[Mount]:
+    for path, text in host.tmpfs.items():
+        yield _tmpfs_mount(_target(path, "HostConfig.Tmpfs"), text.split(",") if text else [], "HostConfig.Tmpfs")
+
+
+def _tmpfs_mount(target: str, options: Iterable[str], field: str, *, size: int = 0, mode: int = 0,
+                 read_only: bool = False) -> Mount:
+    flags = []
+    for option in options:
+        name, _, value = option.partition("=")
+        if name == "size" and (found := _SIZE.match(value)):
+            size = int(found[1]) * _UNITS[found[2].lower()]
+        elif name == "mode" and _OCTAL.match(value):
+            mode = int(value, 8)
+        elif option in _TMPFS_FLAGS:
+            flags.append(option)
+        else:
+            raise InvalidArgument(f"{field}: invalid tmpfs option {option[:64]!r}", field=field, value=option[:64],
+                                  hint="size=64m, mode=1777, ro, noexec, nosuid, nodev...")
+    return Mount(kind=MountKind.TMPFS, target=target, size=size, mode=mode, read_only=read_only or "ro" in flags,
+                 options=tuple(flag for flag in flags if flag not in ("ro", "rw")))

@@ -1,0 +1,105 @@
+"""Options that a pod in a virtual machine of its own cannot honour. Each is refused by its name, never ignored.
+
+`docs/docker.md` has the same table for people; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from hyperstack.docker_api.bodies import Body, CreateBody, HostConfigBody, ResourcesBody
+from hyperstack.pod.errors import UnsupportedOption
+
+
+class Refusal(NamedTuple):
+    attribute: str
+    accepted: tuple[Any, ...]
+    """Values that mean the default."""
+    reason: str
+    hint: str = ""
+
+
+_NONE: tuple[Any, ...] = (0, -1, "", False, None, [], {})
+_HOST_CPUS = "the VM's CPUs are threads of the host, which the host places"
+_BLOCK = "block I/O is not throttled per container"
+_WINDOWS = "it is an option of Windows containers"
+_USE_CPUS = "use --cpus"
+_USE_PODS = "put containers that share something in one pod, with a Pod manifest"
+
+RESOURCES: tuple[Refusal, ...] = (
+    Refusal("memory_reservation", _NONE, "a VM has no soft memory limit", "use --memory"),
+    Refusal("memory_swappiness", (-1, 60), "the VM has no swap of the host"),
+    Refusal("kernel_memory", _NONE, "cgroup v2 accounts kernel memory with the rest", "use --memory"),
+    Refusal("kernel_memory_tcp", _NONE, "cgroup v2 accounts kernel memory with the rest", "use --memory"),
+    Refusal("cpu_realtime_period", _NONE, "the VM's CPUs cannot promise real-time scheduling", _USE_CPUS),
+    Refusal("cpu_realtime_runtime", _NONE, "the VM's CPUs cannot promise real-time scheduling", _USE_CPUS),
+    Refusal("cpuset_cpus", _NONE, _HOST_CPUS, _USE_CPUS),
+    Refusal("cpuset_mems", _NONE, _HOST_CPUS),
+    Refusal("cpu_count", _NONE, _WINDOWS, _USE_CPUS),
+    Refusal("cpu_percent", _NONE, _WINDOWS, _USE_CPUS),
+    Refusal("oom_kill_disable", _NONE, "a container that waits for memory for ever would block its VM"),
+    Refusal("blkio_weight", _NONE, _BLOCK),
+    Refusal("blkio_weight_device", _NONE, _BLOCK),
+    Refusal("blkio_device_read_bps", _NONE, _BLOCK),
+    Refusal("blkio_device_write_bps", _NONE, _BLOCK),
+    Refusal("blkio_device_read_iops", _NONE, _BLOCK),
+    Refusal("blkio_device_write_iops", _NONE, _BLOCK),
+    Refusal("io_maximum_iops", _NONE, _WINDOWS),
+    Refusal("io_maximum_bandwidth", _NONE, _WINDOWS),
+    Refusal("cgroup_parent", _NONE, "the container's cgroup lives inside its VM"),
+    Refusal("devices", _NONE, "the host's devices do not exist in the VM"),
+    Refusal("device_cgroup_rules", _NONE, "the host's devices do not exist in the VM"),
+    Refusal("device_requests", _NONE, "no device of the host is passed through to VMs"),
+)
+
+HOST_CONFIG: tuple[Refusal, ...] = (
+    Refusal("volumes_from", _NONE, "volumes of another container's VM are not joined", "name the volumes with -v"),
+    Refusal("volume_driver", ("", "local"), "only the local driver is built in"),
+    Refusal("capabilities", _NONE, "it was withdrawn from Docker's API", "use CapAdd and CapDrop"),
+    Refusal("cgroupns_mode", ("", "private"), "the host's cgroups cannot be seen from inside a VM"),
+    Refusal("cgroup", _NONE, "the container's cgroup lives inside its VM"),
+    Refusal("ipc_mode", ("", "private", "shareable"), "IPC objects are shared within a pod only", _USE_PODS),
+    Refusal("links", _NONE, "links are a legacy of Docker's first bridge", "use the pods' addresses"),
+    Refusal("oom_score_adj", _NONE, "the VM's own kernel chooses among its own processes"),
+    Refusal("pid_mode", ("", "private"), "processes of the host or of another VM cannot be seen", _USE_PODS),
+    Refusal("uts_mode", ("", "private"), "a VM has a host name of its own"),
+    Refusal("userns_mode", _NONE, "root in the VM is nobody on the host already"),
+    Refusal("isolation", ("", "default"), _WINDOWS),
+    Refusal("runtime", ("", "hyperstack"), "every container runs in a VM here; there is no other runtime",
+            "choose a kernel with the annotation org.hyperstack.kernel"),
+)
+
+
+def refuse_resources(body: ResourcesBody, *, prefix: str = "") -> None:
+    """:raise UnsupportedOption: names the first limit that cannot be honoured."""
+    _refuse(body, RESOURCES, prefix)
+
+
+def refuse_host_config(body: HostConfigBody) -> None:
+    """:raise UnsupportedOption: names the first option that cannot be honoured."""
+    _refuse(body, (*RESOURCES, *HOST_CONFIG), "HostConfig.")
+
+
+def refuse_config(body: CreateBody) -> None:
+    """:raise UnsupportedOption: names the option."""
+    if body.healthcheck is not None and body.healthcheck.test not in ([], ["NONE"]):
+        raise UnsupportedOption("Healthcheck", "health checks are not run", hint="check from outside, over the network")
+    if body.on_build:
+        raise UnsupportedOption("OnBuild", "it belongs to an image, not to a container")
+
+
+def wire_name(kind: type[Body], attribute: str) -> str:
+    """The name of an attribute in JSON."""
+    return next(field.encode_name for field in msgspec.structs.fields(kind) if field.name == attribute)
+
+
+def _refuse(body: Body, refusals: Iterable[Refusal], prefix: str) -> None:
+    for refusal in refusals:
+        value = getattr(body, refusal.attribute)
+        if value not in refusal.accepted:
+            shown = f"={value}"[:128] if isinstance(value, (str, int)) else ""
+            raise UnsupportedOption(f"{prefix}{wire_name(type(body), refusal.attribute)}{shown}", refusal.reason,
+                                    hint=refusal.hint or None)

@@ -1,0 +1,57 @@
+"""Privileges of a create request. They are privileges inside the VM; none of them reaches the host."""
+
+from __future__ import annotations
+
+import re
+
+from hyperstack.docker_api.bodies import HostConfigBody
+from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
+from hyperstack.pod.spec import Security
+
+_CAPABILITY = re.compile(r"(CAP_)?[A-Z][A-Z0-9_]{1,40}\Z")
+_GROUP = re.compile(r"[0-9]{1,10}\Z")
+_HARMLESS = frozenset({"label=disable", "label:disable", "apparmor=unconfined", "apparmor:unconfined",
+                       "seccomp=builtin", "no-new-privileges=false", "no-new-privileges:false"})
+"""What asks for the state that holds anyway: the guest has no SELinux and no AppArmor."""
+
+
+def parse_security(host: HostConfigBody) -> Security:
+    """:raise InvalidArgument: a malformed one. :raise UnsupportedOption: profiles of the host's own modules."""
+    no_new_privileges, seccomp_off, masks_off = False, False, False
+    for option in host.security_opt:
+        if option in ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"):
+            no_new_privileges = True
+        elif option in ("seccomp=unconfined", "seccomp:unconfined"):
+            seccomp_off = True
+        elif option == "systempaths=unconfined":
+            masks_off = True
+        elif option not in _HARMLESS:
+            shown = option.partition("{")[0][:64]
+            raise UnsupportedOption(f"HostConfig.SecurityOpt {shown}", "profiles of one's own are not loaded",
+                                    hint="no-new-privileges, seccomp=unconfined or systempaths=unconfined")
+    return Security(
+        privileged=host.privileged, cap_add=_capabilities(host.cap_add, "HostConfig.CapAdd"),
+        cap_drop=_capabilities(host.cap_drop, "HostConfig.CapDrop"), no_new_privileges=no_new_privileges,
+        seccomp="unconfined" if seccomp_off else "default", read_only_rootfs=host.readonly_rootfs,
+        masked_paths=() if masks_off else _paths(host.masked_paths),
+        readonly_paths=() if masks_off else _paths(host.readonly_paths),
+        supplemental_groups=tuple(_group(group) for group in host.group_add))
+
+
+def _capabilities(names: list[str], field: str) -> tuple[str, ...]:
+    for name in names:
+        if not _CAPABILITY.match(name.upper()):
+            raise InvalidArgument(f"invalid capability: {name[:64]!r}", field=field, value=name[:64],
+                                  hint="for instance NET_ADMIN, or ALL")
+    return tuple(name.upper() for name in names)
+
+
+def _paths(paths: list[str] | None) -> tuple[str, ...] | None:
+    return None if paths is None else tuple(paths)
+
+
+def _group(text: str) -> int:
+    if not _GROUP.match(text) or int(text) >= 2**32 - 1:
+        raise UnsupportedOption(f"HostConfig.GroupAdd={text[:64]}", "groups are added by number",
+                                hint="for instance 27")
+    return int(text)

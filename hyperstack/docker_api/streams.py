@@ -1,0 +1,133 @@
+"""A process's streams on the wire: Docker's frames, detach keys, and the pump between a client and an attachment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from hyperstack.docker_api.hijack import Connection
+from hyperstack.engine.api import Attachment
+from hyperstack.pod.errors import HyperStackError, InvalidArgument
+
+T = TypeVar("T")
+
+RAW = "application/vnd.docker.raw-stream"
+MULTIPLEXED = "application/vnd.docker.multiplexed-stream"
+
+_FRAME = struct.Struct(">BxxxL")
+_CONTROLS = {f"ctrl-{chr(code + 96)}": code for code in range(1, 27)} | {
+    "ctrl-@": 0, "ctrl-[": 27, "ctrl-\\": 28, "ctrl-]": 29, "ctrl-^": 30, "ctrl-_": 31}
+_DEFAULT_KEYS = bytes((_CONTROLS["ctrl-p"], _CONTROLS["ctrl-q"]))
+_MAX_KEYS = 16
+
+
+def media_type(*, tty: bool, version: tuple[int, int]) -> str:
+    """Of an output stream. Frames have had a name of their own since 1.42."""
+    return RAW if tty or version < (1, 42) else MULTIPLEXED
+
+
+def frame(stream: int, data: bytes) -> bytes:
+    """One frame of a multiplexed stream: stream number, length, bytes."""
+    return _FRAME.pack(stream, len(data)) + data
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """The bytes of "ctrl-p,ctrl-q"; the default for an empty text. :raise InvalidArgument: names the bad key."""
+    if not text:
+        return _DEFAULT_KEYS
+    keys = text.split(",")
+    if len(keys) > _MAX_KEYS:
+        raise InvalidArgument(f"Invalid detach keys: more than {_MAX_KEYS}", field="detachKeys")
+    return bytes(_key(key) for key in keys)
+
+
+def _key(key: str) -> int:
+    code = ord(key) if len(key) == 1 else _CONTROLS.get(key.lower())
+    if code is None or code > 127:
+        raise InvalidArgument(f"Invalid detach keys: unknown character '{key[:32]}'", field="detachKeys",
+                              value=key[:32], hint="a letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
+    return code
+
+
+class DetachKeys:
+    """Finds the keys in what a user types, wherever the chunks are cut. Keys that may yet complete are held back."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._held = b""
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """(what to pass on, whether the user asked to detach)."""
+        data = self._held + data
+        index = data.find(self._keys)
+        if index >= 0:
+            self._held = b""
+            return data[:index], True
+        keep = next((size for size in range(len(self._keys) - 1, 0, -1) if data.endswith(self._keys[:size])), 0)
+        self._held = data[len(data) - keep:]
+        return data[:len(data) - keep], False
+
+    def flush(self) -> bytes:
+        """What was held back, at the end of input."""
+        held, self._held = self._held, b""
+        return held
+
+
+async def pump(connection: Connection, attachment: Attachment, *, stdin: bool, keys: bytes) -> None:
+    """Until the process ended and all its output is out, the user detached, or the client is gone."""
+    tasks = {asyncio.create_task(_output(connection, attachment)),
+             asyncio.create_task(_input(connection, attachment, stdin=stdin, keys=keys))}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        await attachment.close()
+        connection.close()
+    for end in ends:
+        if isinstance(end, Exception) and not isinstance(end, (ConnectionError, HyperStackError)):
+            raise end
+
+
+async def _output(connection: Connection, attachment: Attachment) -> None:
+    while (record := await attachment.read()) is not None:
+        await connection.write(record.data if attachment.tty else frame(record.stream, record.data))
+
+
+async def _input(connection: Connection, attachment: Attachment, *, stdin: bool, keys: bytes) -> None:
+    detach = DetachKeys(keys) if attachment.tty else None
+    with contextlib.suppress(HyperStackError):  # The process closed its stdin; its output may go on.
+        while data := await connection.read():
+            asked = False
+            if detach is not None:
+                data, asked = detach.feed(data)
+            if stdin and data:
+                await attachment.write(data)
+            if asked:
+                return
+        if stdin:
+            await _end_of_input(attachment, detach)
+    while await connection.read():
+        pass
+    await connection.gone()
+
+
+async def _end_of_input(attachment: Attachment, detach: DetachKeys | None) -> None:
+    if detach is not None and (held := detach.flush()):
+        await attachment.write(held)
+    await attachment.close_stdin()
+
+
+@contextlib.asynccontextmanager
+async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Ends an iterator's work with the block, not when the collector finds it."""
+    try:
+        yield items
+    finally:
+        close = getattr(items, "aclose", None)
+        if close is not None:
+            await close()
