@@ -1,0 +1,285 @@
+"""The embedded network behind the network door.
+
+Three layers: `Desired` (memory of what shall be), `Ruleset` and `nft` (filters), `Links` (devices). Devices and filters
+have one thread each, which puts the work in order and lets a tap and its fence be made at the same time. A change is
+told to nftables as a few elements; where it refuses (somebody flushed the rules) everything is said again from memory.
+
+A tap is not persistent: it lives as long as the descriptor that the machine holds, so it survives the daemon, vanishes
+with the machine, and needs nobody to adopt it. Its fence stays until `unplug` or `sweep`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from pyroute2 import NetlinkError
+
+from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.bridge import addressing, nft
+from hyperstack.network.bridge.links import Links, ensure_forwarding
+from hyperstack.network.bridge.names import Names
+from hyperstack.network.bridge.ports import PortChooser
+from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
+from hyperstack.network.bridge.ruleset import Desired, Ruleset
+from hyperstack.pod.errors import Conflict, InvalidArgument, Unavailable
+from hyperstack.pod.spec import PortBinding
+
+log = logging.getLogger(__name__)
+
+DEFAULT_POOLS = ("10.212.0.0/14", "172.29.0.0/16", "192.168.208.0/20")
+"""Where `choose_subnet` looks, in turn: away from the defaults of Docker (172.17-28, 192.168.0-), podman (10.88/16),
+Kubernetes (10.96/12, 10.244/16), libvirt (192.168.122/24); three, since hosts behind a VPN route all of 10/8."""
+
+T = TypeVar("T")
+
+
+class BridgeNetwork:
+    """`NetworkBackend` with Linux bridges. Call `sweep` with all that is stored right after `start`.
+
+    :param instance: a short tag that tells this daemon's devices and tables from another's on the same host.
+    :param pools: CIDRs from which networks nobody gave a subnet get a /24.
+    """
+
+    name = "bridge"
+
+    def __init__(self, *, instance: str, pools: Collection[str] = DEFAULT_POOLS,
+                 resolv_conf: Path = RESOLV_CONF) -> None:
+        if not instance.isalnum() or not instance.isascii() or len(instance) > 32:
+            raise InvalidArgument(f"invalid instance tag: {instance[:40]!r}", field="instance", value=instance[:40],
+                                  hint="at most 32 letters and digits")
+        self._pools = [IPv4Network(pool) for pool in pools]
+        self._resolv_conf = resolv_conf
+        self._names = Names(instance)
+        self._ruleset = Ruleset(self._names)
+        self._desired = Desired()
+        self._ports = PortChooser()
+        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-links")
+        self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-nft")
+        self._links: Links | None = None
+
+    async def start(self) -> None:
+        """See what this host can do; nothing is made before the first network.
+
+        :raise Unavailable: no nftables, or it lacks what the rules need.
+        """
+        self._desired.resolvers = host_resolvers(self._resolv_conf)
+        if not self._desired.resolvers.upstream:
+            log.warning("%s names no IPv4 name server: pods will not resolve names", self._resolv_conf)
+        self._links = await self._devices(Links)
+        sample = Network(id="", name="", project="", subnet="192.0.2.0/24", gateway="192.0.2.1")
+        probe = Desired(networks={"": sample}, resolvers=self._desired.resolvers)
+        await self._filters(lambda: nft.apply(self._ruleset.whole(probe), check_only=True))
+
+    async def close(self) -> None:
+        """Let go of the host. What nobody uses goes, running pods keep all that they have."""
+        if self._links is None:
+            return
+        links, self._links = self._links, None
+        taps = [name for name in await self._devices(links.names) if name.startswith(self._names.tap_prefix)]
+        if not taps:
+            await self._devices(lambda: _delete_all(links, self._names))
+            await self._filters(lambda: nft.apply(self._ruleset.nothing()))
+        await self._devices(links.close)
+        self._device_thread.shutdown()
+        self._filter_thread.shutdown()
+
+    def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
+        resolvers = (IPv4Network(server) for server in host_resolvers(self._resolv_conf).reachable)
+        avoid = [*(IPv4Network(subnet) for subnet in taken), *addressing.host_routes(), *resolvers]
+        subnet = addressing.choose_subnet(self._pools, avoid)
+        return str(subnet), str(subnet[1])
+
+    async def ensure(self, network: Network) -> None:
+        """The network's bridge, rules, and way out. Cheap where all is there.
+
+        :raise InvalidArgument: its subnet is unusable. :raise Conflict: it overlaps another network's.
+        """
+        known = self._desired.networks.get(network.id)
+        bridge = self._names.bridge(network.id)
+        links = self._require_links()
+        if known == network and links.index(bridge) is not None:
+            return
+        addressing.check_network(network)
+        self._check_overlap(network)
+        fresh = known is None and bool(self._desired.networks)
+        self._desired.networks[network.id] = network
+        # The rules stand before the bridge does: no moment in which it forwards and nobody watches.
+        await self._tell(self._ruleset.network("add", network) if fresh else None)
+        await self._devices(lambda: self._make_bridge(links, network))
+
+    def _make_bridge(self, links: Links, network: Network) -> None:
+        links.ensure_bridge(self._names.bridge(network.id), network)
+        if not network.internal and ensure_forwarding():
+            log.warning("net.ipv4.ip_forward was 0; it is 1 now, as pods need it to reach beyond this host. A host in "
+                        "several networks now routes between them unless its firewall forbids it")
+
+    def _check_overlap(self, network: Network) -> None:
+        for other in self._desired.networks.values():
+            if other.id != network.id and IPv4Network(other.subnet).overlaps(IPv4Network(network.subnet)):
+                raise Conflict(f"subnet {network.subnet} overlaps that of network {other.name} ({other.subnet})",
+                               field="subnet", value=network.subnet, hint="choose another, or none to be given one")
+
+    async def remove(self, network_id: str) -> None:
+        links = self._require_links()
+        await self._devices(lambda: links.delete(self._names.bridge(network_id)))
+        network = self._desired.networks.pop(network_id, None)
+        if network is not None:
+            await self._tell(self._ruleset.network("delete", network) if self._desired.networks else None)
+
+    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "",
+             address: str = "") -> Binding:
+        chosen = addressing.choose_address(network, taken, address)
+        resolvers = self._desired.resolvers
+        dns = resolvers.reachable or ((network.gateway,) if resolvers.upstream else ())
+        return Binding(
+            pod_id=pod_id, network_id=network.id,
+            mac=addressing.check_mac(mac, network) if mac else addressing.mac_of(chosen),
+            address=f"{chosen}/{IPv4Network(network.subnet).prefixlen}",
+            gateway="" if network.internal else network.gateway,
+            tap=self._names.tap(pod_id), bridge=self._names.bridge(network.id),
+            dns=() if network.internal else dns, mtu=network.mtu)
+
+    async def plug(self, binding: Binding, *, uid: int) -> int:
+        """The tap's descriptor; the caller gives it to the machine and closes its own copy.
+
+        :raise Unavailable: the network was not ensured, or the host refuses. Nothing is left then.
+        """
+        links = self._require_links()
+        former = self._desired.bindings.get(binding.pod_id)
+        self._desired.bindings[binding.pod_id] = binding
+        change = "" if former == binding else self._ruleset.bindings("add", [binding]) if former is None else None
+        plugging = asyncio.create_task(self._make_fenced_tap(links, binding, uid, change))
+        try:
+            return await asyncio.shield(plugging)
+        except asyncio.CancelledError:
+            # The threads go on; whoever gave up must not leave them with a descriptor that nobody closes.
+            plugging.add_done_callback(_close_result)
+            raise
+
+    async def _make_fenced_tap(self, links: Links, binding: Binding, uid: int, change: str | None) -> int:
+        fd, told = await asyncio.gather(self._devices(lambda: _plug(links, binding, uid)), self._tell(change),
+                                        return_exceptions=True)
+        if isinstance(fd, BaseException):
+            raise fd
+        if isinstance(told, BaseException):
+            os.close(fd)
+            raise told
+        return fd
+
+    async def unplug(self, binding: Binding) -> None:
+        links = self._require_links()
+        await self._devices(lambda: links.delete(binding.tap))
+        known = self._desired.bindings.pop(binding.pod_id, None)
+        if known is not None:
+            await self._tell(self._ruleset.bindings("delete", [known]))
+
+    def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str,
+                     taken: Collection[Published]) -> tuple[Published, ...]:
+        return self._ports.choose(wanted, pod_id=pod_id, address=address.partition("/")[0], taken=taken)
+
+    async def publish(self, ports: tuple[Published, ...], network: Network) -> None:
+        """All of a pod's ports; another set replaces the pod's former one.
+
+        :raise InvalidArgument: the network is internal.
+        """
+        if not ports:
+            return
+        if network.internal:
+            raise InvalidArgument(f"network {network.name} is internal: no port of its pods can be published",
+                                  field="ports", hint="use a network with a way out, or publish nothing")
+        pod_id = ports[0].pod_id
+        former = self._desired.ports.get(pod_id)
+        if former == ports:
+            return
+        self._desired.ports[pod_id] = ports
+        removal = self._ruleset.ports("delete", former) if former else ""
+        await self._tell(removal + self._ruleset.ports("add", ports))
+
+    async def unpublish(self, pod_id: str) -> None:
+        known = self._desired.ports.pop(pod_id, None)
+        if known:
+            await self._tell(self._ruleset.ports("delete", known))
+
+    async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
+                    ports: Collection[Published]) -> list[str]:
+        """Also repairs: bridges and rules that somebody removed are made again, running taps join them again."""
+        links = self._require_links()
+        by_pod: dict[str, tuple[Published, ...]] = {}
+        for port in ports:
+            by_pod[port.pod_id] = (*by_pod.get(port.pod_id, ()), port)
+        self._desired = Desired(networks={network.id: network for network in networks},
+                                bindings={binding.pod_id: binding for binding in bindings}, ports=by_pod,
+                                resolvers=host_resolvers(self._resolv_conf))
+        await self._tell(None)
+        return await self._devices(lambda: self._sweep_devices(links, networks, bindings))
+
+    def _sweep_devices(self, links: Links, networks: Collection[Network], bindings: Collection[Binding]) -> list[str]:
+        wanted = {self._names.bridge(network.id) for network in networks} | {binding.tap for binding in bindings}
+        removed = [name for name in links.names()
+                   if self._names.is_ours(name) and name not in wanted and links.delete(name)]
+        for network in networks:
+            self._make_bridge(links, network)
+        for binding in bindings:
+            if links.index(binding.tap) is not None:
+                links.join(binding)
+        return removed
+
+    def _require_links(self) -> Links:
+        if self._links is None:
+            raise Unavailable("the bridge network has not been started", field="network", value=self.name)
+        return self._links
+
+    async def _tell(self, change: str | None) -> None:
+        """Bring nftables to `self._desired`: by this change, or where it fails or is None, by saying everything.
+
+        :raise Unavailable: nftables refuses even that.
+        """
+        if change == "":
+            return
+        if change is not None:
+            try:
+                await self._filters(lambda: nft.apply(change))
+            except Unavailable as error:
+                log.warning("nftables lacks rules of ours, making them again: %s", error.message)
+            else:
+                return
+        everything = self._ruleset.whole(self._desired)
+        await self._filters(lambda: nft.apply(everything))
+
+    async def _devices(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._device_thread, work)
+        except NetlinkError as error:
+            raise Unavailable(f"the kernel refused a network device: {error}", field="device",
+                              hint="hyperd needs CAP_NET_ADMIN, bridge and tun; see `hyperctl doctor`") from error
+
+    async def _filters(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._filter_thread, work)
+
+
+def _plug(links: Links, binding: Binding, uid: int) -> int:
+    fd = links.make_tap(binding.tap, uid)
+    try:
+        links.join(binding)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _close_result(task: asyncio.Task[int]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        os.close(task.result())
+
+
+def _delete_all(links: Links, names: Names) -> None:
+    for name in links.names():
+        if names.is_ours(name):
+            links.delete(name)

@@ -1,0 +1,175 @@
+"""Bridges and taps, over netlink and /dev/net/tun. Everything here blocks (well under a millisecond a call)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from hyperstack.network.api import Binding, Network
+from hyperstack.network.bridge.addressing import mac_of
+from hyperstack.pod.errors import Exhausted, Unavailable
+
+log = logging.getLogger(__name__)
+
+# linux/if_tun.h
+_TUNSETIFF = 0x400454CA
+_TUNSETOWNER = 0x400454CC
+_TUNSETGROUP = 0x400454CE
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+
+# linux/neighbour.h
+_NTF_MASTER = 0x04
+_NUD_NOARP = 0x40
+
+SYSCTL = Path("/proc/sys/net")
+
+
+class Links:
+    """The host's devices, as far as they are ours. To be used by one thread; `close` included."""
+
+    def __init__(self) -> None:
+        # A loop of its own kind: uvloop, which the daemon may have made the default, cannot drive netlink sockets.
+        self._loop = asyncio.SelectorEventLoop()
+        self._netlink: Any = IPRoute(use_event_loop=self._loop)
+
+    def close(self) -> None:
+        self._netlink.close()
+        self._loop.close()
+
+    def index(self, name: str) -> int | None:
+        try:
+            return socket.if_nametoindex(name)
+        except OSError:
+            return None
+
+    def names(self) -> list[str]:
+        """Of all devices of the host."""
+        return [name for _, name in socket.if_nameindex()]
+
+    def delete(self, name: str) -> bool:
+        """Whether there was something to delete."""
+        index = self.index(name)
+        if index is None:
+            return False
+        with _tolerate(errno.ENODEV):
+            self._netlink.link("del", index=index)
+        return True
+
+    def ensure_bridge(self, name: str, network: Network) -> None:
+        """The bridge, up, with the gateway's address. Idempotent: completes a half-made one."""
+        gateway = IPv4Address(network.gateway)
+        if self.index(name) is None:
+            with _tolerate(errno.EEXIST):
+                # With a MAC set, the bridge keeps it; else it would change to the lowest of its ports', and pods'
+                # ARP entries of their gateway would go stale.
+                self._netlink.link("add", ifname=name, kind="bridge", address=mac_of(gateway), br_mcast_snooping=0,
+                                   ifalias=f"hyperstack network {network.name} of {network.project}"[:255])
+        index = socket.if_nametoindex(name)
+        self._quieten(name)
+        # A host process that connects to 127.0.0.1:port is sent to a pod out of this device.
+        _sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+        # The host answers ARP here for this address only, and does not tell its others.
+        _sysctl(f"ipv4/conf/{name}/arp_ignore", "1")
+        _sysctl(f"ipv4/conf/{name}/arp_announce", "2")
+        with _tolerate(errno.EEXIST):
+            self._netlink.addr("add", index=index, address=network.gateway,
+                               prefixlen=IPv4Network(network.subnet).prefixlen)
+        self._netlink.link("set", index=index, mtu=network.mtu, state="up")
+
+    def make_tap(self, name: str, uid: int) -> int:
+        """A tap that lives as long as its descriptor, which is returned (close-on-exec).
+
+        :raise Unavailable: no /dev/net/tun, or the kernel refuses.
+        """
+        try:
+            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise Unavailable("this host has no /dev/net/tun", field="tun",
+                              hint="load the module: modprobe tun") from None
+        try:
+            request = struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR)
+            try:
+                fcntl.ioctl(fd, _TUNSETIFF, request)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                # A dying machine still holds the pod's former tap; the name is ours.
+                self.delete(name)
+                fcntl.ioctl(fd, _TUNSETIFF, request)
+            # Without an owner any process could attach to the device by its name.
+            fcntl.ioctl(fd, _TUNSETOWNER, uid)
+            fcntl.ioctl(fd, _TUNSETGROUP, uid)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                raise Exhausted(f"no further tap can be made: {error.strerror}", field="tap", value=name) from error
+            raise Unavailable(f"the tap {name} cannot be made: {error.strerror}", field="tap", value=name,
+                              hint="hyperd needs CAP_NET_ADMIN and the tun module") from error
+        return fd
+
+    def join(self, binding: Binding) -> None:
+        """Put the tap into its bridge. Idempotent.
+
+        The bridge is told where the MAC is and learns nothing from the port: a guest can send control frames that
+        nftables' prerouting hook never sees, and must not move a neighbour's MAC to itself with them.
+
+        :raise Unavailable: the bridge is gone.
+        """
+        tap, bridge = self.index(binding.tap), self.index(binding.bridge)
+        if tap is None or bridge is None:
+            missing = binding.tap if tap is None else binding.bridge
+            raise Unavailable(f"network device {missing} is gone", field="device", value=missing)
+        self._quieten(binding.tap)
+        self._netlink.link("set", index=tap, master=bridge, mtu=binding.mtu)
+        self._netlink.brport("set", index=tap, learning=0, unicast_flood=0, mcast_flood=0)
+        self._netlink.fdb("replace", ifindex=tap, lladdr=binding.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
+        self._netlink.link("set", index=tap, state="up")
+
+    def _quieten(self, name: str) -> None:
+        """No IPv6 on this device: no link-local address, no router solicitations, no way around the fence."""
+        _sysctl(f"ipv6/conf/{name}/disable_ipv6", "1")
+
+
+def ensure_forwarding() -> bool:
+    """Make the host forward IPv4. Whether it had to be switched on.
+
+    :raise Unavailable: it is off and cannot be switched on.
+    """
+    path = SYSCTL / "ipv4/ip_forward"
+    if path.read_text().strip() != "0":
+        return False
+    try:
+        path.write_text("1")
+    except OSError as error:
+        raise Unavailable(f"net.ipv4.ip_forward is 0 and cannot be set: {error.strerror}", field="ip_forward",
+                          hint="sysctl -w net.ipv4.ip_forward=1") from error
+    return True
+
+
+def _sysctl(name: str, value: str) -> None:
+    """A host without IPv6 lacks those files, and needs them not."""
+    with contextlib.suppress(FileNotFoundError):
+        (SYSCTL / name).write_text(value)
+
+
+@contextlib.contextmanager
+def _tolerate(code: int) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != code:
+            raise

@@ -1,0 +1,143 @@
+"""Host ports: which are free, and who has the others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from hyperstack.network.api import Published
+from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
+from hyperstack.pod.spec import PortBinding
+
+EPHEMERAL = range(32768, 61000)
+"""Where ports nobody named come from: Linux' default net.ipv4.ip_local_port_range, and Docker's."""
+
+_ANYWHERE = str(IPv4Address(0))
+
+_KINDS = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0),
+          "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP)}
+
+
+class PortChooser:
+    """Gives ports nobody named in turn, so that one just freed is not reused at once."""
+
+    def __init__(self) -> None:
+        self._next = EPHEMERAL.start
+
+    def choose(self, wanted: Collection[PortBinding], *, pod_id: str, address: str,
+               taken: Collection[Published]) -> tuple[Published, ...]:
+        """`wanted` with their host ports; see `NetworkBackend.choose_ports`."""
+        others = [port for port in taken if port.pod_id != pod_id]
+        chosen: list[Published] = []
+        # The named ones first: a port made up must not take one that is asked for.
+        for binding in sorted(wanted, key=lambda b: b.host_port == 0):
+            _check(binding)
+            host_ip = _host_ip(binding.host_ip)
+            if binding.host_port:
+                _require_free(binding, host_ip, [*others, *chosen])
+                port = binding.host_port
+            else:
+                port = self._free(binding.protocol, host_ip, [*others, *chosen])
+            chosen.append(Published(pod_id=pod_id, container_port=binding.container_port, protocol=binding.protocol,
+                                    host_ip=host_ip, host_port=port, address=address))
+        return tuple(chosen)
+
+    def _free(self, protocol: str, host_ip: str, taken: Collection[Published]) -> int:
+        for _ in EPHEMERAL:
+            port = self._next
+            self._next = port + 1 if port + 1 in EPHEMERAL else EPHEMERAL.start
+            if _owner(protocol, host_ip, port, taken) is None and _bind_error(protocol, host_ip, port) == 0:
+                return port
+        raise Exhausted(f"no free {protocol} port is left between {EPHEMERAL.start} and {EPHEMERAL.stop - 1}",
+                        field="host_port", hint="name a port outside this range, or remove pods")
+
+
+def _check(binding: PortBinding) -> None:
+    for name in ("container_port", "host_port"):
+        value = getattr(binding, name)
+        if not (0 if name == "host_port" else 1) <= value <= 65535:
+            raise InvalidArgument(f"port {value} is out of range", field=name, value=value, hint="1 to 65535")
+
+
+def _host_ip(text: str) -> str:
+    """Canonical; empty for every address."""
+    if ":" in text:
+        raise UnsupportedOption(f"publishing on {text[:64]}", "published ports are IPv4 only",
+                                hint="name an IPv4 address of this host, or none for all")
+    try:
+        address = IPv4Address(text or _ANYWHERE)
+    except ValueError:
+        raise InvalidArgument(f"invalid host address to publish on: {text[:64]!r}", field="host_ip", value=text[:64],
+                              hint="name an IPv4 address of this host, or none for all") from None
+    return "" if address.is_unspecified else str(address)
+
+
+def _require_free(binding: PortBinding, host_ip: str, taken: Collection[Published]) -> None:
+    port, protocol = binding.host_port, binding.protocol
+    shown = f"{host_ip or _ANYWHERE}:{port}/{protocol}"
+    owner = _owner(protocol, host_ip, port, taken)
+    if owner is not None:
+        raise Conflict(f"port {shown} is already published by pod {owner.pod_id[:12]}", field="host_port", value=port,
+                       hint="choose another host port, or remove that pod")
+    error = _bind_error(protocol, host_ip, port)
+    if error == errno.EADDRINUSE:
+        raise Conflict(f"port {shown} is already in use by {_listener(protocol, port)}", field="host_port", value=port,
+                       hint="choose another host port, or stop that listener")
+    if error == errno.EADDRNOTAVAIL:
+        raise InvalidArgument(f"this host has no address {host_ip} to publish on", field="host_ip", value=host_ip,
+                              hint="name an address of this host (`ip address`), or none for all")
+
+
+def _owner(protocol: str, host_ip: str, port: int, taken: Collection[Published]) -> Published | None:
+    return next((other for other in taken
+                 if (other.protocol, other.host_port) == (protocol, port)
+                 and (not host_ip or not other.host_ip or host_ip == other.host_ip)), None)
+
+
+def _bind_error(protocol: str, host_ip: str, port: int) -> int:
+    """The errno of an attempt to take the port for a moment; 0 where it is free or cannot be known."""
+    kind, number = _KINDS[protocol]
+    try:
+        probe = socket.socket(socket.AF_INET, kind, number)
+    except OSError:
+        return 0  # no SCTP in this kernel, hence no listener
+    with probe:
+        if kind == socket.SOCK_STREAM:
+            # A listener conflicts all the same; the remains of its former connections (TIME_WAIT) do not.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host_ip, port))
+        except OSError as error:
+            return error.errno or 0
+    return 0
+
+
+def _listener(protocol: str, port: int) -> str:
+    """Who listens there, in words."""
+    inodes = {f"socket:[{inode}]" for inode in _inodes(protocol, port)}
+    for directory in Path("/proc").iterdir() if inodes else ():
+        if not directory.name.isdecimal():
+            continue
+        try:
+            if any(os.readlink(fd) in inodes for fd in (directory / "fd").iterdir()):
+                return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
+        except OSError:
+            continue  # it ended, or is not ours to look into
+    return "another process of the host"
+
+
+def _inodes(protocol: str, port: int) -> Iterator[str]:
+    for table in (protocol, protocol + "6"):
+        try:
+            lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            # TCP: state 0A is LISTEN. UDP sockets that wait for anybody are in state 07.
+            if int(fields[1].rpartition(":")[2], 16) == port and fields[3] in ("0A", "07"):
+                yield fields[9]

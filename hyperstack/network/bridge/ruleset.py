@@ -1,0 +1,185 @@
+"""What nftables is told, as text for `nft -f`.
+
+Two tables of our own, named after the instance. The rules are constant; sets and maps hold what changes, so that a
+pod's start adds one element and no rule. `ip` routes and translates:
+
+    loopback     pods do not reach the host's 127/8, although `route_localnet` (below) would let them
+    prerouting   published ports, and DNS at a gateway's address, to their targets; `output` for the host's own clients
+    forward      within one bridge all; between bridges nothing; out, but for internal networks and link-local
+                 addresses (169.254.169.254 hands out a provider's credentials); in, only answers and published ports
+    input        from pods: answers, pings, and the host's resolver; nothing else of the host
+    postrouting  pods leave with the host's address; so do connections of a pod, or of the host's own 127.0.0.1, to a
+                 port that a pod of the same bridge publishes, since the answer must come back through the host
+
+`bridge` is the fence: what comes from a tap passes only with the MAC and IPv4 address of its binding, in IP as in ARP.
+A tap without an element, and IPv6, VLAN tags and everything else, is dropped: the fence stands before the tap does.
+Frames to 01:80:c2:00:00:0x skip a bridge's prerouting hook and reach the host's stack on the tap itself; `control`
+drops them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.bridge.names import Names
+from hyperstack.network.bridge.resolvers import Resolvers
+
+_RULES = """
+add table ip {table}
+delete table ip {table}
+table ip {table} {{
+    set bridges {{ type ifname; }}
+    set loops {{ type ifname . ifname; }}
+    set internal {{ type ifname; }}
+    set subnets {{ type ipv4_addr; flags interval; }}
+    set gateways {{ type ipv4_addr; }}
+    set resolvers {{ type ipv4_addr; }}
+    map ports_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+    map ports_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
+
+    chain loopback {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname @bridges ip daddr 127.0.0.0/8 drop
+    }}
+    chain published {{
+        meta l4proto {{ tcp, udp, sctp }} dnat ip to ip daddr . meta l4proto . th dport map @ports_at
+        meta l4proto {{ tcp, udp, sctp }} dnat ip to meta l4proto . th dport map @ports_any
+    }}
+    chain prerouting {{
+        type nat hook prerouting priority dstnat; policy accept;
+        {dns}
+        fib daddr type local jump published
+    }}
+    chain output {{
+        type nat hook output priority -100; policy accept;
+        fib daddr type local jump published
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname . oifname @loops accept
+        iifname @bridges goto leaving
+        oifname @bridges goto entering
+    }}
+    chain leaving {{
+        oifname @bridges drop
+        iifname @internal reject with icmp type admin-prohibited
+        ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+        ip daddr 169.254.0.0/16 reject with icmp type admin-prohibited
+        tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+    }}
+    chain entering {{
+        oifname @internal drop
+        tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+        ct state established,related accept
+        ct status dnat accept
+        drop
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname @bridges goto host
+    }}
+    chain host {{
+        ct state established,related accept
+        icmp type echo-request accept
+        iifname != @internal ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
+        reject with icmp type admin-prohibited
+    }}
+    chain to_loopback {{
+        type nat hook input priority 100; policy accept;
+        iifname @bridges ip daddr 127.0.0.0/8 snat to 127.0.0.1
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname @bridges ip saddr @subnets ct status dnat masquerade
+        oifname @bridges ip saddr 127.0.0.0/8 masquerade
+        oifname != @bridges oifname != "lo" ip saddr @subnets masquerade
+    }}
+}}
+add table bridge {table}
+delete table bridge {table}
+table bridge {table} {{
+    set bindings {{ type ifname . ether_addr . ipv4_addr; }}
+
+    chain fence {{
+        type filter hook prerouting priority -300; policy accept;
+        iifname != "{taps}*" accept
+        ether type 8021q drop
+        ether type ip iifname . ether saddr . ip saddr @bindings accept
+        ether type arp arp htype 1 arp ptype ip iifname . ether saddr . arp saddr ip @bindings \\
+            iifname . arp saddr ether . arp saddr ip @bindings accept
+        drop
+    }}
+    chain control {{
+        type filter hook input priority -300; policy accept;
+        iifname "{taps}*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
+    }}
+}}
+"""
+
+_DNS = "iifname @bridges ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {upstream}"
+
+
+@dataclass
+class Desired:
+    """What shall be in force, by id: the memory from which everything can be said again."""
+
+    networks: dict[str, Network] = field(default_factory=dict)
+    bindings: dict[str, Binding] = field(default_factory=dict)
+    ports: dict[str, tuple[Published, ...]] = field(default_factory=dict)
+    resolvers: Resolvers = field(default_factory=Resolvers)
+
+
+class Ruleset:
+    """Texts for one instance; each is one atomic transaction."""
+
+    def __init__(self, names: Names) -> None:
+        self._names = names
+
+    def whole(self, desired: Desired) -> str:
+        """Both tables from nothing, whatever is there; the packets never see a moment without."""
+        if not desired.networks:
+            return self.nothing()
+        upstream = desired.resolvers.upstream
+        rules = _RULES.format(table=self._names.table, taps=self._names.tap_prefix,
+                              dns=_DNS.format(upstream=upstream) if upstream else "")
+        servers = set(desired.resolvers.reachable) | ({upstream} if upstream else set())
+        parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
+        parts += [self.network("add", network) for network in desired.networks.values()]
+        parts.append(self.bindings("add", desired.bindings.values()))
+        parts.append(self.ports("add", [port for ports in desired.ports.values() for port in ports]))
+        return "".join(parts)
+
+    def nothing(self) -> str:
+        """Both tables gone, whether or not they are there."""
+        return "".join(f"add table {family} {self._names.table}\ndelete table {family} {self._names.table}\n"
+                       for family in ("ip", "bridge"))
+
+    def network(self, verb: str, network: Network) -> str:
+        bridge = self._names.bridge(network.id)
+        text = (self._element(verb, "ip", "bridges", [bridge])
+                + self._element(verb, "ip", "loops", [f"{bridge} . {bridge}"])
+                + self._element(verb, "ip", "subnets", [network.subnet]))
+        if network.internal:
+            return text + self._element(verb, "ip", "internal", [bridge])
+        return text + self._element(verb, "ip", "gateways", [network.gateway])
+
+    def bindings(self, verb: str, bindings: Iterable[Binding]) -> str:
+        return self._element(verb, "bridge", "bindings",
+                             [f"{b.tap} . {b.mac} . {b.address.partition('/')[0]}" for b in bindings])
+
+    def ports(self, verb: str, ports: Collection[Published]) -> str:
+        everywhere, somewhere = [], []
+        for port in ports:
+            target = f" : {port.address} . {port.container_port}"
+            if port.host_ip:
+                somewhere.append(f"{port.host_ip} . {port.protocol} . {port.host_port}{target}")
+            else:
+                everywhere.append(f"{port.protocol} . {port.host_port}{target}")
+        return (self._element(verb, "ip", "ports_any", everywhere) + self._element(verb, "ip", "ports_at", somewhere))
+
+    def _element(self, verb: str, family: str, name: str, elements: list[str]) -> str:
+        if not elements:
+            return ""
+        return f"{verb} element {family} {self._names.table} {name} {{ {', '.join(elements)} }}\n"
