@@ -1,0 +1,449 @@
+"""Calls, replies and events of the agent protocol (docs/protocol.md), as types.
+
+What the guest sends is validated while it is decoded: unknown keys, wrong types, numbers out of range and lists too
+long are refused, and since no type here contains itself, nesting is bounded by the types. A frame bounds the size.
+
+Keys that the protocol marks optional have a default, which is never sent; the others have none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from hyperstack.guest.frames import MAX_HANDLE, MAX_MESSAGE, MAX_OFFSET
+from hyperstack.pod.errors import GuestError, InvalidArgument
+
+MAX_FILE = 256 << 10
+"""Bytes of one `File`."""
+MAX_PROCESSES = 4096
+"""Entries in the replies of `processes` and `list`."""
+
+_Count = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
+_Handle = Annotated[int, Meta(ge=1, le=MAX_HANDLE)]
+_Signal = Annotated[int, Meta(ge=0, le=64)]
+_Code = Annotated[int, Meta(ge=0, le=255)]
+_Small = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Signed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+_Name = Annotated[str, Meta(max_length=128)]
+_Text = Annotated[str, Meta(max_length=4096)]
+_Path = Annotated[bytes, Meta(max_length=4096)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all that travels."""
+
+
+# --- records within calls ---
+
+class Net(Message, frozen=True, kw_only=True):
+    mac: str
+    address: str
+    """With prefix length: 10.0.0.2/24."""
+    gateway: str
+    """Empty: none."""
+    mtu: int
+
+
+class Limits(Message, frozen=True, kw_only=True):
+    """Of a cgroup. None leaves it, 0 lifts it."""
+
+    memory: int | None = None
+    memory_low: int | None = None
+    swap: int | None = None
+    cpu_quota_us: int | None = None
+    cpu_period_us: int | None = None
+    cpu_weight: int | None = None
+    pids: int | None = None
+    io_weight: int | None = None
+
+
+class Mount(Message, frozen=True, kw_only=True):
+    kind: Literal["tmpfs", "volume"]
+    target: bytes
+    source: str = ""
+    """Name of a pod-wide volume."""
+    subpath: bytes = b""
+    read_only: bool = False
+    size: int = 0
+    mode: int = 0
+    flags: int = 0
+    """MS_NOEXEC, MS_NOSUID, MS_NODEV..."""
+    copy_up: bool = False
+    """An empty volume takes what the image has at the target."""
+
+
+class File(Message, frozen=True, kw_only=True):
+    """A private file, bind-mounted over `path`."""
+
+    path: bytes
+    data: Annotated[bytes, Meta(max_length=MAX_FILE)]
+    mode: int
+
+
+class Process(Message, frozen=True, kw_only=True):
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+    cwd: bytes
+    user: bytes
+    """name|uid[:group|gid]; empty for root."""
+    tty: bool
+    stdin: bool
+    """False: /dev/null (without a terminal)."""
+    capabilities: tuple[int, ...]
+    no_new_privileges: bool
+    rlimits: tuple[tuple[int, int, int], ...]
+    """(resource, soft, hard); unlimited is 2**64 - 1."""
+    groups: tuple[int, ...] = ()
+    rows: int = 0
+    columns: int = 0
+    seccomp: bytes = b""
+    """struct sock_filter[]"""
+    oom_score_adj: int = 0
+    init: bool = False
+    """A reaping PID 1 before the command."""
+
+
+# --- calls ---
+
+class Call(Message, frozen=True, kw_only=True, tag_field="op"):
+    """Base of the calls; the tag is the operation's name."""
+
+
+class Ping(Call, frozen=True, kw_only=True, tag="ping"):
+    pass
+
+
+class Configure(Call, frozen=True, kw_only=True, tag="configure"):
+    time_ns: int
+    entropy: Annotated[bytes, Meta(min_length=32, max_length=512)]
+    hostname: str
+    domainname: str = ""
+    net: Net | None = None
+    sysctls: dict[str, str] = {}
+    share_pid: bool = False
+    memory_reserve: int = 0
+
+
+class Volume(Call, frozen=True, kw_only=True, tag="volume"):
+    name: str
+    serial: str = ""
+    """Of an ext4 disk; empty: a tmpfs of `tmpfs` bytes."""
+    tmpfs: int = 0
+    read_only: bool = False
+    mode: int = 0
+
+
+class Unvolume(Call, frozen=True, kw_only=True, tag="unvolume"):
+    name: str
+
+
+class Create(Call, frozen=True, kw_only=True, tag="create"):
+    container: str
+    layers: tuple[str, ...]
+    """Serials, lowest first."""
+    writable: str
+    """Serial; empty: a tmpfs."""
+    read_only: bool
+    mounts: tuple[Mount, ...]
+    files: tuple[File, ...]
+    limits: Limits
+    masked: tuple[bytes, ...]
+    readonly: tuple[bytes, ...]
+    privileged: bool
+    shm_size: int
+    sysctls: dict[str, str]
+
+
+class Start(Call, frozen=True, kw_only=True, tag="start"):
+    container: str
+    handle: int
+    process: Process
+
+
+class Exec(Call, frozen=True, kw_only=True, tag="exec"):
+    container: str
+    handle: int
+    process: Process
+
+
+class Attach(Call, frozen=True, kw_only=True, tag="attach"):
+    handle: int
+    stdout: int | None = None
+    stderr: int | None = None
+
+
+class Signal(Call, frozen=True, kw_only=True, tag="signal"):
+    handle: int
+    signal: int
+    all: bool = False
+
+
+class Resize(Call, frozen=True, kw_only=True, tag="resize"):
+    handle: int
+    rows: int
+    columns: int
+
+
+class Pause(Call, frozen=True, kw_only=True, tag="pause"):
+    container: str
+
+
+class Resume(Call, frozen=True, kw_only=True, tag="resume"):
+    container: str
+
+
+class Update(Call, frozen=True, kw_only=True, tag="update"):
+    container: str
+    limits: Limits
+
+
+class Stats(Call, frozen=True, kw_only=True, tag="stats"):
+    container: str = ""
+
+
+class Processes(Call, frozen=True, kw_only=True, tag="processes"):
+    container: str
+
+
+class ArchiveStat(Call, frozen=True, kw_only=True, tag="archive_stat"):
+    container: str
+    path: bytes
+
+
+class ArchiveRead(Call, frozen=True, kw_only=True, tag="archive_read"):
+    container: str
+    handle: int
+    path: bytes
+
+
+class ArchiveWrite(Call, frozen=True, kw_only=True, tag="archive_write"):
+    container: str
+    handle: int
+    path: bytes
+    no_overwrite_dir_non_dir: bool = False
+    copy_uid_gid: bool = False
+
+
+class Release(Call, frozen=True, kw_only=True, tag="release"):
+    handle: int
+
+
+class Remove(Call, frozen=True, kw_only=True, tag="remove"):
+    container: str
+
+
+class ListAll(Call, frozen=True, kw_only=True, tag="list"):
+    pass
+
+
+class Sync(Call, frozen=True, kw_only=True, tag="sync"):
+    pass
+
+
+class Shutdown(Call, frozen=True, kw_only=True, tag="shutdown"):
+    grace_ns: int = 0
+
+
+# --- replies ---
+
+class Reply(Message, frozen=True, kw_only=True):
+    """`{}`, and the base of the others."""
+
+
+class ErrorReply(Reply, frozen=True, kw_only=True):
+    error: _Text
+    errno: Annotated[int, Meta(ge=0, le=4095)]
+
+
+class PingReply(Reply, frozen=True, kw_only=True):
+    uptime_ns: _Count
+    agent: _Name
+    kernel: _Name
+
+
+class ConfigureReply(Reply, frozen=True, kw_only=True):
+    memory: _Count
+    """Bytes in total."""
+    cpus: _Small
+    kernel: _Name
+    agent: _Name
+
+
+class StartReply(Reply, frozen=True, kw_only=True):
+    pid: _Small
+
+
+class AttachReply(Reply, frozen=True, kw_only=True):
+    stdin: _Count
+    """Offset up to which the guest has taken input."""
+    stdin_closed: bool
+
+
+class ContainerUsage(Reply, frozen=True, kw_only=True):
+    memory: _Count
+    memory_peak: _Count
+    memory_limit: _Count
+    cpu_ns: _Count
+    cpu_user_ns: _Count
+    cpu_system_ns: _Count
+    throttled_ns: _Count
+    pids: _Count
+    pids_limit: _Count
+    read_bytes: _Count
+    write_bytes: _Count
+    read_ops: _Count
+    write_ops: _Count
+    oom_kills: _Count
+    cache: _Count
+
+
+class NetUsage(Reply, frozen=True, kw_only=True):
+    rx_bytes: _Count = 0
+    rx_packets: _Count = 0
+    rx_errors: _Count = 0
+    rx_dropped: _Count = 0
+    tx_bytes: _Count = 0
+    tx_packets: _Count = 0
+    tx_errors: _Count = 0
+    tx_dropped: _Count = 0
+
+
+class StatsReply(Reply, frozen=True, kw_only=True):
+    containers: Annotated[dict[_Name, ContainerUsage], Meta(max_length=MAX_PROCESSES)]
+    net: NetUsage
+    memory_total: _Count
+    memory_free: _Count
+    memory_available: _Count
+    uptime_ns: _Count
+
+
+class ProcessInfo(Reply, frozen=True, kw_only=True):
+    """One line of `top`; ids as the container sees them."""
+
+    pid: _Small
+    ppid: _Small
+    uid: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    state: _Name
+    tty: _Name
+    start_ns: _Count
+    cpu_ns: _Count
+    rss: _Count
+    vsz: _Count
+    nice: Annotated[int, Meta(ge=-20, le=20)]
+    threads: _Small
+    command: _Path
+    arguments: tuple[bytes, ...]
+
+
+class ProcessesReply(Reply, frozen=True, kw_only=True):
+    processes: Annotated[tuple[ProcessInfo, ...], Meta(max_length=MAX_PROCESSES)]
+
+
+class ArchiveStatReply(Reply, frozen=True, kw_only=True):
+    name: _Path
+    size: _Count
+    mode: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    """st_mode"""
+    mtime_ns: _Signed
+    target: _Path
+    """Of a link."""
+
+
+class ContainerStatus(Reply, frozen=True, kw_only=True):
+    id: _Name
+    handle: Annotated[int, Meta(ge=0, le=MAX_HANDLE)]
+    """Of the main process; 0: none was started."""
+    paused: bool
+    oom_kills: _Count
+
+
+class StreamStatus(Reply, frozen=True, kw_only=True, array_like=True):
+    acknowledged: _Count
+    written: _Count
+    eof: bool
+
+    def __post_init__(self) -> None:
+        if self.acknowledged > self.written:
+            raise ValueError("more acknowledged than written")
+
+
+class ProcessStatus(Reply, frozen=True, kw_only=True):
+    handle: _Handle
+    container: _Name
+    pid: _Small
+    running: bool
+    code: _Code
+    signal: _Signal
+    oom: bool
+    exit_ns: _Count
+    stdin: _Count
+    stdout: StreamStatus
+    stderr: StreamStatus
+
+
+class ListReply(Reply, frozen=True, kw_only=True):
+    containers: Annotated[tuple[ContainerStatus, ...], Meta(max_length=MAX_PROCESSES)]
+    processes: Annotated[tuple[ProcessStatus, ...], Meta(max_length=MAX_PROCESSES)]
+
+
+# --- events ---
+
+class ExitEvent(Message, frozen=True, kw_only=True, tag_field="event", tag="exit"):
+    handle: _Handle
+    code: _Code
+    signal: _Signal
+    oom: bool
+    time_ns: _Count
+
+
+class OomEvent(Message, frozen=True, kw_only=True, tag_field="event", tag="oom"):
+    container: _Name
+
+
+Event = ExitEvent | OomEvent
+
+R = TypeVar("R", bound=Reply)
+
+_encoder = msgspec.msgpack.Encoder()
+_error_decoder = msgspec.msgpack.Decoder(ErrorReply)
+_event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def operation(call: Call) -> str:
+    """The name by which the protocol knows a call."""
+    return str(type(call).__struct_config__.tag)
+
+
+def encode_call(call: Call) -> bytes:
+    """:raise InvalidArgument: it is larger than a frame may be; somebody asked for too many or too long strings."""
+    payload = _encoder.encode(call)
+    if len(payload) > MAX_MESSAGE - 4:
+        raise InvalidArgument(
+            f"The request to {operation(call)} takes {len(payload)} bytes, the limit is {MAX_MESSAGE - 4}",
+            field=operation(call), value=len(payload), hint="Shorten the arguments, the environment or the files.")
+    return payload
+
+
+def decode_reply(payload: bytes, reply: type[R], operation: str) -> R | ErrorReply:
+    """The reply to a call, or what the guest has against it.
+
+    :raise GuestError: it is neither.
+    """
+    try:
+        return msgspec.msgpack.decode(payload, type=reply)
+    except (msgspec.DecodeError, RecursionError) as error:
+        try:
+            return _error_decoder.decode(payload)
+        except (msgspec.DecodeError, RecursionError):
+            raise GuestError(f"garbled reply to {operation}: {error}", field=operation) from error
+
+
+def decode_event(payload: bytes) -> Event:
+    """:raise GuestError: not an event of the protocol."""
+    try:
+        return _event_decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise GuestError(f"garbled event: {error}", field="event") from error
