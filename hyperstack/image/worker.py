@@ -1,0 +1,148 @@
+"""The process that turns one layer into one disk: `python -m hyperstack.image.worker SETTINGS`.
+
+It starts with its files open, confines itself, and then parses what may be hostile. SETTINGS is a JSON object (see
+`Settings`). It tells of itself on stdout, in lines of JSON (see `Report`): how many bytes of the blob it has read, and at
+the end the outcome. Its exit code is 0 where an outcome was told.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+
+import msgspec
+
+from hyperstack.image import confine, tar
+from hyperstack.image.compression import CompressionError, unpacked
+from hyperstack.image.erofs import ErofsWriter, ImageTooBig
+from hyperstack.image.layer import LayerBuilder, LayerError
+
+_PROGRESS_STEP = 1 << 22
+_AHEAD = 8
+"""Pieces that are unpacked ahead of the tar's reader."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do; the descriptors are inherited."""
+
+    blob: int
+    """Descriptor of the layer's tar, compressed or not, from its current offset to its end."""
+    image: int
+    spool: int
+    """Descriptors of two empty files."""
+    max_bytes: int
+    max_entries: int
+    memory: int
+    """Bytes of address space."""
+    cpu_seconds: int
+    uid: int | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One line of the worker's."""
+
+    read: int = 0
+    """Bytes of the blob that it has taken."""
+    outcome: str = ""
+    """"done", "refused" (the layer's fault), "full" (no space), "failed" (ours or the host's); empty: not yet."""
+    message: str = ""
+    diff_id: str = ""
+    size: int = 0
+    """Bytes of the disk image."""
+    entries: int = 0
+    unpacked: int = 0
+    """Bytes of the plain tar."""
+
+
+class _Unpacking:
+    """Unpacks in a thread of its own (zlib and SHA-256 let others run meanwhile) and hands the pieces over."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._read = 0
+        self._told = 0
+        self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
+        self.digest = hashlib.sha256()
+        self.total = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            piece = self._queue.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            if not piece:
+                return
+            self.digest.update(piece)
+            self.total += len(piece)
+            yield piece
+
+    def _run(self) -> None:
+        try:
+            for piece in unpacked(self._take):
+                self._queue.put(piece)
+            self._queue.put(b"")
+        except (CompressionError, OSError, MemoryError) as error:
+            self._queue.put(error)
+
+    def _take(self, size: int) -> bytes:
+        data = os.read(self._fd, size)
+        self._read += len(data)
+        if self._read - self._told >= _PROGRESS_STEP:
+            self._told = self._read
+            tell(Report(read=self._read))
+        return data
+
+
+def tell(report: Report) -> None:
+    """One write, so that lines of two threads do not mix."""
+    os.write(1, msgspec.json.encode(report) + b"\n")
+
+
+def convert(settings: Settings) -> Report:
+    """:raise ValueError: the layer is refused."""
+    unpacking = _Unpacking(settings.blob)
+    writer = ErofsWriter(settings.image, settings.spool, max_bytes=settings.max_bytes)
+    builder = LayerBuilder(writer, max_entries=settings.max_entries)
+    stream = tar.TarStream(iter(unpacking))
+    builder.consume(stream)
+    stream.drain()
+    digest = unpacking.digest
+    size = writer.finish(builder.root, digest.digest()[:16])
+    return Report(outcome="done", diff_id=f"sha256:{digest.hexdigest()}", size=size, entries=builder.entries,
+                  unpacked=unpacking.total)
+
+
+def _outcome(settings: Settings) -> Report:
+    try:
+        return convert(settings)
+    except (tar.TarError, LayerError, CompressionError, ImageTooBig) as error:
+        return Report(outcome="refused", message=str(error))
+    except MemoryError:
+        return Report(outcome="refused", message=f"it needs more than {settings.memory} bytes of memory to unpack")
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return Report(outcome="full" if full else "failed", message=error.strerror or str(error))
+
+
+def main() -> int:
+    settings = msgspec.json.decode(sys.argv[1], type=Settings)
+    try:
+        confine.confine(uid=settings.uid, memory=settings.memory, cpu_seconds=settings.cpu_seconds)
+    except confine.ConfinementError as error:
+        tell(Report(outcome="failed", message=error.strerror))
+        return 0
+    report = _outcome(settings)
+    tell(report)
+    # The unpacking thread may wait for a reader that has gone; nothing is left to clean up.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
