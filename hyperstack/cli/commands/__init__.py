@@ -1,0 +1,1 @@
+"""The commands, by family; each module is imported when one of its commands is used."""
