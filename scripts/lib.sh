@@ -2,6 +2,8 @@
 #
 # Everything here is idempotent and quiet when there is nothing to do.
 
+shopt -s inherit_errexit
+
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$ROOT/.venv
 CACHE=${HYPERSTACK_CACHE:-${HOME:-/root}/.cache/hyperstack}
@@ -105,11 +107,12 @@ unpack_package() {
 
 # need_venv LOCKFILE: .venv in the checkout with exactly the lock file's versions.
 need_venv() {
-    local lock=$1 python=/usr/bin/python3 stamp wanted
-    stamp=$VENV/.hyperstack-$(basename "$lock")
+    local lock=$1 python=/usr/bin/python3 wanted stamp
     wanted=$(cat "$ROOT"/requirements*.lock "$ROOT/pyproject.toml" | sha256sum | cut -c 1-64)
-    if [[ -x $VENV/bin/python && -f $stamp && $(<"$stamp") == "$wanted" ]] && "$VENV/bin/python" -c 'import hyperstack' 2>/dev/null
-    then return; fi
+    for stamp in "$VENV/.installed-$lock" "$VENV/.installed-requirements-dev.lock"; do  # The second holds the first.
+        if [[ -f $stamp && $(<"$stamp") == "$wanted" ]] && "$VENV/bin/python" -c 'import hyperstack' 2>/dev/null
+        then return; fi
+    done
     step "Preparing the Python environment in .venv"
     if ! "$VENV/bin/python" -c '' 2>/dev/null; then
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "Python 3.11 or newer is needed"
@@ -117,7 +120,7 @@ need_venv() {
     fi
     patiently "installing from PyPI" "$VENV/bin/pip" --disable-pip-version-check install -q -r "$ROOT/$lock"
     patiently "installing hyperstack" "$VENV/bin/pip" --disable-pip-version-check install -q --no-deps -e "$ROOT"
-    echo "$wanted" >"$stamp"
+    echo "$wanted" >"$VENV/.installed-$lock"
 }
 
 # registry_binary: the path of docker-registry; Debian's package, unpacked into the cache where it is not installed

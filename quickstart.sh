@@ -1,0 +1,190 @@
+#!/usr/bin/env bash
+# See a Docker image run in its own virtual machine, on a fresh Debian 12, with one command.
+#
+#   ./quickstart.sh          install what is missing, start hyperd, pull an image, run it as a pod, say what to type next
+#   ./quickstart.sh --stop   stop the pods, hyperd and the local registry; images and stopped containers stay
+#   ./quickstart.sh --purge  the same, and delete all of HyperStack's state
+#
+# Needs root or sudo. May be run again at any time. Settings (environment):
+#   HYPERSTACK_STATE  state directory            [/var/lib/hyperstack]
+#   HYPERSTACK_RUN    run-time directory         [/run/hyperstack]
+#   HYPERSTACK_IMAGE  image to run               [docker.io/library/alpine:3, where Docker Hub can be reached, else one
+#                                                 made from Debian's busybox, in a registry on the loopback]
+#   HYPERSTACK_CACHE  downloads kept for next time  [~/.cache/hyperstack]
+set -euo pipefail
+cd "$(dirname "$0")"
+# shellcheck source=scripts/lib.sh
+. scripts/lib.sh
+
+STATE=${HYPERSTACK_STATE:-/var/lib/hyperstack}
+RUN=${HYPERSTACK_RUN:-/run/hyperstack}
+export HYPERSTACK_HOST=unix://$RUN/docker.sock
+REGISTRY=127.0.0.1:5099
+PUBLIC_IMAGE=docker.io/library/alpine:3
+PUBLIC_TIMEOUT_S=20
+
+main() {
+    case ${1:-} in
+        '') up ;;
+        --stop) down ;;
+        --purge) down; purge ;;
+        -h|--help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" | sed '$d' ;;
+        *) die "unknown option: $1" "try ./quickstart.sh --help" ;;
+    esac
+}
+
+hyperctl() { "$VENV/bin/hyperctl" "$@"; }
+
+up() {
+    local image
+    need_packages "${RUN_PACKAGES[@]}"
+    need_venv requirements.lock
+    need_kernel
+    start_hyperd
+    image=$(obtain_image)
+    step "Running $image as a pod: a virtual machine with a kernel of its own"
+    show "$image"
+    say_what_next "$image"
+}
+
+answers() { hyperctl version >/dev/null 2>&1; }
+
+start_hyperd() {
+    local pid waited=0
+    if answers; then return; fi
+    step "Starting hyperd (its log: $STATE/hyperd.log)"
+    mkdir -p "$STATE" "$RUN"
+    getent group hyperstack >/dev/null || groupadd --system hyperstack
+    setsid "$VENV/bin/hyperd" --data-root "$STATE" --run-dir "$RUN" --insecure-registry "$REGISTRY" \
+        </dev/null >>"$STATE/hyperd.log" 2>&1 &
+    pid=$!
+    echo "$pid" >"$RUN/quickstart.pid"
+    until answers; do
+        if ! kill -0 "$pid" 2>/dev/null; then
+            tail -n 15 "$STATE/hyperd.log" >&2
+            die "hyperd did not start; its last words are above"
+        fi
+        sleep 0.2
+        waited=$(( waited + 1 ))
+        (( waited < 600 )) || die "hyperd does not answer on $RUN/docker.sock" "see $STATE/hyperd.log"
+        if (( waited % 50 == 0 )); then note "still starting: $(tail -n 1 "$STATE/hyperd.log" | cut -c 1-100)"; fi
+    done
+}
+
+# obtain_image: pull an image; print its name. Everything else goes to stderr.
+obtain_image() {
+    if [[ -n ${HYPERSTACK_IMAGE:-} ]]; then
+        have "$HYPERSTACK_IMAGE" || { step "Pulling $HYPERSTACK_IMAGE" >&2; hyperctl pull -q "$HYPERSTACK_IMAGE" >&2; }
+        echo "$HYPERSTACK_IMAGE"
+    elif have "$PUBLIC_IMAGE" || pull_public; then
+        echo "$PUBLIC_IMAGE"
+    else
+        pull_local
+        echo "$REGISTRY/busybox:latest"
+    fi
+}
+
+have() { hyperctl image inspect "$1" >/dev/null 2>&1; }
+
+pull_public() {
+    # A name that does not resolve tells within a moment; a firewall that swallows packets takes the time-out.
+    have "$REGISTRY/busybox:latest" && return 1
+    step "Pulling $PUBLIC_IMAGE" >&2
+    timeout "$PUBLIC_TIMEOUT_S" "$VENV/bin/hyperctl" pull -q "$PUBLIC_IMAGE" >/dev/null 2>&1 && return
+    note "Docker Hub cannot be reached from here" >&2
+    return 1
+}
+
+pull_local() {
+    local image=$REGISTRY/busybox:latest
+    have "$image" && return
+    step "Pulling $image from a registry on this host, made from Debian's busybox-static" >&2
+    need_packages busybox-static >&2
+    start_registry
+    "$VENV/bin/python" -m hyperstack.image.assemble --push "$image" >&2
+    hyperctl pull -q "$image" >&2
+}
+
+start_registry() {
+    local binary directory=$STATE/quickstart-registry
+    if registry_answers; then return; fi
+    binary=$(registry_binary)
+    mkdir -p "$directory"
+    cat >"$directory/registry.yml" <<END
+version: 0.1
+log: {level: warn}
+http: {addr: '$REGISTRY'}
+storage: {filesystem: {rootdirectory: '$directory/blobs'}}
+END
+    setsid "$binary" serve "$directory/registry.yml" </dev/null >>"$directory/registry.log" 2>&1 &
+    echo $! >"$RUN/quickstart-registry.pid"
+    for _ in {1..100}; do
+        if registry_answers; then return; fi
+        sleep 0.1
+    done
+    tail -n 5 "$directory/registry.log" >&2
+    die "the local registry does not answer on $REGISTRY"
+}
+
+registry_answers() { (exec 3<>"/dev/tcp/${REGISTRY%:*}/${REGISTRY#*:}") 2>/dev/null; }
+
+show() {
+    local output
+    output=$(hyperctl run --rm "$1" sh -c 'echo "Hello from a HyperVM."; echo "kernel $(uname -r)"')
+    printf '\n%s\n\n' "$output"
+    note "the host's own kernel is $(uname -r)"
+}
+
+say_what_next() {
+    local sudo='' ctl=$VENV/bin/hyperctl at=''
+    [[ -n ${SUDO_USER:-} ]] && sudo='sudo '
+    [[ $RUN != /run/hyperstack ]] && at=" -H $HYPERSTACK_HOST"
+    ctl=$sudo${ctl#"$PWD"/}$at
+    cat <<END
+
+${BOLD}Now try${PLAIN}
+  $ctl run --rm -it $1 sh          a shell in a virtual machine
+  $ctl run -d --name web $1 sleep 600; $ctl exec web uname -a; $ctl rm -f web
+  $ctl ps -a                       what there is;  $ctl --help  for the rest
+  $ctl doctor                      what this host can do
+Docker's own client works as well:  ${sudo}docker -H $HYPERSTACK_HOST ps
+hyperd goes on running; ${sudo}./quickstart.sh --stop ends it.
+END
+}
+
+# running_pid FILE PROGRAM: the pid in FILE, if it is alive and is (or runs) PROGRAM.
+running_pid() {
+    local pid
+    pid=$(cat "$1" 2>/dev/null) || return 1
+    [[ -n $pid && -r /proc/$pid/cmdline ]] && tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q -- "$2" && echo "$pid"
+}
+
+end_process() {
+    local pid=$1
+    kill -TERM "$pid" 2>/dev/null || return 0
+    for _ in {1..300}; do
+        kill -0 "$pid" 2>/dev/null || return 0
+        sleep 0.1
+    done
+    kill -KILL "$pid"
+}
+
+down() {
+    local pid running
+    if [[ -x $VENV/bin/hyperctl ]] && answers; then
+        running=$(hyperctl ps -q)
+        # shellcheck disable=SC2086  # one word per container
+        if [[ -n $running ]]; then step "Stopping the containers"; hyperctl stop -t 3 $running >/dev/null; fi
+    fi
+    if pid=$(running_pid "$RUN/quickstart.pid" hyperd); then step "Stopping hyperd"; end_process "$pid"; fi
+    if pid=$(running_pid "$RUN/quickstart-registry.pid" registry); then end_process "$pid"; fi
+    rm -f "$RUN/quickstart.pid" "$RUN/quickstart-registry.pid"
+}
+
+purge() {
+    step "Deleting $STATE and $RUN"
+    rm -rf -- "${STATE:?}" "${RUN:?}"
+}
+
+case ${1:-} in -h|--help) ;; *) become_root "$0" "$@" ;; esac
+main "$@"
