@@ -99,10 +99,10 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         raise InvalidArgument(f"the working directory '{body.working_dir[:128]}' is invalid, it needs to be an "
                               "absolute path", field="WorkingDir", value=body.working_dir[:128])
     return ContainerSpec(
-        image=body.image, name=name, 
+        image=body.image, name=name,
         # `--entrypoint ""` arrives as [""] and means: none, not even the image's.
         entrypoint=() if entrypoint == ("",) else entrypoint, command=_words(body.cmd),
-        env=_environment(body.env), working_dir=body.working_dir, user=body.user, tty=body.tty,
+        env=parse_environment(body.env), working_dir=body.working_dir, user=body.user, tty=body.tty,
         open_stdin=body.open_stdin, stdin_once=body.stdin_once, attach_stdin=body.attach_stdin,
         attach_stdout=body.attach_stdout, attach_stderr=body.attach_stderr, labels=body.labels,
         annotations=host.annotations, mounts=parse_mounts(body), resources=parse_resources(host),
@@ -141,7 +141,8 @@ def _words(value: str | list[str] | None) -> tuple[str, ...] | None:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _environment(env: list[str]) -> tuple[str, ...]:
+def parse_environment(env: list[str]) -> tuple[str, ...]:
+    """:raise InvalidArgument: one is not NAME=VALUE."""
     for item in env:
         name, equals, _ = item.partition("=")
         if not name or not equals:

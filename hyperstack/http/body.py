@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Hashable
+from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -28,6 +28,7 @@ MAX_DEPTH = 32
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What Go's clients can send, and the store can keep."""
 
+_type_info: Callable[[Any], types.Type] = functools.cache(types.type_info)
 _AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
 
 
@@ -74,11 +75,6 @@ def _check(value: object, depth: int) -> None:
     elif isinstance(value, list):
         for item in value:
             _check(item, depth + 1)
-
-
-@functools.cache
-def _type_info(kind: Hashable) -> types.Type:
-    return types.type_info(kind)
 
 
 def _as_go_reads(value: Any, info: types.Type) -> Any:

@@ -31,8 +31,8 @@ class Call:
     """Of Docker's API, as the path says."""
 
     def part(self, name: str) -> str:
-        """A variable part of the path."""
-        value = self.request.match_info[name]
+        """A variable part of the path; a leading slash, as Docker's own names have it, is dropped."""
+        value = self.request.match_info[name].removeprefix("/")
         if "\0" in value:
             raise InvalidArgument(f"{name} contains a NUL byte", field=name)
         return value

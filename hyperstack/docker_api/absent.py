@@ -1,0 +1,52 @@
+"""What Docker has and a host of HyperVMs does not: each says so, in Docker's words where Docker has some."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from hyperstack.http.call import Call
+from hyperstack.http.responses import json_response
+from hyperstack.http.routing import Handler, Route
+from hyperstack.pod.errors import Unsupported
+
+_SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
+_NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
+             "swarm and try again.")
+_LATER = {
+    ("POST", "/build"): "building images",
+    ("POST", "/build/prune"): "building images",
+    ("POST", "/build/cancel"): "building images",
+    ("POST", "/session"): "building images with BuildKit",
+    ("POST", "/grpc"): "building images with BuildKit",
+    ("POST", "/commit"): "committing a container",
+    ("GET", "/containers/{name}/export"): "exporting a container",
+    ("GET", "/containers/{name}/changes"): "listing a container's changes",
+    ("GET", "/containers/{name}/attach/ws"): "attaching over a websocket",
+    ("GET", "/containers/{name}/checkpoints"): "checkpoints",
+    ("POST", "/containers/{name}/checkpoints"): "checkpoints",
+    ("GET", "/distribution/{name:.+}/json"): "inspecting a registry's image",
+    ("POST", "/plugins/pull"): "plugins",
+    ("POST", "/plugins/create"): "plugins",
+}
+
+
+async def _no_swarm(call: Call) -> web.StreamResponse:
+    return json_response({"message": _NO_SWARM}, status=503)
+
+
+async def _no_plugins(call: Call) -> web.StreamResponse:
+    return json_response([])
+
+
+def _unsupported(what: str) -> Handler:
+    async def handler(call: Call) -> web.StreamResponse:
+        raise Unsupported(what, "HyperStack")
+
+    return handler
+
+
+def table() -> list[Route]:
+    """Routes of what is not here."""
+    swarm = [Route("*", f"/{kind}{tail}", _no_swarm) for kind in _SWARM for tail in ("", "/{tail:.*}")]
+    later = [Route(method, path, _unsupported(what)) for (method, path), what in _LATER.items()]
+    return [*swarm, *later, Route("GET", "/plugins", _no_plugins)]

@@ -1,0 +1,231 @@
+"""/images: pull, list, inspect, tag, remove, save and load."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from fnmatch import fnmatchcase
+from typing import Any
+
+from aiohttp import web
+
+from hyperstack.docker_api import streams
+from hyperstack.docker_api.decompression import decompressed
+from hyperstack.docker_api.filters import Filters
+from hyperstack.docker_api.progress import report
+from hyperstack.docker_api.registry_auth import credentials_of
+from hyperstack.docker_api.wording import rfc3339
+from hyperstack.engine.api import Engine, Image, Progress, ProgressSink
+from hyperstack.http.call import Call
+from hyperstack.http.responses import empty, json_response
+from hyperstack.http.routing import Route
+from hyperstack.pod.errors import InvalidArgument, Unsupported, UnsupportedOption
+
+_NS = 1_000_000_000
+_MAX_NAMES = 256
+_LIST_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
+
+
+class ImageRoutes:
+    """The table and its handlers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._images = engine.images
+        self._containers = engine.containers
+
+    def table(self) -> list[Route]:
+        return [
+            Route("GET", "/images/json", self.list_all),
+            Route("POST", "/images/create", self.create, cancellable=True),
+            Route("POST", "/images/load", self.load, cancellable=True),
+            Route("POST", "/images/prune", self.prune),
+            Route("GET", "/images/search", self.search),
+            Route("GET", "/images/get", self.save_many, cancellable=True),
+            Route("GET", "/images/{name:.+}/json", self.inspect),
+            Route("GET", "/images/{name:.+}/history", self.history),
+            Route("GET", "/images/{name:.+}/get", self.save_one, cancellable=True),
+            Route("POST", "/images/{name:.+}/tag", self.tag),
+            Route("POST", "/images/{name:.+}/push", self.push),
+            Route("DELETE", "/images/{name:.+}", self.remove),
+        ]
+
+    async def list_all(self, call: Call) -> web.StreamResponse:
+        wanted = Filters.parse(call, known=_LIST_FILTERS)
+        before = [self._images.get(call.who, ref).created_at for ref in wanted.get("before")]
+        since = [self._images.get(call.who, ref).created_at for ref in wanted.get("since")]
+        until, dangling = wanted.until_ns(), wanted.truth("dangling")
+        users = Counter(record.image_id for record in self._containers.list_all(call.who))
+        rows = [self._row(image, users[image.id]) for image in self._images.list_all(call.who)
+                if all(image.created_at < moment for moment in before)
+                and all(image.created_at > moment for moment in since)
+                and (not until or image.created_at < until)
+                and (dangling is None or dangling is not bool(image.references))
+                and wanted.labels(image.config.labels) and self._has_reference(image, wanted.get("reference"))]
+        return json_response(rows)
+
+    def _has_reference(self, image: Image, patterns: tuple[str, ...]) -> bool:
+        names = [self._images.display(reference) for reference in image.references]
+        return not patterns or any(matches(pattern, name) for pattern in patterns for name in names)
+
+    def _row(self, image: Image, users: int) -> dict[str, Any]:
+        return {
+            "Id": image.id, "ParentId": "", "RepoTags": [self._images.display(name) for name in image.references],
+            "RepoDigests": [self._images.display(name) for name in image.digests], "Created": image.created_at // _NS,
+            "Size": image.size, "SharedSize": -1, "Containers": users, "Labels": image.config.labels or None}
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        """Pull (`fromImage`), or import (`fromSrc=-`)."""
+        if call.has("fromSrc"):
+            return await self._import(call)
+        reference = _reference(call.text("fromImage"), call.text("tag"))
+        if not reference:
+            raise InvalidArgument("fromImage or fromSrc must be given", field="fromImage")
+        credentials = credentials_of(call)
+        known = {image.id for image in self._images.list_all(call.who)}
+        told: set[str] = set()
+
+        async def work(tell: ProgressSink) -> Image:
+            def sink(step: Progress) -> None:
+                told.add(step.status.partition(":")[0])
+                tell(step)
+
+            return await self._images.pull(call.who, reference, platform=call.text("platform"),
+                                           credentials=credentials, progress=sink)
+
+        def finish(image: Image) -> list[dict[str, Any]]:
+            digest = next((name.partition("@")[2] for name in reversed(image.digests)), "")
+            word = "Image is up to date" if image.id in known else "Downloaded newer image"
+            lines = {"Digest": digest, "Status": f"{word} for {reference}"}
+            return [{"status": f"{name}: {text}"} for name, text in lines.items() if text and name not in told]
+
+        return await report(call.request, work, finish)
+
+    async def _import(self, call: Call) -> web.StreamResponse:
+        if call.text("fromSrc") != "-":
+            raise UnsupportedOption("fromSrc with an URL", "the daemon fetches from registries only",
+                                    hint="download it and send it as the body (docker import -)")
+        reference = _reference(call.text("repo"), call.text("tag"))
+        if call.has("platform"):
+            raise UnsupportedOption("platform", "an imported file system is taken for the host's own")
+        image = await self._images.import_tar(call.who, decompressed(call.stream()), reference=reference,
+                                              message=call.text("message"), changes=call.texts("changes"))
+        return json_response({"status": image.id})
+
+    async def load(self, call: Call) -> web.StreamResponse:
+        if call.has("platform"):
+            raise UnsupportedOption("platform", "an archive is loaded whole")
+
+        async def work(tell: ProgressSink) -> list[Image]:
+            return await self._images.load(call.who, call.stream(), None if call.flag("quiet") else tell)
+
+        def finish(images: list[Image]) -> list[dict[str, Any]]:
+            return [{"stream": f"Loaded image: {name}\n" if name else f"Loaded image ID: {image.id}\n"}
+                    for image in images for name in [self._images.display(ref) for ref in image.references] or [""]]
+
+        return await report(call.request, work, finish)
+
+    async def inspect(self, call: Call) -> web.StreamResponse:
+        image = self._images.get(call.who, call.part("name"))
+        raw, config = image.raw_config, image.raw_config.get("config") or {}
+        return json_response({
+            "Id": image.id, "RepoTags": [self._images.display(name) for name in image.references],
+            "RepoDigests": [self._images.display(name) for name in image.digests], "Parent": "", "Comment": "",
+            "Created": raw.get("created") or rfc3339(image.created_at), "DockerVersion": "",
+            "Author": raw.get("author") or "", "Config": _config(image, config),
+            "Architecture": image.architecture, "Variant": raw.get("variant") or "", "Os": image.os,
+            "Size": image.size, "GraphDriver": {"Name": "erofs", "Data": None},
+            "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
+            "Metadata": {"LastTagTime": rfc3339(0)}})
+
+    async def history(self, call: Call) -> web.StreamResponse:
+        image = self._images.get(call.who, call.part("name"))
+        steps = image.raw_config.get("history") or []
+        rows = [{"Id": "<missing>", "Created": _seconds(step.get("created")), "CreatedBy": step.get("created_by") or "",
+                 "Tags": None, "Size": 0, "Comment": step.get("comment") or ""}
+                for step in reversed(steps) if isinstance(step, dict)]
+        top: dict[str, Any] = rows[0] if rows else {"Created": image.created_at // _NS, "CreatedBy": "", "Comment": "",
+                                                    "Size": 0}
+        top = {**top, "Id": image.id, "Tags": [self._images.display(name) for name in image.references] or None}
+        return json_response([top, *rows[1:]])
+
+    async def tag(self, call: Call) -> web.StreamResponse:
+        repository = call.text("repo")
+        if not repository:
+            raise InvalidArgument("repo must be given", field="repo")
+        await self._images.tag(call.who, call.part("name"), _reference(repository, call.text("tag")))
+        return empty(201)
+
+    async def remove(self, call: Call) -> web.StreamResponse:
+        removed = await self._images.remove(call.who, call.part("name"), force=call.flag("force"))
+        return json_response(_removals(removed))
+
+    async def prune(self, call: Call) -> web.StreamResponse:
+        wanted = Filters.parse(call, known=("dangling", "label", "until"))
+        for name in ("label", "until"):
+            if wanted.get(name):
+                raise UnsupportedOption(f"filters {name}", "images are pruned by use", hint="dangling=false for all")
+        removed, freed = await self._images.prune(call.who, dangling_only=wanted.truth("dangling") is not False)
+        return json_response({"ImagesDeleted": _removals(removed) or None, "SpaceReclaimed": freed})
+
+    async def save_one(self, call: Call) -> web.StreamResponse:
+        return await self._save(call, [call.part("name")])
+
+    async def save_many(self, call: Call) -> web.StreamResponse:
+        names = call.texts("names")
+        if not names or len(names) > _MAX_NAMES:
+            raise InvalidArgument(f"names must be 1 to {_MAX_NAMES} images", field="names")
+        return await self._save(call, names)
+
+    async def _save(self, call: Call, names: list[str]) -> web.StreamResponse:
+        for name in names:
+            self._images.get(call.who, name)  # All of them, or an error while one can still be told.
+        tar = self._images.save(call.who, names)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
+        async with streams.closing(tar):
+            await response.prepare(call.request)
+            async for part in tar:
+                await response.write(part)
+        await response.write_eof()
+        return response
+
+    async def search(self, call: Call) -> web.StreamResponse:
+        raise Unsupported("searching a registry", "the image store")
+
+    async def push(self, call: Call) -> web.StreamResponse:
+        raise Unsupported("pushing images", "the image store")
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Docker's `reference` filter: a glob over the familiar name, with or without its tag; `*` stops at a slash."""
+    globs = pattern.split("/")
+    candidates = (name.split("/"), (name.rpartition(":")[0] or name).split("/"))
+    return any(len(parts) == len(globs) and all(map(fnmatchcase, parts, globs)) for parts in candidates)
+
+
+def _reference(name: str, tag: str) -> str:
+    """A tag may be a digest; and a name that has one already keeps it."""
+    if not name or not tag:
+        return name
+    return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
+
+
+def _removals(removed: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{kind: what} for kind, what in removed]
+
+
+def _config(image: Image, config: dict[str, Any]) -> dict[str, Any]:
+    known = image.config
+    return {
+        "User": known.user, "Env": list(known.env) or None, "Cmd": list(known.command) or None,
+        "Entrypoint": list(known.entrypoint) or None, "WorkingDir": known.working_dir, "Labels": known.labels or None,
+        "ExposedPorts": {port: {} for port in known.exposed_ports}, "StopSignal": known.stop_signal,
+        "Volumes": {path: {} for path in known.volumes} or None, "OnBuild": config.get("OnBuild"),
+        "Healthcheck": config.get("Healthcheck"), "Shell": config.get("Shell")}
+
+
+def _seconds(text: Any) -> int:
+    """Of an RFC 3339 time that an image says; 0 where it is none."""
+    try:
+        return int(datetime.datetime.fromisoformat(str(text)[:64]).timestamp())
+    except (ValueError, OverflowError):
+        return 0

@@ -1,0 +1,165 @@
+"""A container as `docker inspect` shows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperstack.docker_api.networks import endpoint_settings, network_name, port_map
+from hyperstack.docker_api.wording import rfc3339
+from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind
+from hyperstack.pod.states import ContainerState
+
+_LIVE = frozenset({ContainerState.RUNNING, ContainerState.PAUSED})
+
+
+def is_live(record: ContainerRecord) -> bool:
+    """Whether it has a process."""
+    return record.state in _LIVE
+
+
+def status(record: ContainerRecord) -> str:
+    """Docker's word for the state. A container that starts is still what it was."""
+    if record.state is ContainerState.STARTING:
+        return "exited" if record.finished_at else "created"
+    return record.state.value
+
+
+def exit_code(record: ContainerRecord) -> int:
+    """As a shell tells it: 128 + the signal for a killed process."""
+    return 128 + record.exit_signal if record.exit_signal else record.exit_code
+
+
+def command_line(record: ContainerRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(entrypoint, command) in force. An entrypoint of the user's drops the image's command too."""
+    spec, image = record.spec, record.image_config
+    command = spec.command
+    if command is None:
+        command = image.command if spec.entrypoint is None else ()
+    return image.entrypoint if spec.entrypoint is None else spec.entrypoint, command
+
+
+def environment(record: ContainerRecord) -> list[str]:
+    """The image's, overridden by the user's."""
+    merged = {item.partition("=")[0]: item for item in (*record.image_config.env, *record.spec.env)}
+    return list(merged.values())
+
+
+def inspect(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
+    """The body of GET /containers/{id}/json."""
+    entrypoint, command = command_line(record)
+    argv = (*entrypoint, *command)
+    return {
+        "Id": record.id, "Created": rfc3339(record.created_at), "Path": argv[0] if argv else "",
+        "Args": list(argv[1:]), "State": _state(record), "Image": record.image_id, "ResolvConfPath": "",
+        "HostnamePath": "", "HostsPath": "", "LogPath": "", "Name": f"/{record.name}",
+        "RestartCount": record.restart_count, "Driver": "erofs", "Platform": "linux", "MountLabel": "",
+        "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.spec, pod.spec),
+        "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [mount_point(m) for m in record.spec.mounts],
+        "Config": _config(record, pod), "NetworkSettings": _network_settings(record, pod),
+        "HyperStack": {"Pod": pod.id, "PodName": pod.name, "PodState": pod.state.value, "PodReason": pod.reason,
+                       "Kernel": pod.kernel, "KernelRelease": pod.kernel_release, "MemoryMiB": pod.memory_mib,
+                       "VCpus": pod.vcpus},
+    }
+
+
+def _state(record: ContainerRecord) -> dict[str, Any]:
+    return {
+        "Status": status(record), "Running": is_live(record) or record.state is ContainerState.RESTARTING,
+        "Paused": record.state is ContainerState.PAUSED, "Restarting": record.state is ContainerState.RESTARTING,
+        "OOMKilled": record.oom_killed, "Dead": record.state is ContainerState.DEAD,
+        "Pid": record.pid if is_live(record) else 0, "ExitCode": exit_code(record), "Error": record.error,
+        "StartedAt": rfc3339(record.started_at), "FinishedAt": rfc3339(record.finished_at),
+    }
+
+
+def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
+    spec, image = record.spec, record.image_config
+    entrypoint, command = command_line(record)
+    exposed = {*spec.exposed_ports, *image.exposed_ports}
+    volumes = {*image.volumes, *(mount.target for mount in spec.mounts if mount.anonymous)}
+    return {
+        "Hostname": pod.spec.hostname or pod.id[:12], "Domainname": pod.spec.domainname,
+        "User": spec.user or image.user, "AttachStdin": spec.attach_stdin, "AttachStdout": spec.attach_stdout,
+        "AttachStderr": spec.attach_stderr, "ExposedPorts": {port: {} for port in sorted(exposed)}, "Tty": spec.tty,
+        "OpenStdin": spec.open_stdin, "StdinOnce": spec.stdin_once, "Env": environment(record),
+        "Cmd": list(command) or None, "Image": spec.image, "Volumes": {path: {} for path in sorted(volumes)} or None,
+        "WorkingDir": spec.working_dir or image.working_dir, "Entrypoint": list(entrypoint) or None, "OnBuild": None,
+        "Labels": {**image.labels, **spec.labels}, "StopSignal": spec.stop_signal or image.stop_signal or "SIGTERM",
+        **({} if spec.stop_timeout is None else {"StopTimeout": spec.stop_timeout}),
+    }
+
+
+def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
+    limits, security = spec.resources, spec.security
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for port in pod.ports:
+        bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(
+            {"HostIp": port.host_ip, "HostPort": str(port.host_port) if port.host_port else ""})
+    restart = spec.restart
+    return {
+        "Binds": [_bind(m) for m in spec.mounts if m.kind is MountKind.VOLUME and not m.anonymous] or None,
+        "ContainerIDFile": "", "LogConfig": {"Type": spec.log.driver, "Config": spec.log.options},
+        "NetworkMode": pod.network, "PortBindings": bindings,
+        "RestartPolicy": {"Name": restart.kind.value, "MaximumRetryCount": restart.max_retries
+                          if restart.kind is RestartKind.ON_FAILURE else 0},
+        "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": None, "ConsoleSize": [0, 0],
+        "Annotations": spec.annotations, "CapAdd": list(security.cap_add) or None,
+        "CapDrop": list(security.cap_drop) or None, "CgroupnsMode": "private", "Dns": list(pod.dns),
+        "DnsOptions": list(pod.dns_options), "DnsSearch": list(pod.dns_search),
+        "ExtraHosts": list(pod.extra_hosts) or None,
+        "GroupAdd": [str(group) for group in security.supplemental_groups] or None, "IpcMode": "private", "Cgroup": "",
+        "Links": None, "OomScoreAdj": 0, "PidMode": "", "Privileged": security.privileged,
+        "PublishAllPorts": pod.publish_all, "ReadonlyRootfs": security.read_only_rootfs,
+        "SecurityOpt": _security_options(spec) or None,
+        "StorageOpt": {"size": str(spec.disk_size)} if spec.disk_size else None, "Tmpfs": _tmpfs(spec), "UTSMode": "",
+        "UsernsMode": "", "ShmSize": spec.shm_size or 64 << 20, "Sysctls": spec.sysctls, "Runtime": "hyperstack",
+        "Isolation": "", "CpuShares": limits.cpu_shares, "Memory": limits.memory, "NanoCpus": limits.nano_cpus,
+        "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
+        "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [],
+        "CpuPeriod": limits.cpu_period, "CpuQuota": limits.cpu_quota, "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0,
+        "CpusetCpus": "", "CpusetMems": "", "Devices": [], "DeviceCgroupRules": None, "DeviceRequests": None,
+        "MemoryReservation": 0, "MemorySwap": limits.memory_swap, "MemorySwappiness": None, "OomKillDisable": False,
+        "PidsLimit": limits.pids_limit or None, "Init": spec.init,
+        "Ulimits": [{"Name": u.name, "Soft": u.soft, "Hard": u.hard} for u in spec.ulimits],
+        "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
+        **({} if security.masked_paths is None else {"MaskedPaths": list(security.masked_paths)}),
+        **({} if security.readonly_paths is None else {"ReadonlyPaths": list(security.readonly_paths)}),
+    }
+
+
+def _bind(mount: Mount) -> str:
+    modes = ["ro"] if mount.read_only else []
+    return ":".join([mount.source, mount.target, ",".join([*modes, *mount.options])]).rstrip(":")
+
+
+def _tmpfs(spec: ContainerSpec) -> dict[str, str] | None:
+    def options(mount: Mount) -> str:
+        size = [f"size={mount.size}"] if mount.size else []
+        mode = [f"mode={mount.mode:o}"] if mount.mode else []
+        return ",".join([*(["ro"] if mount.read_only else []), *mount.options, *size, *mode])
+
+    return {mount.target: options(mount) for mount in spec.mounts if mount.kind is MountKind.TMPFS} or None
+
+
+def _security_options(spec: ContainerSpec) -> list[str]:
+    return [*(["no-new-privileges"] if spec.security.no_new_privileges else []),
+            *(["seccomp=unconfined"] if spec.security.seccomp == "unconfined" else [])]
+
+
+def mount_point(mount: Mount) -> dict[str, Any]:
+    """One item of `Mounts`."""
+    named = {"Name": mount.source, "Driver": "local"} if mount.kind is MountKind.VOLUME else {}
+    kind = "volume" if mount.kind is MountKind.EMPTY_DIR else mount.kind.value
+    return {"Type": kind, **named, "Source": mount.source, "Destination": mount.target,
+            "Mode": ",".join(mount.options), "RW": not mount.read_only, "Propagation": ""}
+
+
+def _network_settings(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
+    settings = endpoint_settings(record, pod) if is_live(record) else endpoint_settings(record, None)
+    default = {name: settings[name] for name in ("EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
+                                                 "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress")}
+    return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "",
+            "Ports": port_map(record, pod) if is_live(record) else {}, "HairpinMode": False,
+            "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None, **default, "Networks": {network_name(pod): settings}}

@@ -1,0 +1,36 @@
+"""Credentials that a client sends along: the X-Registry-Auth header."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from hyperstack.docker_api.bodies import AuthBody
+from hyperstack.engine.api import Credentials
+from hyperstack.http import body
+from hyperstack.http.call import Call
+from hyperstack.pod.errors import InvalidArgument
+
+_MAX_HEADER = 16 * 1024
+
+
+def credentials_of(call: Call) -> Credentials | None:
+    """None where the header is absent or empty. :raise InvalidArgument: it is not base64url JSON."""
+    text = call.request.headers.get("X-Registry-Auth", "")
+    if not text:
+        return None
+    if len(text) > _MAX_HEADER:
+        raise InvalidArgument("X-Registry-Auth is too long", field="X-Registry-Auth")
+    try:
+        # Clients send both alphabets, with and without padding.
+        raw = base64.b64decode(text.translate(str.maketrans("-_", "+/")) + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument("X-Registry-Auth is not base64", field="X-Registry-Auth") from error
+    return credentials(body.decode(raw, AuthBody))
+
+
+def credentials(auth: AuthBody) -> Credentials | None:
+    """None where nothing is in it: clients send an empty object for registries they have no login for."""
+    if not (auth.username or auth.password or auth.identitytoken):
+        return None
+    return Credentials(username=auth.username, password=auth.password, identity_token=auth.identitytoken)

@@ -1,0 +1,157 @@
+"""Ping, version, info, events, disk usage and registry logins."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+import hyperstack
+from hyperstack.docker_api import streams, volumes
+from hyperstack.docker_api.bodies import AuthBody
+from hyperstack.docker_api.containers import host_architecture
+from hyperstack.docker_api.filters import Filters
+from hyperstack.docker_api.listing import all_rows
+from hyperstack.docker_api.versions import LATEST, OLDEST
+from hyperstack.docker_api.wording import rfc3339
+from hyperstack.engine.api import Engine
+from hyperstack.engine.records import Event
+from hyperstack.http.call import Call
+from hyperstack.http.responses import JsonLines, json_response
+from hyperstack.http.routing import Route
+from hyperstack.pod.errors import Unsupported
+
+_EVENT_FILTERS = ("container", "event", "image", "label", "network", "pod", "scope", "type", "volume", "daemon")
+_NS = 1_000_000_000
+
+
+class SystemRoutes:
+    """The table and its handlers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def table(self) -> list[Route]:
+        return [
+            Route("HEAD", "/_ping", self.ping),
+            Route("GET", "/_ping", self.ping),
+            Route("GET", "/version", self.version),
+            Route("GET", "/info", self.info),
+            Route("GET", "/events", self.events, cancellable=True),
+            Route("GET", "/system/df", self.disk_usage),
+            Route("POST", "/auth", self.auth),
+        ]
+
+    async def ping(self, call: Call) -> web.StreamResponse:
+        return web.Response(text="OK", headers={"Cache-Control": "no-cache, no-store, must-revalidate",
+                                                "Pragma": "no-cache", "Builder-Version": "1", "Swarm": "inactive"})
+
+    async def version(self, call: Call) -> web.StreamResponse:
+        info = self._engine.system.info(call.who)
+        details = {"ApiVersion": _dotted(LATEST), "MinAPIVersion": _dotted(OLDEST), "Os": "linux",
+                   "Arch": host_architecture(), "KernelVersion": str(info.get("kernel", platform.release()))}
+        return json_response({
+            "Platform": {"Name": "HyperStack"}, "Version": hyperstack.__version__, **details,
+            "GitCommit": "", "GoVersion": "", "BuildTime": "",
+            "Components": [{"Name": "HyperStack", "Version": hyperstack.__version__, "Details": details},
+                           {"Name": "Hypervisor", "Version": str(info.get("hypervisor", "")),
+                            "Details": {"Accelerator": str(info.get("accelerator", "")),
+                                        "GuestKernel": str(info.get("guest_kernel", ""))}}]})
+
+    async def info(self, call: Call) -> web.StreamResponse:
+        return json_response(_info(self._engine.system.info(call.who)))
+
+    async def events(self, call: Call) -> web.StreamResponse:
+        wanted = Filters.parse(call, known=_EVENT_FILTERS)
+        events = self._engine.events(call.who, since_ns=call.time_ns("since"), until_ns=call.time_ns("until"))
+        lines = JsonLines(call.request)
+        async with streams.closing(events):
+            await lines.open()
+            async for event in events:
+                if _wanted(event, wanted):
+                    await lines.write(_event(event))
+        return await lines.close()
+
+    async def disk_usage(self, call: Call) -> web.StreamResponse:
+        usage = await self._engine.system.disk_usage(call.who)
+        images = [{"Id": image.id, "ParentId": "", "RepoTags": [self._engine.images.display(name) for name in
+                                                                image.references],
+                   "RepoDigests": list(image.digests), "Created": image.created_at // _NS, "Size": image.size,
+                   "SharedSize": 0, "Labels": image.config.labels, "Containers": users}
+                  for image in self._engine.images.list_all(call.who)
+                  for users in [sum(record.image_id == image.id for record in
+                                    self._engine.containers.list_all(call.who))]]
+        sizes: Mapping[str, int] = usage.get("volumes", {})
+        kept = [{**volumes.describe(volume), "UsageData": {"Size": sizes.get(volume.name, -1), "RefCount": -1}}
+                for volume in self._engine.volumes.list_all(call.who)]
+        return json_response({"LayersSize": usage.get("layers", 0), "Images": images,
+                              "Containers": all_rows(self._engine, call.who, usage.get("containers", {})),
+                              "Volumes": kept, "BuildCache": []})
+
+    async def auth(self, call: Call) -> web.StreamResponse:
+        """A login is only tried with the pull that needs it: the engine keeps no credentials."""
+        await call.body(AuthBody)
+        raise Unsupported("checking credentials ahead of a pull", "the image store")
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"
+
+
+def _info(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "ID": str(info.get("hostname", "")), "Containers": info.get("containers", 0),
+        "ContainersRunning": info.get("running", 0), "ContainersPaused": info.get("paused", 0),
+        "ContainersStopped": info.get("stopped", 0), "Images": info.get("images", 0),
+        "Driver": str(info.get("storage", "erofs")),
+        "DriverStatus": [["Hypervisor", str(info.get("hypervisor", ""))],
+                         ["Accelerator", str(info.get("accelerator", ""))],
+                         ["Guest Kernel", str(info.get("guest_kernel", ""))], ["Pods", str(info.get("pods", 0))]],
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file"]},
+        "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
+        "CPUSet": False, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
+        "NGoroutines": 0, "LoggingDriver": "json-file", "CgroupDriver": "none",
+        "CgroupVersion": str(info.get("cgroup_version", "2")), "NEventsListener": 0,
+        "KernelVersion": str(info.get("kernel", platform.release())), "OperatingSystem": str(info.get("os", "")),
+        "OSVersion": "", "OSType": "linux", "Architecture": platform.machine(), "NCPU": info.get("cpus", 0),
+        "MemTotal": info.get("memory", 0), "IndexServerAddress": "https://index.docker.io/v1/",
+        "DockerRootDir": str(info.get("data_root", "")), "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
+        "Name": str(info.get("hostname", "")), "Labels": [], "ExperimentalBuild": False,
+        "ServerVersion": hyperstack.__version__, "Runtimes": {"hyperstack": {"path": ""}},
+        "DefaultRuntime": "hyperstack", "Swarm": {"NodeID": "", "LocalNodeState": "inactive", "ControlAvailable": False,
+                                                  "Error": "", "RemoteManagers": None},
+        "LiveRestoreEnabled": True, "Isolation": "", "InitBinary": "hyperstack-agent",
+        "SecurityOptions": ["name=hypervisor", "name=seccomp,profile=builtin"],
+        "Warnings": list(info.get("warnings", ())) or None,
+        "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
+        "SystemTime": rfc3339(time.time_ns()), "HyperStack": dict(info)}
+
+
+def _event(event: Event) -> dict[str, Any]:
+    legacy = {}
+    if event.kind in ("container", "image"):
+        legacy = {"status": event.action, "id": event.ident}
+        if event.kind == "container":
+            legacy["from"] = event.attributes.get("image", "")
+    return {**legacy, "Type": event.kind, "Action": event.action,
+            "Actor": {"ID": event.ident, "Attributes": event.attributes}, "scope": "local",
+            "time": event.time_ns // _NS, "timeNano": event.time_ns}
+
+
+def _wanted(event: Event, wanted: Filters) -> bool:
+    names = (event.ident, event.attributes.get("name", ""))
+    for kind in ("container", "network", "pod", "volume", "daemon"):
+        if wanted.get(kind) and not (event.kind == kind and _names_it(names, wanted.get(kind))):
+            return False
+    images = (event.ident if event.kind == "image" else "", event.attributes.get("image", ""))
+    return (wanted.any_is("type", event.kind) and wanted.any_is("event", event.action, event.action.partition(":")[0])
+            and wanted.any_is("scope", "local") and wanted.labels(event.attributes)
+            and (not wanted.get("image") or _names_it((*images, names[1]), wanted.get("image"))))
+
+
+def _names_it(names: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """By name, or by a prefix of the id (the first of `names`)."""
+    return any(value in names or (len(value) >= 4 and names[0].startswith(value)) for value in wanted)

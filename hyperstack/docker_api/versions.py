@@ -1,0 +1,43 @@
+"""Which versions of Docker's API are spoken, and the headers that tell it."""
+
+from __future__ import annotations
+
+import re
+
+import hyperstack
+from hyperstack.pod.errors import InvalidArgument
+
+LATEST = (1, 50)
+OLDEST = (1, 24)
+
+HEADERS = {
+    "Api-Version": f"{LATEST[0]}.{LATEST[1]}",
+    "Docker-Experimental": "false",
+    "Ostype": "linux",
+    "Server": f"HyperStack/{hyperstack.__version__} (linux)",
+}
+"""On every answer; `Api-Version` is what clients negotiate with."""
+
+PREFIX = r"/v{version:[0-9]{1,4}\.[0-9]{1,4}}"
+"""The optional first part of a path."""
+
+_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})\Z")
+
+
+def check_version(text: str | None) -> tuple[int, int]:
+    """The version that a path asks for; the latest without one.
+
+    :raise InvalidArgument: older or newer than what is spoken, in the words that Docker's clients know.
+    """
+    found = _VERSION.match(text or "")
+    if not found:
+        return LATEST
+    version = int(found[1]), int(found[2])
+    if version > LATEST:
+        raise InvalidArgument(f"client version {text} is too new. Maximum supported API version is "
+                              f"{HEADERS['Api-Version']}", field="version", value=text)
+    if version < OLDEST:
+        raise InvalidArgument(f"client version {text} is too old. Minimum supported API version is "
+                              f"{OLDEST[0]}.{OLDEST[1]}, please upgrade your client to a newer version",
+                              field="version", value=text)
+    return version
