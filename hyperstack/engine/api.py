@@ -16,6 +16,7 @@ import msgspec
 
 from hyperstack.engine.records import ContainerRecord, Event, ExecRecord, LogRecord, PodRecord, VolumeRecord
 from hyperstack.identity.api import Principal
+
 # Exported again: API modules know the engine's door alone.
 from hyperstack.image.api import Credentials as Credentials
 from hyperstack.image.api import Image as Image

@@ -35,6 +35,8 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     binding: Binding | None = None
     ports: tuple[Published, ...] = ()
     started_at: int = 0
+    wanted: bool = False
+    """A manifest's pod that was started and not stopped by its user: brought up again after a daemon's death."""
 
 
 class ContainerRecord(Struct, frozen=True, kw_only=True):
@@ -87,8 +89,25 @@ class ExecRecord(Struct, frozen=True, kw_only=True):
     exit_code: int | None = None
     created_at: int = 0
 
+    @property
+    def name(self) -> str:
+        """An exec has none of its own."""
+        return self.id
+
+
+class NetworkRecord(Struct, frozen=True, kw_only=True):
+    id: str
+    name: str
+    project: str
+    subnet: str
+    gateway: str
+    created_at: int
+    internal: bool = False
+    labels: dict[str, str] = {}
+
 
 class VolumeRecord(Struct, frozen=True, kw_only=True):
+    id: str
     name: str
     project: str
     driver: str
@@ -96,6 +115,9 @@ class VolumeRecord(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     anonymous: bool = False
+    size: int = 0
+    pending: bool = False
+    """Made for a container that is not stored yet; undone where the daemon dies before."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,175 @@
+"""From a request to records: everything is checked first, then made, then stored at once, or nothing is."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from msgspec.structs import replace
+
+from hyperstack.engine import launch
+from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.images import ImageService
+from hyperstack.engine.networks import DEFAULT_NETWORK, NO_NETWORK, NetworkService
+from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.sandboxes import Kernels
+from hyperstack.engine.store import Store
+from hyperstack.engine.volumes import VolumeService
+from hyperstack.guest.linux import container_capabilities, rlimit, signal_number
+from hyperstack.identity.api import Principal
+from hyperstack.image.api import Image
+from hyperstack.pod.errors import InvalidArgument, NameTaken, NotFound, UnsupportedOption
+from hyperstack.pod.ids import check_name, new_id, random_name
+from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind, RestartPolicy
+
+
+class Admission:
+    def __init__(self, store: Store, images: ImageService, kernels: Kernels, networks: NetworkService,
+                 volumes: VolumeService, disks: PodDisks) -> None:
+        self._store = store
+        self._images = images
+        self._kernels = kernels
+        self._networks = networks
+        self._volumes = volumes
+        self._disks = disks
+
+    async def container(self, who: Principal, spec: ContainerSpec, pod_spec: PodSpec, *, pull_missing: bool
+                        ) -> ContainerRecord:
+        """A container in a pod of its own."""
+        name = self._free_name(who.project, spec.name, "container")
+        image = await self._image(who, spec.image, pull_missing=pull_missing)
+        pod = self._pod(who, replace(pod_spec, name=name, project=who.project), name, implicit=True)
+        container = self._container(pod, replace(spec, name=name), name, image, order=0)
+        await self._make(who, pod, [container])
+        return self._stored(container.id)
+
+    async def pod(self, who: Principal, spec: PodSpec) -> PodRecord:
+        """A manifest's pod with all its containers, their images pulled where they are missing."""
+        name = self._free_name(who.project, spec.name, "pod")
+        pod = self._pod(who, replace(spec, name=name, project=who.project), name, implicit=False)
+        restart = RestartPolicy(kind=spec.restart)
+        containers = []
+        for init, specs in ((True, spec.init_containers), (False, spec.containers)):
+            for order, asked in enumerate(specs):
+                full = f"{name}_{asked.name or random_name()}"
+                self._check_free(who.project, check_name(full), "container")
+                image = await self._image(who, asked.image, pull_missing=True)
+                policy = restart if not init else RestartPolicy(
+                    kind=RestartKind.NO if restart.kind is RestartKind.NO else RestartKind.ON_FAILURE)
+                containers.append(self._container(pod, replace(asked, restart=policy), full, image, order=order,
+                                                  init=init))
+        if not spec.containers:
+            raise InvalidArgument("A pod needs at least one container", field="spec.containers", value="[]")
+        await self._make(who, pod, containers)
+        stored = self._store.pods.get(pod.id)
+        assert stored is not None
+        return stored
+
+    def _pod(self, who: Principal, spec: PodSpec, name: str, *, implicit: bool) -> PodRecord:
+        self._kernels.get(spec.kernel)
+        if spec.network not in (DEFAULT_NETWORK, NO_NETWORK) and self._networks.get(who.project, spec.network) is None:
+            raise NotFound("network", spec.network)
+        return PodRecord(id=new_id(), name=name, project=who.project, spec=spec, implicit=implicit,
+                         created_at=time.time_ns())
+
+    def _container(self, pod: PodRecord, spec: ContainerSpec, name: str, image: Image, *, order: int,
+                   init: bool = False) -> ContainerRecord:
+        _check(spec)
+        config = image.config
+        if spec.security.run_as_non_root and (spec.user or config.user).partition(":")[0] in ("", "0", "root"):
+            raise InvalidArgument(f"Container {spec.name} has runAsNonRoot, but would run as root",
+                                  field="securityContext.runAsNonRoot", value=True, hint="set runAsUser")
+        record = ContainerRecord(id=new_id(), pod_id=pod.id, project=pod.project, name=name, spec=spec,
+                                 image_id=image.id, image_config=config, created_at=time.time_ns(), order=order,
+                                 init=init)
+        if not launch.command_line(record):
+            raise InvalidArgument("No command specified", field="Cmd", hint="name a command after the image")
+        return record
+
+    async def _make(self, who: Principal, pod: PodRecord, containers: list[ContainerRecord]) -> None:
+        """Volumes and disks first, then the records in one transaction; what fails is undone."""
+        made: list[str] = []
+        try:
+            ready = [await self._with_volumes(who, c, made) for c in containers]
+            launch.machine_memory_mib(pod, ready, self._kernels.get(pod.spec.kernel), self._disks.config)
+            for container in ready:
+                await self._disks.make_writable(container)
+            self._check_free(who.project, pod.name, "container" if pod.implicit else "pod")
+            with self._store.transaction():
+                self._store.pods.put(pod)
+                for container in ready:
+                    self._store.containers.put(container)
+                for name in made:
+                    self._volumes.keep(who.project, name)
+        except BaseException:
+            shutil.rmtree(self._disks.directory(pod.id), ignore_errors=True)
+            for name in made:
+                await self._volumes.remove(who, name, force=True)
+            raise
+
+    async def _with_volumes(self, who: Principal, container: ContainerRecord, made: list[str]) -> ContainerRecord:
+        """The container with every volume it mounts, named, made where absent; the image's own ones included."""
+        mounts = list(container.spec.mounts)
+        targets = {m.target.rstrip("/") for m in mounts}
+        for target in container.image_config.volumes:
+            if target.rstrip("/") not in targets:
+                mounts.append(Mount(kind=MountKind.VOLUME, target=target, anonymous=True))
+        for index, mount in enumerate(mounts):
+            if mount.kind is not MountKind.VOLUME:
+                continue
+            absent = not mount.source or self._store.volumes.named(who.project, mount.source) is None
+            volume = await self._volumes.create(who, mount.source, pending=True)
+            if absent:
+                made.append(volume.name)
+            mounts[index] = replace(mount, source=volume.name, anonymous=mount.anonymous or not mount.source)
+        return replace(container, spec=replace(container.spec, mounts=tuple(mounts)))
+
+    async def _image(self, who: Principal, name: str, *, pull_missing: bool) -> Image:
+        try:
+            return self._images.get(who, name)
+        except NotFound:
+            if not pull_missing:
+                raise
+            return await self._images.pull(who, name)
+
+    def _free_name(self, project: str, name: str, kind: str) -> str:
+        if name:
+            name = check_name(name, kind=kind)
+            self._check_free(project, name, kind)
+            return name
+        while True:
+            name = random_name()
+            if self._store.pods.named(project, name) is None and self._store.containers.named(project, name) is None:
+                return name
+
+    def _check_free(self, project: str, name: str, kind: str) -> None:
+        owner = self._store.containers.named(project, name) or self._store.pods.named(project, name)
+        if owner is not None:
+            raise NameTaken(kind, name, owner.id)
+
+    def _stored(self, ident: str) -> ContainerRecord:
+        record = self._store.containers.get(ident)
+        assert record is not None
+        return record
+
+
+def _check(spec: ContainerSpec) -> None:
+    """What would otherwise be found out only when the guest is told. :raise InvalidArgument: names the field."""
+    container_capabilities(add=spec.security.cap_add, drop=spec.security.cap_drop)
+    for ulimit in spec.ulimits:
+        rlimit(ulimit)
+    if spec.stop_signal:
+        signal_number(spec.stop_signal)
+    if spec.auto_remove and spec.restart.kind is not RestartKind.NO:
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy", field="RestartPolicy",
+                              value=spec.restart.kind)
+    if spec.log.driver not in ("json-file", "local"):
+        raise UnsupportedOption(f"--log-driver {spec.log.driver}", "only json-file and local are")
+    for mount in spec.mounts:
+        if not mount.target.startswith("/") or mount.target == "/":
+            raise InvalidArgument(f"invalid mount path: '{mount.target}' mount path must be absolute and not /",
+                                  field="target", value=mount.target)
+        if mount.kind is MountKind.BIND:
+            raise UnsupportedOption(f"the host path {mount.source} as a mount",
+                                    "a HyperVM shares no file system with its host",
+                                    hint="use a named volume, and `hyperctl cp` to fill it")

@@ -1,0 +1,32 @@
+"""What an operator may set about one host's engine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    data_root: Path
+    """The engine's own state, one directory per pod, and what the other rooms keep."""
+    default_memory_mib: int = 512
+    """Guest RAM of a pod that names no limit. Untouched RAM costs the host nothing."""
+    default_disk_bytes: int = 10 << 30
+    """Limit of a container's writable layer; the disk is sparse."""
+    default_volume_bytes: int = 10 << 30
+    uid_base: int = 1_879_048_192
+    """VMs run under uids from here on, one each: 0x70000000, beyond what distributions and user namespaces hand out."""
+    uid_count: int = 65536
+    boot_slots: int = (os.cpu_count() or 1) + 1
+    """Machines that may boot at the same time: a boot is one busy processor, so more only makes all of them late."""
+    boot_deadline_s: float = 90.0
+    """From the start of a machine to its agent's first answer. Emulation on a busy host takes ten seconds; three
+    times the worst that was seen."""
+    keepalive_s: float = 60.0
+    """Between pings of an otherwise silent guest."""
+    keepalive_deadline_s: float = 120.0
+    """A guest that does not answer a ping for so long is given up."""
+    drain_deadline_s: float = 30.0
+    """For output that a finished process left in the guest."""

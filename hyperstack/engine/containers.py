@@ -1,0 +1,233 @@
+"""Containers, as `hyperstack.engine.api.Containers` promises them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection
+
+from msgspec.structs import replace
+
+from hyperstack.engine import launch, top
+from hyperstack.engine.admission import Admission
+from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
+from hyperstack.engine.archive import Archives
+from hyperstack.engine.attachments import ContainerAttachment
+from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.logs import read_lines
+from hyperstack.engine.lookup import find, has_label
+from hyperstack.engine.records import ContainerRecord, LogRecord, PodRecord
+from hyperstack.engine.sandboxes import Sandboxes
+from hyperstack.engine.store import Store
+from hyperstack.engine.supervisor import ACTIVE, ALIVE, Supervisor
+from hyperstack.engine.volumes import VolumeService
+from hyperstack.guest.linux import signal_number
+from hyperstack.identity.api import Principal
+from hyperstack.pod.errors import Conflict, InvalidArgument, NameTaken
+from hyperstack.pod.ids import check_name
+from hyperstack.pod.spec import ContainerSpec, MountKind, PodSpec, Resources, RestartPolicy
+from hyperstack.pod.states import ContainerState
+
+
+class ContainerService:
+    """Implements `hyperstack.engine.api.Containers`."""
+
+    def __init__(self, store: Store, admission: Admission, supervisor: Supervisor, sandboxes: Sandboxes,
+                 disks: PodDisks, volumes: VolumeService) -> None:
+        self._store = store
+        self._admission = admission
+        self._supervisor = supervisor
+        self._sandboxes = sandboxes
+        self._disks = disks
+        self._volumes = volumes
+        self._archives = Archives(supervisor)
+
+    async def create(self, who: Principal, spec: ContainerSpec, pod: PodSpec, *, pull_missing: bool = False
+                     ) -> ContainerRecord:
+        record = await self._admission.container(who, spec, pod, pull_missing=pull_missing)
+        self._supervisor.emit(record, "create")
+        return record
+
+    def get(self, who: Principal, ref: str) -> ContainerRecord:
+        return find(self._store.containers, "container", who.project, ref)
+
+    def pod_of(self, container: ContainerRecord) -> PodRecord:
+        pod = self._store.pods.get(container.pod_id)
+        assert pod is not None, container.id
+        return pod
+
+    def list_all(self, who: Principal) -> list[ContainerRecord]:
+        found = [c for c in self._store.containers.all() if c.project == who.project]
+        return sorted(found, key=lambda c: c.created_at, reverse=True)
+
+    async def start(self, who: Principal, ref: str) -> None:
+        await self._supervisor.start(self.get(who, ref).id)
+
+    async def stop(self, who: Principal, ref: str, *, timeout: int | None = None, signal: str | None = None) -> None:
+        await self._supervisor.stop(self.get(who, ref).id, timeout=timeout, signal=signal)
+
+    async def restart(self, who: Principal, ref: str, *, timeout: int | None = None, signal: str | None = None) -> None:
+        container = self.get(who, ref)
+        if container.state in ACTIVE:
+            await self._supervisor.stop(container.id, timeout=timeout, signal=signal)
+        await self._supervisor.start(container.id)
+        self._supervisor.emit(container, "restart")
+
+    async def kill(self, who: Principal, ref: str, *, signal: str = "KILL") -> None:
+        await self._supervisor.kill(self.get(who, ref).id, signal_number(signal))
+
+    async def pause(self, who: Principal, ref: str) -> None:
+        await self._supervisor.pause(self.get(who, ref).id, paused=True)
+
+    async def unpause(self, who: Principal, ref: str) -> None:
+        await self._supervisor.pause(self.get(who, ref).id, paused=False)
+
+    async def wait(self, who: Principal, ref: str, condition: WaitCondition) -> tuple[int, str]:
+        container = self.get(who, ref)
+        if condition is WaitCondition.NOT_RUNNING and container.state not in ALIVE:
+            return container.exit_code, container.error
+        return await self._supervisor.waiters.add(container.id, condition)
+
+    async def remove(self, who: Principal, ref: str, *, force: bool = False, volumes: bool = False) -> None:
+        container = self.get(who, ref)
+        pod = self.pod_of(container)
+        if not pod.implicit:
+            raise Conflict(f"Container {container.name} belongs to pod {pod.name}", field="container",
+                           value=container.name, hint=f"remove the pod: hyperctl pod rm {pod.name}")
+        await self._supervisor.remove(container.id, force=force)
+        if volumes:
+            await self.remove_anonymous_volumes(who, container)
+
+    async def remove_anonymous_volumes(self, who: Principal, container: ContainerRecord) -> None:
+        """Those that were made for this container alone and that no other mounts."""
+        for mount in container.spec.mounts:
+            if mount.kind is MountKind.VOLUME and mount.anonymous:
+                record = self._store.volumes.named(who.project, mount.source)
+                if record is not None and not self._volumes.users(record):
+                    await self._volumes.remove(who, mount.source)
+
+    async def rename(self, who: Principal, ref: str, name: str) -> None:
+        container = self.get(who, ref)
+        name = check_name(name)
+        async with self._supervisor.locked(container.id) as container:
+            if name == container.name:
+                raise InvalidArgument("Renaming a container with the same name as its current name", field="name",
+                                      value=name)
+            pod = self.pod_of(container)
+            for table in (self._store.containers, self._store.pods):
+                other = table.named(who.project, name)
+                if other is not None and other.id not in (container.id, pod.id):
+                    raise NameTaken("container", name, other.id)
+            with self._store.transaction():
+                self._store.containers.put(replace(container, name=name))
+                if pod.implicit:
+                    self._store.pods.put(replace(pod, name=name))
+        self._supervisor.emit(replace(container, name=name), "rename", oldName=container.name)
+
+    async def update(self, who: Principal, ref: str, *, resources: Resources | None = None,
+                     restart: RestartPolicy | None = None) -> list[str]:
+        container = self.get(who, ref)
+        async with self._supervisor.locked(container.id) as container:
+            pod = self.pod_of(container)
+            spec = container.spec
+            if restart is not None:
+                if spec.auto_remove and restart.kind != "no":
+                    raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container",
+                                   field="restart", value=restart.kind)
+                spec = replace(spec, restart=restart)
+            if resources is not None:
+                spec = replace(spec, resources=resources)
+                sandbox = self._sandboxes.get(pod.id)
+                if sandbox is not None and container.id in sandbox.prepared:
+                    self._check_fits(pod, resources)
+                    await sandbox.channel.update(container.id, launch.limits(resources))
+            self._store.containers.put(replace(container, spec=spec))
+        self._supervisor.emit(container, "update")
+        return []
+
+    @staticmethod
+    def _check_fits(pod: PodRecord, resources: Resources) -> None:
+        if resources.memory > pod.memory_mib << 20:
+            raise InvalidArgument(
+                f"The running machine has {pod.memory_mib} MiB; a container in it cannot get more", field="memory",
+                value=resources.memory, hint="stop the container, update it, and start it again")
+
+    async def top(self, who: Principal, ref: str, ps_args: str = "-ef") -> tuple[list[str], list[list[str]]]:
+        container = self._running(who, ref)
+        processes = await self._sandboxes.require(container.pod_id).channel.processes(container.id)
+        return top.table(processes, ps_args, now_ns=time.time_ns())
+
+    async def stats(self, who: Principal, ref: str) -> ContainerStats:
+        container = self.get(who, ref)
+        sandbox = self._sandboxes.get(container.pod_id)
+        if container.state not in ALIVE or sandbox is None:
+            return ContainerStats(time_ns=time.time_ns())
+        reply, host = await asyncio.gather(sandbox.channel.stats(container.id), sandbox.machine.usage())
+        usage = reply.containers.get(container.id)
+        if usage is None:
+            return ContainerStats(time_ns=time.time_ns())
+        pod = self.pod_of(container)
+        net = {name: getattr(reply.net, name) for name in reply.net.__struct_fields__}
+        fields = {name: getattr(usage, name) for name in usage.__struct_fields__ if name != "oom_kills"}
+        fields["memory_limit"] = usage.memory_limit or reply.memory_total
+        return ContainerStats(time_ns=time.time_ns(), online_cpus=pod.vcpus or 1, host_memory=host.memory_bytes,
+                              system_cpu_ns=reply.uptime_ns * (pod.vcpus or 1),
+                              network={"eth0": net} if pod.binding is not None else {}, **fields)
+
+    async def attach(self, who: Principal, ref: str, *, stdin: bool, stdout: bool, stderr: bool, logs: bool = False,
+                     stream: bool = True) -> ContainerAttachment:
+        container = self.get(who, ref)
+        if container.state is ContainerState.PAUSED:
+            raise Conflict(f"Container {container.id} is paused. Unpause the container before attach.",
+                           field="state", value=container.state)
+        if container.state in ALIVE:
+            run = self._supervisor.runs.require(container)
+        elif stream:
+            run = self._supervisor.runs.prepare(container)
+        else:
+            run = self._supervisor.runs.last(container)
+        streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
+        return ContainerAttachment(run, stdin=stdin and container.spec.open_stdin, streams=streams, past=logs,
+                                   follow=stream)
+
+    def logs(self, who: Principal, ref: str, *, follow: bool = False, stdout: bool = True, stderr: bool = True,
+             since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
+        container = self.get(who, ref)
+        streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
+        run = self._supervisor.runs.get(container.id)
+        return read_lines(self._disks.log_path(container), run if follow and container.state in ACTIVE else None,
+                          streams=streams, since_ns=since_ns, until_ns=until_ns, tail=tail)
+
+    async def resize(self, who: Principal, ref: str, *, rows: int, columns: int) -> None:
+        container = self._running(who, ref)
+        await self._sandboxes.require(container.pod_id).channel.resize(container.handle, rows=rows, columns=columns)
+
+    async def archive_stat(self, who: Principal, ref: str, path: str) -> PathStat:
+        return await self._archives.stat(self.get(who, ref), path)
+
+    async def archive_get(self, who: Principal, ref: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
+        return await self._archives.get(self.get(who, ref), path)
+
+    async def archive_put(self, who: Principal, ref: str, path: str, tar: AsyncIterator[bytes], *,
+                          no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False) -> None:
+        await self._archives.put(self.get(who, ref), path, tar, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+                                 copy_uid_gid=copy_uid_gid)
+
+    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
+        removed, freed = [], 0
+        for container in self.list_all(who):
+            pod = self.pod_of(container)
+            if container.state in ACTIVE or not pod.implicit or (until_ns and container.created_at > until_ns):
+                continue
+            if not all(has_label(container.spec.labels, label) for label in labels):
+                continue
+            freed += self._disks.used(container)
+            await self._supervisor.remove(container.id, force=False)
+            removed.append(container.id)
+        return removed, freed
+
+    def _running(self, who: Principal, ref: str) -> ContainerRecord:
+        container = self.get(who, ref)
+        if container.state not in ALIVE:
+            raise Conflict(f"Container {container.id} is not running", field="state", value=container.state)
+        return container

@@ -1,0 +1,156 @@
+"""The disks of a pod: layers that all VMs share, a private writable disk per container, volumes.
+
+A disk reaches the VM as a descriptor with a serial, by which the guest's agent finds it:
+
+    l<17 hex>   an image layer, by its diff id
+    w<17 hex>   a container's writable layer, by the container's id
+    v<17 hex>   a volume, by its id
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.store import Store
+from hyperstack.engine.volumes import VolumeService, mounted_volumes
+from hyperstack.hypervisor.api import Disk
+from hyperstack.image.api import ImageBackend
+from hyperstack.pod.errors import Conflict, Exhausted, NotFound
+from hyperstack.pod.states import SandboxState
+from hyperstack.volume.local.blank import make_blank_disk
+
+_HEX = 17
+"""Digits of a serial: 20 characters at most, one for the kind, and 68 bits do not collide on one host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerDisks:
+    """Serials, as the agent's `create` wants them."""
+
+    layers: tuple[str, ...]
+    writable: str
+
+
+class PodDisks:
+    def __init__(self, store: Store, images: ImageBackend, volumes: VolumeService, config: EngineConfig) -> None:
+        self._store = store
+        self._images = images
+        self._volumes = volumes
+        self.config = config
+
+    def directory(self, pod_id: str) -> Path:
+        """What the engine keeps of one pod: writable disks and logs."""
+        return self.config.data_root / "pods" / pod_id
+
+    def writable_path(self, container: ContainerRecord) -> Path:
+        return self.directory(container.pod_id) / f"{container.id}.disk"
+
+    def log_path(self, container: ContainerRecord) -> Path:
+        return self.directory(container.pod_id) / f"{container.id}.log"
+
+    def files_of(self, container: ContainerRecord) -> list[Path]:
+        return sorted(self.directory(container.pod_id).glob(f"{container.id}.*"))
+
+    def used(self, container: ContainerRecord) -> int:
+        """Bytes that the writable disk takes on the host."""
+        try:
+            return self.writable_path(container).stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def sweep(self, pods: Collection[str], containers: Collection[str]) -> list[str]:
+        """Delete what belongs to none of these; returns what was deleted."""
+        removed = []
+        for directory in (self.config.data_root / "pods").glob("*"):
+            if directory.name not in pods:
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(str(directory))
+                continue
+            for path in directory.iterdir():
+                if path.name.partition(".")[0] not in containers:
+                    path.unlink()
+                    removed.append(str(path))
+        return removed
+
+    async def make_writable(self, container: ContainerRecord) -> None:
+        """The container's empty private disk. :raise Exhausted: no space on the host."""
+        path = self.writable_path(container)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await make_blank_disk(path, container.spec.disk_size or self.config.default_disk_bytes)
+
+    def serials(self, container: ContainerRecord) -> ContainerDisks:
+        image = self._images.get(container.image_id)
+        # A layer that an image applies twice counts where it stands highest: the lower copy shows nothing that the
+        # higher one does not, and an overlay refuses a directory twice.
+        last = {diff_id: index for index, diff_id in enumerate(image.diff_ids)}
+        return ContainerDisks(layers=tuple(_layer_serial(d) for i, d in enumerate(image.diff_ids) if last[d] == i),
+                              writable="w" + container.id[:_HEX])
+
+    def volumes_of(self, containers: list[ContainerRecord]) -> list[tuple[str, str, bool]]:
+        """(name, serial, read-only) of the volumes that these containers mount.
+
+        :raise NotFound: a volume is gone. :raise Conflict: another running pod writes to it, or would be written to.
+        """
+        found = []
+        for name, read_only in mounted_volumes(containers).items():
+            record = self._store.volumes.named(containers[0].project, name)
+            if record is None:
+                raise NotFound("volume", name)
+            self._check_sole_writer(containers[0].pod_id, name, read_only, containers[0].project)
+            found.append((name, "v" + record.id[:_HEX], read_only))
+        return found
+
+    @contextlib.contextmanager
+    def opened(self, pod: PodRecord, containers: list[ContainerRecord]) -> Iterator[tuple[Disk, ...]]:
+        """Open descriptors of all of the pod's disks, closed again on leaving."""
+        with contextlib.ExitStack() as stack:
+            disks: dict[str, Disk] = {}
+
+            def add(serial: str, fd: int, read_only: bool) -> None:
+                stack.callback(os.close, fd)
+                disks[serial] = Disk(serial=serial, fd=fd, read_only=read_only)
+
+            for container in containers:
+                image = self._images.get(container.image_id)
+                for diff_id, path in zip(image.diff_ids, self._images.layer_disks(image), strict=True):
+                    serial = _layer_serial(diff_id)
+                    if serial not in disks:
+                        add(serial, _open(path, os.O_RDONLY), True)
+                add("w" + container.id[:_HEX], _open(self.writable_path(container), os.O_RDWR), False)
+            if containers:
+                for name, serial, read_only in self.volumes_of(containers):
+                    record = self._volumes.by_name(pod.project, name)
+                    add(serial, self._volumes.open(record, read_only=read_only), read_only)
+            yield tuple(disks.values())
+
+    def _check_sole_writer(self, pod_id: str, volume: str, read_only: bool, project: str) -> None:
+        """An ext4 that two VMs write to is lost, so one of them may, alone."""
+        for pod in self._store.pods.all():
+            if pod.id == pod_id or pod.project != project or pod.state is SandboxState.ABSENT:
+                continue
+            others = mounted_volumes([c for c in self._store.containers.all() if c.pod_id == pod.id])
+            if volume in others and not (read_only and others[volume]):
+                raise Conflict(f"Volume {volume} is in use by the running pod {pod.name}", field="volume", value=volume,
+                               hint="stop that pod, mount it read-only in both, or put both containers in one pod")
+
+
+def _layer_serial(diff_id: str) -> str:
+    return "l" + diff_id.partition(":")[2][:_HEX]
+
+
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound("disk", str(path), hint="it was removed behind the daemon's back; remove the container"
+                       ) from None
+    except OSError as error:
+        raise Exhausted(f"Cannot open {path}: {error.strerror}",
+                        hint="raise the daemon's limit of open files") from error

@@ -1,0 +1,75 @@
+"""One host's engine, put together from the rooms it is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+from hyperstack.engine.admission import Admission
+from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.containers import ContainerService
+from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.events import EventBus
+from hyperstack.engine.execs import ExecService
+from hyperstack.engine.images import ImageService
+from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.pods import PodService
+from hyperstack.engine.records import Event
+from hyperstack.engine.recovery import Recovery
+from hyperstack.engine.sandboxes import Kernels, Sandboxes
+from hyperstack.engine.store import Store
+from hyperstack.engine.supervisor import Supervisor
+from hyperstack.engine.system import SystemService
+from hyperstack.engine.volumes import VolumeService
+from hyperstack.hypervisor.api import Hypervisor
+from hyperstack.identity.api import Principal
+from hyperstack.image.api import ImageBackend
+from hyperstack.network.api import NetworkBackend
+from hyperstack.volume.api import VolumeBackend
+
+log = logging.getLogger(__name__)
+
+
+class HostEngine:
+    """Implements `hyperstack.engine.api.Engine`. One per data root."""
+
+    def __init__(self, config: EngineConfig, *, hypervisor: Hypervisor, kernels: Kernels, images: ImageBackend,
+                 network: NetworkBackend, volumes: VolumeBackend) -> None:
+        self._store = Store(config.data_root / "engine.db")
+        self._events = EventBus(self._store)
+        self._image_backend = images
+        self._hypervisor = hypervisor
+        self._networks = NetworkService(network, self._store)
+        self.volumes = VolumeService(volumes, self._store, self._events, config)
+        self.images = ImageService(images, self._store, self._events)
+        disks = PodDisks(self._store, images, self.volumes, config)
+        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, config)
+        self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
+        admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks)
+        self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
+                                           self.volumes)
+        self.execs = ExecService(self._store, self._supervisor, self._sandboxes)
+        self.pods = PodService(self._store, admission, self._supervisor, self._sandboxes, disks, self._events)
+        self.system = SystemService(self._store, hypervisor, network, kernels, self.images, self.volumes, disks, config)
+        self._recovery = Recovery(self._store, hypervisor, self._sandboxes, self._supervisor, self.execs, self.pods,
+                                  self._networks, self.volumes, disks)
+
+    async def start(self) -> None:
+        """Take over what an earlier daemon left; returns when every pod is as its record says."""
+        await self._image_backend.start()
+        for finding in await self._hypervisor.probe():
+            if finding.status != "ok":
+                log.warning("%s: %s %s", finding.name, finding.detail, finding.remedy)
+        await self._networks.start()
+        await self._recovery.run()
+
+    async def close(self) -> None:
+        """Let go; machines run on, and the next daemon takes them over."""
+        await self._supervisor.close()
+        await self._sandboxes.close()
+        await self._networks.close()
+        await self._image_backend.close()
+        self._store.close()
+
+    def events(self, who: Principal, *, since_ns: int = 0, until_ns: int = 0) -> AsyncIterator[Event]:
+        return self._events.subscribe(who.project, since_ns=since_ns, until_ns=until_ns)

@@ -1,0 +1,85 @@
+"""Images as the projects of a host see them: one store, removal guarded by the containers that use an image."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+
+from hyperstack.engine.events import EventBus
+from hyperstack.engine.store import Store
+from hyperstack.identity.api import Principal
+from hyperstack.image.api import Credentials, Image, ImageBackend, ProgressSink
+
+
+class ImageService:
+    """Implements `hyperstack.engine.api.Images`."""
+
+    def __init__(self, backend: ImageBackend, store: Store, events: EventBus) -> None:
+        self._backend = backend
+        self._store = store
+        self._events = events
+
+    def get(self, who: Principal, name: str) -> Image:
+        return self._backend.get(name)
+
+    def list_all(self, who: Principal) -> list[Image]:
+        return self._backend.list_all()
+
+    def display(self, reference: str) -> str:
+        return self._backend.display(reference)
+
+    def display_name(self, image_id: str) -> str:
+        for image in self._backend.list_all():
+            if image.id == image_id and image.references:
+                return self._backend.display(image.references[0])
+        return image_id
+
+    async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Image:
+        image = await self._backend.pull(reference, platform=platform, credentials=credentials, progress=progress)
+        name = self._backend.display(self._backend.normalise(reference))
+        self._emit(who, "pull", name, name=name)
+        return image
+
+    async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
+        removed = self._backend.remove(name, force=force, in_use=self._in_use())
+        for action, what in removed:
+            self._emit(who, "untag" if action == "Untagged" else "delete", what, name=what)
+        return removed
+
+    async def tag(self, who: Principal, name: str, reference: str) -> None:
+        self._backend.tag(name, reference)
+        self._emit(who, "tag", self._backend.get(reference).id, name=reference)
+
+    async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
+                   ) -> list[Image]:
+        images = await self._backend.load(stream, progress)
+        for image in images:
+            self._emit(who, "load", image.id, name=image.references[0] if image.references else image.id)
+        return images
+
+    def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]:
+        for name in names:
+            self._emit(who, "save", self._backend.get(name).id, name=name)
+        return self._backend.save(names)
+
+    async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
+                         changes: Collection[str] = ()) -> Image:
+        image = await self._backend.import_tar(stream, reference=reference, message=message, changes=changes)
+        self._emit(who, "import", image.id, name=reference or image.id)
+        return image
+
+    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]:
+        removed, freed = self._backend.prune(dangling_only=dangling_only, in_use=self._in_use())
+        self._emit(who, "prune", "", reclaimed=str(freed))
+        return removed, freed
+
+    def disk_bytes(self) -> int:
+        """All layer disks on the host, each once."""
+        disks = {path for image in self._backend.list_all() for path in self._backend.layer_disks(image)}
+        return sum(path.stat().st_blocks * 512 for path in disks)
+
+    def _in_use(self) -> set[str]:
+        return {container.image_id for container in self._store.containers.all()}
+
+    def _emit(self, who: Principal, action: str, ident: str, **attributes: str) -> None:
+        self._events.emit("image", action, ident, who.project, attributes)

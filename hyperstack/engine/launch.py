@@ -1,0 +1,259 @@
+"""From what a user asked for, and what the image says, to what the guest's agent is told. Pure functions."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypedDict
+
+from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.disks import ContainerDisks
+from hyperstack.engine.records import ContainerRecord, ExecRecord, PodRecord
+from hyperstack.guest import messages
+from hyperstack.guest.linux import capability_numbers, container_capabilities, rlimit
+from hyperstack.guest.seccomp import default_profile
+from hyperstack.pod.errors import InvalidArgument
+from hyperstack.pod.kernel import Kernel
+from hyperstack.pod.spec import Mount, MountKind, Resources, Security
+
+MASKED_PATHS = ("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+                "/sys/devices/virtual/powercap")
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""Docker's defaults, both."""
+
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEFAULT_SHM = 64 << 20
+_DEFAULT_SCRATCH = 64 << 20
+_MIB = 1 << 20
+_MIN_CONTAINER_MEMORY = 6 * _MIB
+"""Docker's own lower bound."""
+_MIN_RESERVE = 24 * _MIB
+"""What the guest's kernel and agent use beside the containers, at least; the larger of it and a sixteenth is kept."""
+
+
+def machine_memory_mib(pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel, config: EngineConfig) -> int:
+    """Guest RAM: what the pod asks for, else its containers' limits together and room for the kernel.
+
+    :raise InvalidArgument: less than the kernel lives in.
+    """
+    if pod.spec.memory:
+        asked = pod.spec.memory // _MIB
+        if asked < kernel.min_memory_mib:
+            raise InvalidArgument(f"{asked} MiB is less than the kernel {kernel.name} can live in", field="memory",
+                                  value=asked, hint=f"ask for at least {kernel.min_memory_mib} MiB")
+        return asked
+    for container in containers:
+        limit = container.spec.resources.memory
+        if limit and limit < _MIN_CONTAINER_MEMORY:
+            raise InvalidArgument("Minimum memory limit allowed is 6MB", field="memory", value=limit)
+    limits = [c.spec.resources.memory for c in containers if not c.init]
+    first = max((c.spec.resources.memory for c in containers if c.init), default=0)
+    if not limits or not all(limits):
+        return max(config.default_memory_mib, kernel.min_memory_mib, -(-max(sum(limits), first) // _MIB)
+                   + kernel.min_memory_mib)
+    return -(-max(sum(limits), first) // _MIB) + kernel.min_memory_mib
+
+
+def machine_vcpus(pod: PodRecord, containers: Iterable[ContainerRecord]) -> int:
+    """As many as the containers may use together, rounded up; one where nothing is said."""
+    if pod.spec.vcpus:
+        return pod.spec.vcpus
+    nano = sum(c.spec.resources.nano_cpus or _quota_as_nano(c.spec.resources) for c in containers if not c.init)
+    return max(1, -(-nano // 10**9))
+
+
+def configuration(pod: PodRecord) -> messages.Configure:
+    """The first call to a fresh guest: time, entropy, names, network."""
+    net = None
+    if pod.binding is not None:
+        net = messages.Net(mac=pod.binding.mac, address=pod.binding.address, gateway=pod.binding.gateway,
+                           mtu=pod.binding.mtu)
+    return messages.Configure(
+        time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
+        domainname=pod.spec.domainname, net=net, sysctls=dict(pod.spec.sysctls),
+        share_pid=pod.spec.share_process_namespace,
+        memory_reserve=max(_MIN_RESERVE, pod.memory_mib * _MIB // 16))
+
+
+def hostname(pod: PodRecord) -> str:
+    """As Docker: the short id where none was asked for; a manifest's pod goes by its name."""
+    return pod.spec.hostname or (pod.id[:12] if pod.implicit else pod.name)[:63]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScratchVolume:
+    name: str
+    size: int
+
+
+def scratch_volumes(containers: Iterable[ContainerRecord]) -> list[ScratchVolume]:
+    """The emptyDirs that these containers share: tmpfs of the pod, gone with its sandbox."""
+    sizes: dict[str, int] = {}
+    for container in containers:
+        for mount in container.spec.mounts:
+            if mount.kind is MountKind.EMPTY_DIR:
+                sizes[mount.source] = max(sizes.get(mount.source, 0), mount.size or _DEFAULT_SCRATCH)
+    return [ScratchVolume(name=_scratch_name(name), size=size) for name, size in sizes.items()]
+
+
+def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) -> messages.Create:
+    """How the agent makes the container's file system and cgroup."""
+    spec, security = container.spec, container.spec.security
+    masked = MASKED_PATHS if security.masked_paths is None else security.masked_paths
+    readonly = READONLY_PATHS if security.readonly_paths is None else security.readonly_paths
+    if security.privileged:
+        masked, readonly = (), ()
+    return messages.Create(
+        container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
+        mounts=tuple(_mount(m) for m in sorted(spec.mounts, key=lambda m: m.target.count("/"))),
+        files=_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
+        readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
+        shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
+
+
+def main_process(pod: PodRecord, container: ContainerRecord) -> messages.Process:
+    """:raise InvalidArgument: neither the user nor the image says what to run."""
+    spec, image = container.spec, container.image_config
+    argv = command_line(container)
+    if not argv:
+        raise InvalidArgument("No command specified", field="command", hint="name one after the image")
+    return messages.Process(
+        argv=_encode(argv), env=_encode(environment(container, hostname(pod), tty=spec.tty)),
+        cwd=(spec.working_dir or image.working_dir or "/").encode(), user=(spec.user or image.user).encode(),
+        tty=spec.tty, stdin=spec.open_stdin, groups=spec.security.supplemental_groups, init=spec.init,
+        rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
+        **_privileges(spec.security))
+
+
+def exec_process(pod: PodRecord, container: ContainerRecord, record: ExecRecord) -> messages.Process:
+    spec, image = container.spec, container.image_config
+    env = _merge(environment(container, hostname(pod), tty=record.tty), record.env)
+    security = spec.security
+    if record.privileged:
+        security = Security(privileged=True)
+    return messages.Process(
+        argv=_encode(record.argv), env=_encode(env),
+        cwd=(record.working_dir or spec.working_dir or image.working_dir or "/").encode(),
+        user=(record.user or spec.user or image.user).encode(), tty=record.tty, stdin=record.attach_stdin,
+        groups=spec.security.supplemental_groups,
+        rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
+        **_privileges(security))
+
+
+def command_line(container: ContainerRecord) -> tuple[str, ...]:
+    """Docker's rule: an entrypoint of the user's drops the image's command."""
+    spec, image = container.spec, container.image_config
+    if spec.entrypoint is not None:
+        return spec.entrypoint + (spec.command or ())
+    return image.entrypoint + (image.command if spec.command is None else spec.command)
+
+
+def environment(container: ContainerRecord, host: str, *, tty: bool) -> tuple[str, ...]:
+    base = [DEFAULT_PATH, f"HOSTNAME={host}"]
+    if tty:
+        base.append("TERM=xterm")
+    return _merge(_merge(tuple(base), container.image_config.env), container.spec.env)
+
+
+def limits(resources: Resources) -> messages.Limits:
+    """A container's cgroup; what is 0 in `resources` is left as it is."""
+    quota, period = resources.cpu_quota, resources.cpu_period or 100_000
+    if resources.nano_cpus:
+        quota, period = resources.nano_cpus * period // 10**9, period
+    swap = None
+    if resources.memory:
+        # Docker's memory_swap counts both; guests have no swap device, so none is promised.
+        swap = 0
+    return messages.Limits(
+        memory=resources.memory or None, swap=swap, cpu_quota_us=quota if quota > 0 else None,
+        cpu_period_us=period if quota > 0 else None,
+        cpu_weight=_weight(resources.cpu_shares) if resources.cpu_shares else None,
+        pids=resources.pids_limit if resources.pids_limit > 0 else None)
+
+
+class _Privileges(TypedDict):
+    capabilities: tuple[int, ...]
+    no_new_privileges: bool
+    seccomp: bytes
+
+
+def _privileges(security: Security) -> _Privileges:
+    names = container_capabilities(add=security.cap_add, drop=security.cap_drop, privileged=security.privileged)
+    unconfined = security.privileged or security.seccomp == "unconfined"
+    return {"capabilities": capability_numbers(names), "no_new_privileges": security.no_new_privileges,
+            "seccomp": b"" if unconfined else default_profile(names)}
+
+
+def _mount(mount: Mount) -> messages.Mount:
+    flags = sum(_MOUNT_FLAGS[o] for o in mount.options if o in _MOUNT_FLAGS)
+    if mount.kind is MountKind.TMPFS:
+        return messages.Mount(kind="tmpfs", target=mount.target.encode(), read_only=mount.read_only, size=mount.size,
+                              mode=mount.mode, flags=flags)
+    source = _scratch_name(mount.source) if mount.kind is MountKind.EMPTY_DIR else mount.source
+    return messages.Mount(kind="volume", source=source, target=mount.target.encode(), read_only=mount.read_only,
+                          flags=flags, copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.options)
+
+
+_MOUNT_FLAGS = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024}
+"""<sys/mount.h>"""
+
+
+def _scratch_name(name: str) -> str:
+    """Apart from volumes of the same name: no volume's name holds a slash."""
+    return f"scratch/{name}"
+
+
+def _files(pod: PodRecord) -> tuple[messages.File, ...]:
+    host = hostname(pod)
+    return (messages.File(path=b"/etc/hostname", data=f"{host}\n".encode(), mode=0o644),
+            messages.File(path=b"/etc/hosts", data=_hosts(pod, host).encode(), mode=0o644),
+            messages.File(path=b"/etc/resolv.conf", data=_resolv_conf(pod).encode(), mode=0o644))
+
+
+def _hosts(pod: PodRecord, host: str) -> str:
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::\tip6-localnet",
+             "ff00::\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]
+    for entry in pod.spec.extra_hosts:
+        name, _, address = entry.partition(":")
+        if address == "host-gateway" and pod.binding is not None:
+            address = pod.binding.gateway
+        lines.append(f"{address}\t{name}")
+    if pod.binding is not None:
+        full = f"{host}.{pod.spec.domainname} {host}" if pod.spec.domainname else host
+        lines.append(f"{pod.binding.address.partition('/')[0]}\t{full}")
+    return "\n".join(lines) + "\n"
+
+
+def _resolv_conf(pod: PodRecord) -> str:
+    servers = pod.spec.dns or (pod.binding.dns if pod.binding is not None else ())
+    lines = [f"nameserver {server}" for server in servers]
+    if pod.spec.dns_search:
+        lines.append("search " + " ".join(pod.spec.dns_search))
+    if pod.spec.dns_options:
+        lines.append("options " + " ".join(pod.spec.dns_options))
+    return "".join(line + "\n" for line in lines)
+
+
+def _merge(base: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
+    """Environment lists; a bare NAME takes the variable away, as Docker has it."""
+    merged: dict[str, str | None] = {}
+    for entry in base + over:
+        name, equals, _ = entry.partition("=")
+        merged[name] = entry if equals else None
+    return tuple(entry for entry in merged.values() if entry is not None)
+
+
+def _encode(words: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(word.encode("utf-8", "surrogateescape") for word in words)
+
+
+def _quota_as_nano(resources: Resources) -> int:
+    return resources.cpu_quota * 10**9 // (resources.cpu_period or 100_000) if resources.cpu_quota > 0 else 0
+
+
+def _weight(shares: int) -> int:
+    """cgroup v1 shares 2..262144 as a v2 weight 1..10000, by the formula that runc uses."""
+    return 1 + (max(2, min(shares, 262144)) - 2) * 9999 // 262142

@@ -1,0 +1,345 @@
+"""The machines of the pods: brought up, watched, taken down, found again.
+
+A sandbox is one life of a pod's VM. Nothing here knows what a container does; the supervisor does, and it holds the
+pod's lock around every call that changes a pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from hyperstack.engine import launch
+from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.networks import NetworkService, exposed_ports
+from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.store import Store
+from hyperstack.guest import messages
+from hyperstack.guest.channel import AgentChannel
+from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic
+from hyperstack.pod.errors import Exhausted, GuestError, HyperStackError, Unavailable
+from hyperstack.pod.kernel import Kernel
+from hyperstack.pod.states import SandboxState, check_sandbox
+
+log = logging.getLogger(__name__)
+
+_SHUTDOWN_S = 10.0
+"""For a guest to write its disks out; then it is killed."""
+
+
+class Kernels(Protocol):
+    """What the engine asks of the store of guest kernels."""
+
+    def get(self, name: str) -> Kernel:
+        """:raise NotFound: no such kernel; the empty name is the default."""
+
+    def list_all(self) -> list[Kernel]: ...
+
+
+class SandboxObserver(Protocol):
+    """Told what happens in running sandboxes; each call returns at once."""
+
+    def guest_event(self, pod_id: str, event: messages.Event) -> None: ...
+
+    def sandbox_lost(self, pod_id: str, reason: str) -> None: ...
+
+
+class Sandbox:
+    """A pod's machine and the channel to its agent."""
+
+    def __init__(self, pod_id: str, machine: Machine, channel: AgentChannel, *, next_handle: int = 1) -> None:
+        self.pod_id = pod_id
+        self.machine = machine
+        self.channel = channel
+        self.prepared: set[str] = set()
+        """Containers whose file systems are mounted."""
+        self._next_handle = next_handle
+
+    def new_handle(self) -> int:
+        """A number for one more process, unique in this sandbox's life."""
+        handle = self._next_handle
+        self._next_handle += 1
+        return handle
+
+
+class Sandboxes:
+    def __init__(self, store: Store, hypervisor: Hypervisor, kernels: Kernels, networks: NetworkService,
+                 disks: PodDisks, config: EngineConfig) -> None:
+        self._store = store
+        self._hypervisor = hypervisor
+        self._kernels = kernels
+        self._networks = networks
+        self._disks = disks
+        self._config = config
+        self._running: dict[str, Sandbox] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._boot_slots = asyncio.Semaphore(config.boot_slots)
+        self.observer: SandboxObserver | None = None
+
+    def get(self, pod_id: str) -> Sandbox | None:
+        return self._running.get(pod_id)
+
+    def require(self, pod_id: str) -> Sandbox:
+        """:raise Unavailable: the pod has no running machine."""
+        sandbox = self._running.get(pod_id)
+        if sandbox is None:
+            raise Unavailable(f"Pod {pod_id[:12]} has no running machine", field="pod", value=pod_id)
+        return sandbox
+
+    async def ensure(self, pod_id: str) -> Sandbox:
+        """The pod's sandbox, started where it does not run. Where a start fails nothing of it is left but the reason.
+
+        :raise HyperStackError: see the doors of the rooms; GuestError: the kernel or the agent did not come up.
+        """
+        running = self._running.get(pod_id)
+        if running is not None:
+            return running
+        pod = self._decide(self._pod(pod_id))
+        try:
+            async with self._boot_slots:
+                sandbox = await self._boot(pod)
+        except BaseException as error:
+            await asyncio.shield(self._undo(pod_id, _reason(error)))
+            raise
+        self._running[pod_id] = sandbox
+        self._set_state(pod_id, SandboxState.READY)
+        self._watch(sandbox)
+        return sandbox
+
+    async def stop(self, pod_id: str, *, discard: bool = False) -> None:
+        """Take the machine down and let go of its network; disks stay. Idempotent.
+
+        :param discard: nobody will look at the disks again, so the guest need not write them out.
+        """
+        sandbox = self._running.pop(pod_id, None)
+        pod = self._pod(pod_id)
+        if sandbox is None and pod.state is SandboxState.ABSENT:
+            return
+        if pod.state is not SandboxState.STOPPING:
+            self._set_state(pod_id, SandboxState.STOPPING)
+        self._unwatch(pod_id)
+        if sandbox is not None:
+            # So that the writable file systems are whole; what kills the VM at once is only a silent guest.
+            if not discard:
+                with contextlib.suppress(HyperStackError, TimeoutError):
+                    async with asyncio.timeout(_SHUTDOWN_S):
+                        await sandbox.channel.shutdown()
+                        await sandbox.machine.wait()
+            await sandbox.channel.close()
+            await sandbox.machine.destroy()
+        await self._release(pod_id, SandboxState.ABSENT, "")
+
+    async def publish(self, pod_id: str) -> None:
+        """Open the pod's ports to the host. Idempotent."""
+        await self._networks.publish(self._pod(pod_id))
+
+    async def fail(self, pod_id: str, reason: str) -> None:
+        """Take down what is left of a machine that died or must die, and keep the reason."""
+        await self._undo(pod_id, reason)
+
+    async def adopt(self, pod: PodRecord) -> tuple[Sandbox, messages.ListReply] | None:
+        """The sandbox of a pod that an earlier daemon left READY, connected again, and what is in it.
+
+        None where its machine is gone. :raise GuestError: it is there, but does not answer any more.
+        """
+        machine = await self._hypervisor.adopt(pod.id)
+        if machine is None:
+            return None
+        channel = await self._connect(pod, machine, self._kernels.get(pod.kernel))
+        listing = await channel.list_all()
+        handles = [p.handle for p in listing.processes]
+        sandbox = Sandbox(pod.id, machine, channel, next_handle=max(handles, default=0) + 1)
+        sandbox.prepared.update(c.id for c in listing.containers)
+        self._running[pod.id] = sandbox
+        self._watch(sandbox)
+        return sandbox, listing
+
+    async def close(self) -> None:
+        """Let go of every machine; they run on."""
+        for pod_id in list(self._watchers):
+            self._unwatch(pod_id)
+        for sandbox in self._running.values():
+            await sandbox.channel.close()
+        self._running.clear()
+        await self._hypervisor.close()
+
+    def containers_of(self, pod_id: str) -> list[ContainerRecord]:
+        found = [c for c in self._store.containers.all() if c.pod_id == pod_id]
+        return sorted(found, key=lambda c: (not c.init, c.order))
+
+    # -- a start, step by step
+
+    def _decide(self, pod: PodRecord) -> PodRecord:
+        """Everything that the start will make on the host, stored before it is made."""
+        containers = self.containers_of(pod.id)
+        kernel = self._kernels.get(pod.spec.kernel)
+        memory = launch.machine_memory_mib(pod, containers, kernel, self._config)
+        pod = replace(pod, vm_uid=pod.vm_uid or self._free_uid(), agent_key=secrets.token_bytes(16), memory_mib=memory,
+                      vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
+                      state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
+        return self._store.pods.put(self._networks.plan(pod, exposed_ports(containers)))
+
+    def _free_uid(self) -> int:
+        taken = {p.vm_uid for p in self._store.pods.all()}
+        for uid in range(self._config.uid_base, self._config.uid_base + self._config.uid_count):
+            if uid not in taken:
+                return uid
+        raise Exhausted("No uid is left for one more VM", field="uid_count", value=self._config.uid_count,
+                        hint="remove pods that are not needed any more")
+
+    async def _boot(self, pod: PodRecord) -> Sandbox:
+        containers = self.containers_of(pod.id)
+        kernel = self._kernels.get(pod.kernel)
+        with contextlib.ExitStack() as stack:
+            disks = stack.enter_context(self._disks.opened(pod, containers))
+            tap = await self._networks.plug(pod)
+            if tap is not None:
+                stack.callback(os.close, tap)
+            assert pod.binding is None or tap is not None
+            nic = Nic(fd=tap, mac=pod.binding.mac) if tap is not None and pod.binding is not None else None
+            machine = await self._hypervisor.start(MachineSpec(
+                id=pod.id, uid=pod.vm_uid, kernel=kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus, disks=disks,
+                nic=nic))
+        channel = await self._connect(pod, machine, kernel)
+        await channel.configure(launch.configuration(pod))
+        if containers:
+            for name, serial, read_only in self._disks.volumes_of(containers):
+                await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
+        for volume in launch.scratch_volumes(containers):
+            await channel.volume(messages.Volume(name=volume.name, tmpfs=volume.size))
+        return Sandbox(pod.id, machine, channel)
+
+    async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:
+        """The agent's answer, or the machine's death, or the deadline: whichever is first."""
+        async def on_event(event: messages.Event) -> None:
+            if self.observer is not None:
+                self.observer.guest_event(pod.id, event)
+
+        died = asyncio.create_task(machine.wait())
+        answer = asyncio.create_task(AgentChannel.connect(machine.connect_agent, pod.agent_key, on_event=on_event,
+                                                          deadline_s=self._config.boot_deadline_s))
+        try:
+            await asyncio.wait((died, answer), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done() and answer.exception() is None:
+                return answer.result()
+            if died.done():
+                end = died.result()
+                raise GuestError(f"The machine ended before its agent answered: {end.reason}{_quoted(end.console)}",
+                                 field="kernel", value=kernel.name, hint="is this kernel fit for a HyperVM?")
+            console = await machine.console_tail()
+            raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {answer.exception()}"
+                             f"{_quoted(console)}", field="kernel", value=kernel.name,
+                             hint="is this kernel fit for a HyperVM?") from answer.exception()
+        finally:
+            await _cancel(died)
+            await _cancel(answer)
+
+    # -- the end of a sandbox
+
+    async def _undo(self, pod_id: str, reason: str) -> None:
+        self._unwatch(pod_id)
+        sandbox = self._running.pop(pod_id, None)
+        if sandbox is not None:
+            await sandbox.channel.close()
+            await sandbox.machine.destroy()
+        pod = self._pod(pod_id)
+        if pod.state is not SandboxState.FAILED:
+            self._set_state(pod_id, SandboxState.FAILED, reason=reason)
+        await self._release(pod_id, SandboxState.FAILED, reason)
+
+    async def _release(self, pod_id: str, state: SandboxState, reason: str) -> None:
+        """The host's side of the sandbox is finished; only then the record forgets what it held."""
+        await self._hypervisor.destroy_leftovers(pod_id)
+        pod = self._pod(pod_id)
+        await self._networks.unplug(pod)
+        self._store.pods.put(replace(pod, state=state, reason=reason, binding=None, ports=(), agent_key=b"",
+                                     started_at=0))
+
+    # -- watching
+
+    def _watch(self, sandbox: Sandbox) -> None:
+        self._watchers[sandbox.pod_id] = asyncio.create_task(self._watch_one(sandbox))
+
+    def _unwatch(self, pod_id: str) -> None:
+        watcher = self._watchers.pop(pod_id, None)
+        if watcher is not None and watcher is not asyncio.current_task():
+            watcher.cancel()
+
+    async def _watch_one(self, sandbox: Sandbox) -> None:
+        async with _tasks(sandbox.machine.wait(), _ended(sandbox.channel), self._keepalive(sandbox)) as tasks:
+            machine, channel, silence = tasks
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if machine not in done:
+                # A dying machine closes its sockets first; its own word is the better reason.
+                await asyncio.wait((machine,), timeout=2)
+            if machine.done():
+                end = machine.result()
+                reason = f"The machine died: {end.reason}{_quoted(end.console)}"
+            elif channel.done():
+                reason = f"The guest's agent was cut off: {channel.result()}"
+            else:
+                reason = f"The guest fell silent: {silence.result()}"
+        log.warning("pod %s: %s", sandbox.pod_id[:12], reason)
+        if self.observer is not None:
+            self.observer.sandbox_lost(sandbox.pod_id, reason)
+
+    async def _keepalive(self, sandbox: Sandbox) -> str:
+        """Ends, with the reason, when the guest no longer answers."""
+        while True:
+            await asyncio.sleep(self._config.keepalive_s)
+            try:
+                await sandbox.channel.ping(deadline_s=self._config.keepalive_deadline_s)
+            except HyperStackError as error:
+                return str(error)
+
+    def _pod(self, pod_id: str) -> PodRecord:
+        pod = self._store.pods.get(pod_id)
+        assert pod is not None, pod_id
+        return pod
+
+    def _set_state(self, pod_id: str, state: SandboxState, *, reason: str = "") -> None:
+        pod = self._pod(pod_id)
+        started = time.time_ns() if state is SandboxState.READY else pod.started_at
+        self._store.pods.put(replace(pod, state=check_sandbox(pod_id, pod.state, state), reason=reason,
+                                     started_at=started))
+
+
+@contextlib.asynccontextmanager
+async def _tasks(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asyncio.Task[Any]]]:
+    tasks = [asyncio.create_task(c) for c in coroutines]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            await _cancel(task)
+
+
+async def _ended(channel: AgentChannel) -> str:
+    """Why the connection ended."""
+    return str(await asyncio.shield(channel.closed) or "closed")
+
+
+async def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled():
+        task.exception()  # looked at, so that asyncio does not complain of it
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, HyperStackError) else f"{type(error).__name__}: {error}"
+
+
+def _quoted(console: str) -> str:
+    """The console's last lines, as part of a sentence."""
+    lines = [line for line in console.splitlines() if line.strip()][-8:]
+    return "".join(f"\n  | {line[:200]}" for line in lines)

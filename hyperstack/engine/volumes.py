@@ -1,0 +1,133 @@
+"""Named volumes of a project."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from msgspec.structs import replace
+
+from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.events import EventBus
+from hyperstack.engine.lookup import has_label
+from hyperstack.engine.records import ContainerRecord, VolumeRecord
+from hyperstack.engine.store import Store
+from hyperstack.identity.api import Principal
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+from hyperstack.pod.ids import check_name, new_id
+from hyperstack.pod.spec import MountKind
+from hyperstack.volume.api import Volume, VolumeBackend
+
+
+class VolumeService:
+    """Implements `hyperstack.engine.api.Volumes`."""
+
+    def __init__(self, backend: VolumeBackend, store: Store, events: EventBus, config: EngineConfig) -> None:
+        self._backend = backend
+        self._store = store
+        self._events = events
+        self._config = config
+
+    async def create(self, who: Principal, name: str = "", *, driver: str = "", labels: dict[str, str] | None = None,
+                     options: dict[str, str] | None = None, pending: bool = False) -> VolumeRecord:
+        """See `Volumes.create`. :param pending: it is for a container that is being made; see `VolumeRecord`."""
+        anonymous = not name
+        name = check_name(name, kind="volume") if name else new_id()
+        driver = driver or self._backend.name
+        existing = self._store.volumes.named(who.project, name)
+        if existing is not None:
+            if existing.driver != driver:
+                raise Conflict(f"A volume named {name} already exists with the driver {existing.driver}",
+                               field="driver", value=driver)
+            return existing
+        if driver != self._backend.name:
+            raise InvalidArgument(f"No such volume driver: {driver}", field="driver", value=driver,
+                                  hint=f'this host has "{self._backend.name}"')
+        record = self._store.volumes.put(VolumeRecord(
+            id=new_id(), name=name, project=who.project, driver=driver, created_at=time.time_ns(), pending=pending,
+            labels=labels or {}, options=options or {}, anonymous=anonymous, size=self._config.default_volume_bytes))
+        try:
+            await self._backend.create(self._volume(record), options=record.options)
+        except BaseException:
+            self._store.volumes.delete(record.id)
+            raise
+        self._events.emit("volume", "create", name, who.project, {"driver": driver})
+        return record
+
+    def keep(self, project: str, name: str) -> None:
+        """Its container is stored: no longer pending."""
+        self._store.volumes.put(replace(self.by_name(project, name), pending=False))
+
+    def get(self, who: Principal, name: str) -> VolumeRecord:
+        return self.by_name(who.project, name)
+
+    def by_name(self, project: str, name: str) -> VolumeRecord:
+        record = self._store.volumes.named(project, name)
+        if record is None:
+            raise NotFound("volume", name)
+        return record
+
+    def list_all(self, who: Principal) -> list[VolumeRecord]:
+        return [v for v in self._store.volumes.all() if v.project == who.project]
+
+    def users(self, record: VolumeRecord) -> list[ContainerRecord]:
+        """Containers that mount it, in any state."""
+        return [c for c in self._store.containers.all() if c.project == record.project and any(
+            m.kind is MountKind.VOLUME and m.source == record.name for m in c.spec.mounts)]
+
+    async def remove(self, who: Principal, name: str, *, force: bool = False) -> None:
+        """:raise Conflict: a container mounts it. `force` only forgives that there is no such volume, as Docker's."""
+        record = self._store.volumes.named(who.project, name)
+        if record is None:
+            if force:
+                return
+            raise NotFound("volume", name)
+        users = self.users(record)
+        if users:
+            raise Conflict(f"remove {name}: volume is in use - [{', '.join(c.id for c in users)}]",
+                           field="name", value=name, hint="remove those containers first")
+        await self._backend.remove(record.id)
+        self._store.volumes.delete(record.id)
+        self._events.emit("volume", "destroy", name, who.project, {"driver": record.driver})
+
+    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = ()
+                    ) -> tuple[list[str], int]:
+        names, freed = [], 0
+        for record in self.list_all(who):
+            wanted = (record.anonymous or all_unused) and all(has_label(record.labels, label) for label in labels)
+            if wanted and not record.pending and not self.users(record):
+                freed += await self._backend.used(record.id)
+                await self.remove(who, record.name)
+                names.append(record.name)
+        return names, freed
+
+    def open(self, record: VolumeRecord, *, read_only: bool) -> int:
+        """A descriptor of its disk, the caller's to close."""
+        return self._backend.open(record.id, read_only=read_only)
+
+    async def used(self, record: VolumeRecord) -> int:
+        return await self._backend.used(record.id)
+
+    async def recover(self) -> list[str]:
+        """Finish what a killed daemon left: volumes for containers that never came to be are undone, records without
+        a disk get one, disks without a record go. Returns what was removed."""
+        for record in self._store.volumes.all():
+            if record.pending:
+                self._store.volumes.delete(record.id)
+            else:
+                await self._backend.create(self._volume(record), options=record.options)
+        return await self._backend.sweep({v.id for v in self._store.volumes.all()})
+
+    @staticmethod
+    def _volume(record: VolumeRecord) -> Volume:
+        return Volume(id=record.id, name=record.name, project=record.project, size=record.size)
+
+
+def mounted_volumes(containers: Collection[ContainerRecord]) -> dict[str, bool]:
+    """Names of the volumes that these containers mount, and whether all of them mount it read-only."""
+    names: dict[str, bool] = {}
+    for container in containers:
+        for mount in container.spec.mounts:
+            if mount.kind is MountKind.VOLUME:
+                names[mount.source] = names.get(mount.source, True) and mount.read_only
+    return names
