@@ -135,9 +135,12 @@ class Links:
             raise Unavailable(f"network device {missing} is gone", field="device", value=missing)
         self._quieten(binding.tap)
         self._netlink.link("set", index=tap, master=bridge, mtu=binding.mtu)
-        self._netlink.brport("set", index=tap, learning=0, unicast_flood=0, mcast_flood=0)
+        # Hairpin: where bridge-nf-call-iptables is on (Docker's and Kubernetes' hosts), a pod that connects to a port
+        # which it publishes itself is translated within the bridge, and must be sent back out of the port it came by.
+        self._netlink.brport("set", index=tap, learning=0, unicast_flood=0, mcast_flood=0, mode=1)
         self._netlink.fdb("replace", ifindex=tap, lladdr=binding.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
-        self._netlink.link("set", index=tap, state="up")
+        # No ARP on the tap itself: control frames reach the host's stack there, and could fill its neighbour table.
+        self._netlink.link("set", index=tap, arp=False, state="up")
 
     def _quieten(self, name: str) -> None:
         """No IPv6 on this device: no link-local address, no router solicitations, no way around the fence."""

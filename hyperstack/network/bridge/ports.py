@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -120,14 +121,24 @@ def _listener(protocol: str, port: int) -> str:
     """Who listens there, in words."""
     inodes = {f"socket:[{inode}]" for inode in _inodes(protocol, port)}
     for directory in Path("/proc").iterdir() if inodes else ():
-        if not directory.name.isdecimal():
-            continue
-        try:
-            if any(os.readlink(fd) in inodes for fd in (directory / "fd").iterdir()):
-                return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
-        except OSError:
-            continue  # it ended, or is not ours to look into
+        if directory.name.isdecimal() and not inodes.isdisjoint(_descriptors(directory)):
+            return f"{_command(directory)} (pid {directory.name})"
     return "another process of the host"
+
+
+def _descriptors(process: Path) -> Iterator[str]:
+    """What a process has open; nothing where it ended."""
+    with contextlib.suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                yield os.readlink(descriptor)
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:
+        return "a process"
 
 
 def _inodes(protocol: str, port: int) -> Iterator[str]:

@@ -3,7 +3,8 @@
 Two tables of our own, named after the instance. The rules are constant; sets and maps hold what changes, so that a
 pod's start adds one element and no rule. `ip` routes and translates:
 
-    loopback     pods do not reach the host's 127/8, although `route_localnet` (below) would let them
+    guard        pods do not reach the host's 127/8, although its `route_localnet` would let them; and nothing comes
+                 from a tap but over its bridge (see below)
     prerouting   published ports, and DNS at a gateway's address, to their targets; `output` for the host's own clients
     forward      within one bridge all; between bridges nothing; out, but for internal networks and link-local
                  addresses (169.254.169.254 hands out a provider's credentials); in, only answers and published ports
@@ -13,8 +14,8 @@ pod's start adds one element and no rule. `ip` routes and translates:
 
 `bridge` is the fence: what comes from a tap passes only with the MAC and IPv4 address of its binding, in IP as in ARP.
 A tap without an element, and IPv6, VLAN tags and everything else, is dropped: the fence stands before the tap does.
-Frames to 01:80:c2:00:00:0x skip a bridge's prerouting hook and reach the host's stack on the tap itself; `control`
-drops them.
+Frames to 01:80:c2:00:00:0x skip a bridge's hooks and reach the host's stack on the tap itself: `guard` drops their IP,
+and the tap does neither ARP nor IPv6.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ table ip {table} {{
     map ports_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
     map ports_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
 
-    chain loopback {{
+    chain guard {{
         type filter hook prerouting priority raw; policy accept;
+        iifname "{taps}*" drop
         iifname @bridges ip daddr 127.0.0.0/8 drop
     }}
     chain published {{
@@ -110,10 +112,6 @@ table bridge {table} {{
         ether type arp arp htype 1 arp ptype ip iifname . ether saddr . arp saddr ip @bindings \\
             iifname . arp saddr ether . arp saddr ip @bindings accept
         drop
-    }}
-    chain control {{
-        type filter hook input priority -300; policy accept;
-        iifname "{taps}*" ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop
     }}
 }}
 """

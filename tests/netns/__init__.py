@@ -1,0 +1,1 @@
+"""The embedded network against a real kernel, in network namespaces that nothing outside can see."""
