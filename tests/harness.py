@@ -24,6 +24,7 @@ from typing import Any
 import docker
 
 from hyperstack.daemon.config import Config
+from hyperstack.pod.ids import ID_LENGTH
 
 BIN = Path(sys.executable).parent
 """Where hyperd and hyperctl are installed."""
@@ -244,22 +245,18 @@ class Daemon:
     # -- the host
 
     def vms(self) -> dict[int, str]:
-        """Pids of this daemon's VM processes, with their command lines."""
-        found = {}
-        for pid, argv in _processes():
-            if "qemu-system" in argv.partition(" ")[0] and str(self.directory) in argv:
-                found[pid] = argv
+        """Pids of this daemon's VM processes, with the ids of their pods. A VM is known by its cgroup: its command line
+        says nothing of its owner, as it sees nothing of the host."""
+        found: dict[int, str] = {}
+        for cgroup in self.cgroups():
+            if len(cgroup.name) == ID_LENGTH:
+                with contextlib.suppress(OSError):
+                    found |= {int(pid): cgroup.name for pid in (cgroup / "cgroup.procs").read_text().split()}
         return found
 
     def cgroups(self) -> list[Path]:
-        """Every cgroup below one that carries this instance's tag, in all hierarchies."""
-        found: list[Path] = []
-        for root, names, _ in os.walk("/sys/fs/cgroup"):
-            for name in names:
-                path = Path(root) / name
-                if self.instance in str(path):
-                    found.append(path)
-        return found
+        """Every cgroup of this instance, in all hierarchies."""
+        return [Path(root) for root, _, _ in os.walk("/sys/fs/cgroup") if self.instance in root]
 
     def mounts(self) -> list[str]:
         """Mount points within this daemon's directories."""
@@ -282,7 +279,8 @@ class Daemon:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _processes() -> Iterator[tuple[int, str]]:
+def processes() -> Iterator[tuple[int, str]]:
+    """Pid and command line of each process of the host."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError):

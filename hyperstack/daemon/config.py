@@ -54,11 +54,8 @@ class Registries(_Section, frozen=True, kw_only=True):
 
 
 class NetworkDefaults(_Section, frozen=True, kw_only=True):
-    pool: str = "10.88.0.0/14"
-    """Subnets of networks are cut from here."""
-    subnet_prefix: int = 24
-    dns: list[str] = []
-    """Resolvers of the pods; empty: the host's."""
+    pools: list[str] = []
+    """CIDRs; a network that names no subnet gets a /24 from the first that has one free. Empty: the backend's own."""
 
 
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
@@ -197,17 +194,13 @@ def _check_hosts(config: Config) -> None:
 
 
 def _check_network(network: NetworkDefaults) -> None:
-    try:
-        pool = ipaddress.IPv4Network(network.pool)
-    except ValueError as error:
-        raise InvalidArgument(f"network.pool: {error}", field="network.pool", value=network.pool,
-                              hint="write an IPv4 network such as 10.88.0.0/14") from error
-    _check_range("network.subnet_prefix", network.subnet_prefix, pool.prefixlen, 29)
-    for address in network.dns:
+    for text in network.pools:
         try:
-            ipaddress.ip_address(address)
+            pool = ipaddress.IPv4Network(text)
         except ValueError as error:
-            raise InvalidArgument(f"network.dns: {error}", field="network.dns", value=address) from error
+            raise InvalidArgument(f"network.pools: {error}", field="network.pools", value=text,
+                                  hint="write IPv4 networks such as 10.212.0.0/14") from error
+        _check_range("network.pools: prefix length", pool.prefixlen, 8, 24)
 
 
 def _check_range(field: str, value: int, low: int, high: int) -> None:

@@ -1,0 +1,81 @@
+"""What a daemon's records say there is, against what the host says there is."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from typing import Any
+
+from tests.harness import Daemon, processes
+
+_IDENT = re.compile(r"[0-9a-f]{64}")
+
+
+def records(daemon: Daemon, kind: str) -> dict[str, dict[str, Any]]:
+    """The stored documents of a kind (pod, container...) by id, read beside the running daemon."""
+    connection = sqlite3.connect(f"file:{daemon.state}/engine.db?mode=ro", uri=True)
+    try:
+        return {ident: json.loads(doc) for ident, doc in connection.execute(f"SELECT id, doc FROM {kind}")}
+    finally:
+        connection.close()
+
+
+def leaks(daemon: Daemon) -> list[str]:
+    """Everything on the host that no record accounts for, and every record without its thing; empty when all is well.
+
+    Only for a daemon at rest: while it works, records are ahead of the host by design.
+    """
+    pods, containers = records(daemon, "pod"), records(daemon, "container")
+    running = {ident for ident, pod in pods.items() if pod.get("state") == "ready"}
+    return [*_machines(daemon, running), *_cgroups(daemon, running), *_taps(daemon, pods, running),
+            *_files(daemon, set(pods), set(containers), running), *_mounts(daemon, running), *_orphans(daemon)]
+
+
+def _machines(daemon: Daemon, running: set[str]) -> list[str]:
+    owners = list(daemon.vms().values())
+    return [*(f"VM of pod {ident[:12]}, which is not running" for ident in set(owners) - running),
+            *(f"no VM of running pod {ident[:12]}" for ident in running - set(owners)),
+            *(f"{owners.count(ident)} VMs of pod {ident[:12]}" for ident in running if owners.count(ident) > 1)]
+
+
+def _cgroups(daemon: Daemon, running: set[str]) -> list[str]:
+    return [f"cgroup {path}" for path in daemon.cgroups() if _IDENT.fullmatch(path.name) and path.name not in running]
+
+
+def _taps(daemon: Daemon, pods: dict[str, dict[str, Any]], running: set[str]) -> list[str]:
+    wanted = {pods[ident]["binding"]["tap"] for ident in running if pods[ident].get("binding")}
+    found = {name for name in daemon.namespace.links() if name.startswith("ht")}
+    return [*(f"tap {name}" for name in found - wanted), *(f"no tap {name}" for name in wanted - found)]
+
+
+def _files(daemon: Daemon, pods: set[str], containers: set[str], running: set[str]) -> list[str]:
+    kept = daemon.state / "pods"
+    found = [f"directory {path} of no pod" for path in kept.glob("*") if path.name not in pods]
+    for path in kept.glob("*/*"):
+        if path.name.partition(".")[0] not in containers:
+            found.append(f"file {path} of no container")
+    for path in daemon.run_dir.rglob("*"):
+        named = _IDENT.search(path.name)
+        if named and named[0] not in running:
+            found.append(f"{path} of no running pod")
+    return found
+
+
+def _mounts(daemon: Daemon, running: set[str]) -> list[str]:
+    return [f"mount {path}" for path in daemon.mounts() if not any(ident in path for ident in running)]
+
+
+def _orphans(daemon: Daemon) -> list[str]:
+    """Helpers (a layer's conversion, say) that outlived the daemon that started them."""
+    ours = {daemon.process.pid} if daemon.process is not None else set()
+    return [f"process {pid}: {argv[:120]}" for pid, argv in processes()
+            if str(daemon.state) in argv and pid not in ours and _parent(pid) not in ours]
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        return 0

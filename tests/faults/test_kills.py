@@ -1,0 +1,180 @@
+"""`kill -9 hyperd` at random instants during mixed work: nothing lost, nothing leaked.
+
+The work and the instants come from one seed, which a failure prints: ./test.sh --kills N --seed SEED repeats them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import docker.errors
+import pytest
+
+from tests.faults.inventory import leaks
+from tests.faults.workload import COUNTER, Ledger, Owned, Stage, Worker, check_consecutive
+from tests.harness import Daemon, wait_until
+from tests.images import BUSYBOX, SECOND
+
+WORKERS = 2
+STEADY = ("steady-0", "steady-1")
+"""Containers that nobody touches: they must never notice."""
+LONGEST_S = 5.0
+"""From the start of the work to the kill: beyond the start of a VM, so that kills fall into each part of one."""
+KILL_WHILE_RECOVERING = 0.2
+
+_STAGES = {"created": Stage.CREATED, "running": Stage.RUNNING, "exited": Stage.EXITED}
+
+
+class Siege:
+    def __init__(self, daemon: Daemon, seed: int) -> None:
+        self.daemon = daemon
+        self.ledger = Ledger()
+        self._seed = seed
+        self._rng = random.Random(seed)
+        self._steady_lines = dict.fromkeys(STEADY, 0)
+
+    def begin(self) -> None:
+        self.daemon.start()
+        self.daemon.ctl("pull", BUSYBOX)
+        for name in STEADY:
+            self.daemon.ctl("run", "-d", "--name", name, BUSYBOX, "sh", "-c", COUNTER)
+        self._steady_vms = self.daemon.vms()
+
+    def strike(self, step: int) -> None:
+        """Work, kill, start again."""
+        workers = [Worker(self.daemon, self.ledger, number, random.Random(f"{self._seed}/{step}/{number}"))
+                   for number in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        time.sleep(self._rng.uniform(0, LONGEST_S))
+        self.daemon.kill()
+        for worker in workers:
+            worker.join(timeout=180)
+            assert not worker.is_alive(), f"{worker.name} hangs after the daemon's death"
+        while self._rng.random() < KILL_WHILE_RECOVERING:
+            self.daemon.spawn()
+            time.sleep(self._rng.uniform(0, 1.5))
+            self.daemon.kill()
+        self.daemon.start()
+
+    def check(self) -> None:
+        """Every promise holds, and the host holds nothing else."""
+        assert self.ledger.failures == []
+        with docker.DockerClient(base_url=f"unix://{self.daemon.socket}", timeout=120) as client:
+            self._check_steady(client)
+            for owned in self.ledger.containers:
+                if owned.reached is not Stage.GONE:
+                    self._check_container(client, owned)
+            self._check_image(client)
+        found: list[str] = []
+
+        def at_rest() -> bool:
+            found[:] = leaks(self.daemon)
+            return not found
+
+        try:
+            wait_until(at_rest, "nothing is leaked", timeout=30)
+        except TimeoutError:
+            raise AssertionError("leaked: " + "; ".join(found)) from None
+
+    def end(self) -> None:
+        """Remove everything, the ordinary way; then nothing at all may be left."""
+        names = self.daemon.text("ps", "-aq").split()
+        if names:
+            self.daemon.ctl("rm", "-f", *names)
+        self.check_empty()
+
+    def check_empty(self) -> None:
+        wait_until(lambda: not leaks(self.daemon), "nothing is leaked", timeout=30)
+        assert self.daemon.vms() == {}
+        assert list((self.daemon.state / "pods").glob("*")) == []
+
+    def _check_steady(self, client: docker.DockerClient) -> None:
+        mine = {pid: pod for pid, pod in self.daemon.vms().items() if pid in self._steady_vms}
+        assert mine == self._steady_vms, "a VM that nobody touched is another one now"
+        for name in STEADY:
+            container = client.containers.get(name)
+            assert container.status == "running"
+            assert container.exec_run(["echo", "here"]).output == b"here\n"
+            lines = self._check_log(container.logs(), name)
+            assert lines >= self._steady_lines[name], f"the log of {name} got shorter"
+            self._steady_lines[name] = lines
+
+    def _check_container(self, client: docker.DockerClient, owned: Owned) -> None:
+        try:
+            container = client.containers.get(owned.name)
+        except docker.errors.NotFound:
+            assert Stage.GONE in owned.allowed, f"{owned.name} is gone: {owned}"
+            owned.reached = owned.asked = Stage.GONE
+            return
+        assert container.status in _STAGES, f"{owned.name} is {container.status}"
+        stage = _STAGES[container.status]
+        assert stage in owned.allowed, f"{owned.name} is {container.status}: {owned}"
+        if stage is Stage.RUNNING and owned.exit_code is not None:
+            container.wait(timeout=120)
+            stage = Stage.EXITED
+            container.reload()
+        elif stage is Stage.RUNNING:
+            assert container.exec_run(["echo", "here"]).output == b"here\n"
+        if stage is Stage.EXITED and owned.exit_code is not None:
+            assert container.attrs["State"]["ExitCode"] == owned.exit_code, container.attrs["State"]
+            assert container.logs() == b"done\n"
+        elif stage in (Stage.RUNNING, Stage.EXITED):
+            lines = self._check_log(container.logs(), owned.name)
+            assert lines >= owned.lines, f"the log of {owned.name} got shorter"
+            owned.lines = lines
+        if stage is Stage.CREATED:  # A start that came to nothing: it must be possible to make it come to something.
+            container.remove()
+            stage = Stage.GONE
+        owned.reached = owned.asked = stage
+
+    def _check_log(self, output: bytes, name: str) -> int:
+        assert output == b"" or output.startswith(b"0\n"), f"the log of {name} begins with {output[:20]!r}"
+        return check_consecutive(output, name)
+
+    def _check_image(self, client: docker.DockerClient) -> None:
+        try:
+            client.images.get(SECOND)
+            here = True
+        except docker.errors.ImageNotFound:
+            here = False
+        assert here in self.ledger.image, f"the second image is {'' if here else 'not '}here: {self.ledger.image}"
+        self.ledger.image = (here, here)
+
+
+@pytest.mark.timeout(0)
+def test_kills_at_random_instants_lose_and_leak_nothing(make_daemon: Callable[..., Daemon], seed: int,
+                                                        pytestconfig: pytest.Config) -> None:
+    kills = pytestconfig.getoption("--kills")
+    siege, step = Siege(make_daemon(), seed), 0
+    siege.begin()
+    try:
+        for step in range(1, kills + 1):
+            siege.strike(step)
+            siege.check()
+            print(f"kill {step}/{kills}: {len(siege.ledger.containers)} containers so far, {siege.ledger.done}",
+                  file=sys.__stderr__ if kills > 20 else sys.stdout, flush=True)
+        siege.end()
+    except BaseException:
+        print(f"failed at kill {step} of {kills}; repeat with: ./test.sh --kills {kills} --seed {seed}\n"
+              f"--- hyperd's log:\n{siege.daemon.log_tail(60)}", file=sys.stderr)
+        raise
+
+
+def test_a_vm_that_is_killed_while_no_daemon_runs_is_buried_with_a_reason(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.ctl("run", "-d", "--name", "victim", BUSYBOX, "sleep", "600")
+    [pid] = daemon.vms()
+    daemon.kill()
+    os.kill(pid, signal.SIGKILL)
+    daemon.start()
+    assert daemon.text("inspect", "--format", "{{.State.Status}}", "victim") == "exited"
+    assert daemon.text("inspect", "--format", "{{.State.Error}}", "victim") != ""
+    wait_until(lambda: not leaks(daemon), "nothing is leaked")

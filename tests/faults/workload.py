@@ -1,0 +1,206 @@
+"""What clients do while the daemon is being killed, and what they were promised.
+
+Each worker owns its containers, so what it was told about them is all there is to know. A container goes through its
+stages in one direction; the ledger keeps the stage that the daemon has acknowledged and the one that was asked for, and
+after a kill the truth must lie between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import itertools
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import docker
+import docker.errors
+import requests.exceptions
+import urllib3.exceptions
+
+from tests.harness import Daemon
+from tests.images import BUSYBOX, SECOND
+
+COUNTER = ("i=0; while :; do j=0; while [ $j -lt 10 ]; do echo $i; i=$((i+1)); j=$((j+1)); done; sleep 0.2; done")
+"""Prints 0, 1, 2 ...: a lost or doubled byte shows."""
+DAEMON_GONE = (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError,
+               urllib3.exceptions.ProtocolError, ConnectionError)
+"""What a client sees of a kill."""
+
+
+class Stage(enum.IntEnum):
+    NOWHERE = 0
+    CREATED = 1
+    RUNNING = 2
+    EXITED = 3
+    GONE = 4
+
+
+@dataclass
+class Owned:
+    """A container as its worker knows it."""
+
+    name: str
+    exit_code: int | None
+    """Of a task that ends by itself; None for a counter, which does not."""
+    reached: Stage = Stage.NOWHERE
+    asked: Stage = Stage.NOWHERE
+    lines: int = 0
+    """How many lines of a counter were seen; the log never gets shorter."""
+
+    @property
+    def allowed(self) -> set[Stage]:
+        stages = {stage for stage in Stage if self.reached <= stage <= self.asked}
+        if self.exit_code is not None and Stage.RUNNING in stages:
+            stages.add(Stage.EXITED)
+        if Stage.GONE in stages or Stage.NOWHERE in stages:
+            stages |= {Stage.GONE, Stage.NOWHERE}  # Not there is not there.
+        return stages
+
+
+@dataclass
+class Ledger:
+    """All promises, and all that went against one."""
+
+    containers: list[Owned] = field(default_factory=list)
+    image: tuple[bool, bool] = (False, False)
+    """Whether the second image is here: acknowledged, asked for."""
+    failures: list[str] = field(default_factory=list)
+    done: dict[str, int] = field(default_factory=dict)
+    """How often each kind of work was finished."""
+
+
+class Worker(threading.Thread):
+    """One client. Works until the daemon is gone."""
+
+    MOST = 3
+    """Containers at a time; VMs are what the host has least of."""
+
+    def __init__(self, daemon: Daemon, ledger: Ledger, number: int, rng: random.Random) -> None:
+        super().__init__(name=f"worker-{number}", daemon=True)
+        self._api = docker.APIClient(base_url=f"unix://{daemon.socket}", timeout=120)
+        self._ledger = ledger
+        self._number = number
+        self._rng = rng
+
+    @property
+    def mine(self) -> list[Owned]:
+        return [c for c in self._ledger.containers
+                if c.name.startswith(f"w{self._number}-") and c.reached is not Stage.GONE]
+
+    def run(self) -> None:
+        try:
+            while True:
+                self._one()
+        except DAEMON_GONE:
+            return
+        except Exception as error:  # Whatever else a client sees is a broken promise, to be told by the test.
+            self._ledger.failures.append(f"{self.name}: {type(error).__name__}: {error}")
+        finally:
+            with contextlib.suppress(*DAEMON_GONE):
+                self._api.close()
+
+    def _one(self) -> None:
+        counters = [c for c in self.mine if c.reached is Stage.RUNNING and c.exit_code is None]
+        choices = [self._run] * (len(self.mine) < self.MOST) * 3 + [self._image] * (self._number == 0)
+        if counters:
+            choices += [self._exec, self._follow] * 2 + [self._stop]
+        if any(c.reached is Stage.EXITED for c in self.mine):
+            choices += [self._remove] * 2
+        if not choices:
+            time.sleep(0.2)
+            self._settle_tasks()
+            return
+        work = self._rng.choice(choices)
+        work()
+        self._ledger.done[work.__name__] = self._ledger.done.get(work.__name__, 0) + 1
+
+    # -- the kinds of work
+
+    def _run(self) -> None:
+        task = self._rng.random() < 0.5
+        name = f"w{self._number}-{self._rng.randrange(1 << 32):08x}"
+        owned = Owned(name, self._rng.randrange(1, 120) if task else None)
+        script = f"sleep {self._rng.uniform(0, 2):.1f}; echo done; exit {owned.exit_code}" if task else COUNTER
+        self._ledger.containers.append(owned)
+        with self._step(owned, Stage.CREATED):
+            self._api.create_container(BUSYBOX, ["sh", "-c", script], name=owned.name)
+        with self._step(owned, Stage.RUNNING):
+            self._api.start(owned.name)
+
+    def _exec(self) -> None:
+        owned = self._counter()
+        token = f"{self._rng.randrange(1 << 64):x}"
+        ident = self._api.exec_create(owned.name, ["sh", "-c", f"echo {token}; exit 5"])["Id"]
+        output = self._api.exec_start(ident)
+        if output != f"{token}\n".encode():
+            raise AssertionError(f"exec in {owned.name} printed {output!r}, not {token}")
+        code = self._api.exec_inspect(ident)["ExitCode"]
+        if code != 5:
+            raise AssertionError(f"exec in {owned.name} ended with {code}")
+
+    def _follow(self) -> None:
+        owned = self._counter()
+        stop, seen = time.monotonic() + self._rng.uniform(0.2, 1.5), b""
+        stream = self._api.logs(owned.name, stream=True, follow=True, tail=3)
+        try:
+            for chunk in stream:
+                seen += chunk
+                if time.monotonic() > stop:
+                    break
+        finally:
+            stream.close()
+            check_consecutive(seen, owned.name)
+
+    def _stop(self) -> None:
+        owned = self._counter()
+        with self._step(owned, Stage.EXITED):
+            self._api.stop(owned.name, timeout=self._rng.choice([0, 1]))
+
+    def _remove(self) -> None:
+        owned = self._rng.choice([c for c in self.mine if c.reached is Stage.EXITED])
+        with self._step(owned, Stage.GONE):
+            self._api.remove_container(owned.name, v=True)
+
+    def _image(self) -> None:
+        here, _ = self._ledger.image
+        self._ledger.image = (here, not here)
+        if here:
+            self._api.remove_image(SECOND)
+        else:
+            for line in self._api.pull(SECOND, stream=True, decode=True):
+                if "error" in line:
+                    raise AssertionError(f"pull: {line['error']}")
+        self._ledger.image = (not here, not here)
+
+    # -- helpers
+
+    def _counter(self) -> Owned:
+        return self._rng.choice([c for c in self.mine if c.reached is Stage.RUNNING and c.exit_code is None])
+
+    def _settle_tasks(self) -> None:
+        """Notice tasks that ended."""
+        for owned in self.mine:
+            if owned.exit_code is not None and owned.reached is Stage.RUNNING:
+                code = self._api.wait(owned.name)["StatusCode"]
+                if code != owned.exit_code:
+                    raise AssertionError(f"{owned.name} ended with {code}, not {owned.exit_code}")
+                owned.reached = owned.asked = Stage.EXITED
+
+    @contextlib.contextmanager
+    def _step(self, owned: Owned, stage: Stage) -> Iterator[None]:
+        owned.asked = stage
+        yield
+        owned.reached = stage
+
+
+def check_consecutive(output: bytes, name: str) -> int:
+    """How many whole lines there are. :raise AssertionError: a number is missing or doubled."""
+    numbers = [int(line) for line in output.split(b"\n")[:-1]]
+    for before, after in itertools.pairwise(numbers):
+        if after != before + 1:
+            raise AssertionError(f"the output of {name} goes from {before} to {after}")
+    return len(numbers)
