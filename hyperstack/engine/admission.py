@@ -12,6 +12,7 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.networks import DEFAULT_NETWORK, NO_NETWORK, NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.runs import log_limits
 from hyperstack.engine.sandboxes import Kernels
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService
@@ -163,8 +164,7 @@ def _check(spec: ContainerSpec) -> None:
     if spec.auto_remove and spec.restart.kind is not RestartKind.NO:
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy", field="RestartPolicy",
                               value=spec.restart.kind)
-    if spec.log.driver not in ("json-file", "local"):
-        raise UnsupportedOption(f"--log-driver {spec.log.driver}", "only json-file and local are")
+    log_limits(spec.log)
     for mount in spec.mounts:
         if not mount.target.startswith("/") or mount.target == "/":
             raise InvalidArgument(f"invalid mount path: '{mount.target}' mount path must be absolute and not /",

@@ -14,7 +14,7 @@ from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
 from hyperstack.engine.attachments import ContainerAttachment
 from hyperstack.engine.disks import PodDisks
-from hyperstack.engine.logs import read_lines
+from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.records import ContainerRecord, LogRecord, PodRecord
 from hyperstack.engine.sandboxes import Sandboxes
@@ -185,7 +185,7 @@ class ContainerService:
         elif stream:
             run = self._supervisor.runs.prepare(container)
         else:
-            run = self._supervisor.runs.last(container)
+            run = self._supervisor.runs.past(container)
         streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
         return ContainerAttachment(run, stdin=stdin and container.spec.open_stdin, streams=streams, past=logs,
                                    follow=stream)
@@ -194,9 +194,8 @@ class ContainerService:
              since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
         container = self.get(who, ref)
         streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
-        run = self._supervisor.runs.get(container.id)
-        return read_lines(self._disks.log_path(container), run if follow and container.state in ACTIVE else None,
-                          streams=streams, since_ns=since_ns, until_ns=until_ns, tail=tail)
+        return read_lines(self._supervisor.runs.log(container), streams=streams, since_ns=since_ns, until_ns=until_ns,
+                          tail=tail, follow=follow and container.state in ACTIVE)
 
     async def resize(self, who: Principal, ref: str, *, rows: int, columns: int) -> None:
         container = self._running(who, ref)

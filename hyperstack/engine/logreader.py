@@ -1,0 +1,257 @@
+"""Reading a container's log, as chunks or as lines, from the start, from the end, and as it grows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator, Collection, Iterator
+from pathlib import Path
+
+from hyperstack.engine.logfile import (
+    FILE_HEADER_SIZE,
+    STDERR,
+    STDOUT,
+    LogFile,
+    LogPosition,
+    Stored,
+    decode_record,
+    decode_record_before,
+    read_mark,
+)
+from hyperstack.engine.records import LogRecord
+
+logger = logging.getLogger(__name__)
+
+BOTH = frozenset({STDOUT, STDERR})
+LINE_LIMIT = 16384
+"""Bytes of one line record; longer lines are cut, as Docker does."""
+
+_BLOCK = 256 << 10
+_MAX_BLOCK = 2 << 20
+"""More than the largest record."""
+
+
+def read_chunks(log: LogFile, *, start: LogPosition | None = None, streams: Collection[int] = BOTH,
+                      follow: bool = False, life: int | None = None) -> AsyncGenerator[LogRecord, None]:
+    """Output as it was received.
+
+    :param start: a position that the log gave; None for the oldest record.
+    :param follow: go on with what is appended until the life ends (or the next begins, or the log is closed).
+    :param life: with `follow`, which one it is; it may not have begun yet. None: the newest.
+    """
+    if life is None:
+        life = log.life
+    return _chunks(_scan(log, start or log.start, None if follow else log.end, life, 0), streams)
+
+
+async def _chunks(stored: AsyncGenerator[Stored, None], streams: Collection[int]) -> AsyncGenerator[LogRecord, None]:
+    async with contextlib.aclosing(stored):
+        async for record in stored:
+            if record.stream in streams:
+                yield LogRecord(time_ns=record.time_ns, stream=record.stream, data=record.data)
+
+
+def read_lines(log: LogFile, *, streams: Collection[int] = BOTH, since_ns: int = 0, until_ns: int = 0,
+                     tail: int | None = None, follow: bool = False) -> AsyncGenerator[LogRecord, None]:
+    """One record per line, with its line feed (the last may lack it), in the order in which lines were completed; the
+    time is that of the chunk in which the line began. Lines above `LINE_LIMIT` come in several records.
+
+    :param since_ns, until_ns: bounds of the records' times, 0 for none.
+    :param tail: so many of the newest records (counted before the bounds are applied), then what follows them.
+    :param follow: as for `read_chunks`.
+    """
+    return _newest_lines(log, frozenset(streams), since_ns, until_ns, tail, follow, log.life, log.end)
+
+
+async def _newest_lines(log: LogFile, streams: frozenset[int], since_ns: int, until_ns: int, tail: int | None,
+                        follow: bool, life: int, end: LogPosition) -> AsyncGenerator[LogRecord, None]:
+    start, surplus = log.start, 0
+    if tail is not None:
+        start = await asyncio.to_thread(_tail_position, log, start, end, streams, tail)
+        async with contextlib.aclosing(_lines(_scan(log, start, end, life, 0), streams, start != log.start, 0)) as all_:
+            surplus = sum([1 async for _ in all_]) - tail
+    stored = _scan(log, start, None if follow else end, life, until_ns)
+    async with contextlib.aclosing(_lines(stored, streams, start != log.start, until_ns)) as lines:
+        async for line in lines:
+            surplus -= 1
+            if surplus < 0 and line.time_ns >= since_ns:
+                yield line
+
+
+async def _lines(stored: AsyncGenerator[Stored, None], streams: frozenset[int], cut_off: bool, until_ns: int
+                 ) -> AsyncGenerator[LogRecord, None]:
+    joiner = _Joiner(streams, cut_off=cut_off)
+    async with contextlib.aclosing(stored):
+        async for record in stored:
+            if until_ns and record.time_ns > until_ns:
+                break
+            for line in joiner.add(record):
+                yield line
+    for line in joiner.flush():
+        yield line
+
+
+async def _scan(log: LogFile, start: LogPosition, end: LogPosition | None, life: int, until_ns: int
+                ) -> AsyncGenerator[Stored, None]:
+    """Records from `start` to `end`; without `end`, to the end of `life`, waiting for it until `until_ns` (0: long)."""
+    segment, offset = max(start, log.start)
+    while end is None or (segment, offset) < end:
+        try:
+            fd = os.open(log.segment_path(segment), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # Rotated away before it was read, or not written yet.
+            if segment < log.start.segment:
+                segment, offset = log.start
+            elif end is not None or not await _more(log, life, until_ns):
+                return
+            continue
+        try:
+            mark = read_mark(fd)
+            if mark is None:
+                return
+            while True:
+                limit = log.end.offset if segment == log.end.segment else os.fstat(fd).st_size
+                if end and segment == end.segment:
+                    limit = end.offset
+                if offset < limit:
+                    async for record in _read(fd, offset, limit, mark):
+                        offset += record.size
+                        if end is None and record.life > life:
+                            return
+                        yield record
+                    if offset < limit:
+                        logger.error("%s is damaged at %d", log.segment_path(segment), offset)
+                        break
+                elif segment < log.end.segment:
+                    break
+                elif end is not None or not await _more(log, life, until_ns):
+                    return
+        finally:
+            os.close(fd)
+        segment, offset = max(LogPosition(segment + 1, FILE_HEADER_SIZE), log.start)
+
+
+async def _more(log: LogFile, life: int, until_ns: int) -> bool:
+    """Wait for the log to change; False where nothing can come for a reader of `life`."""
+    if log.closed or log.life > life or (log.life == life and not log.live):
+        return False
+    try:
+        async with asyncio.timeout(max(0, until_ns - time.time_ns()) / 1e9 if until_ns else None):
+            await log.changed()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _read(fd: int, offset: int, limit: int, mark: bytes) -> AsyncGenerator[Stored, None]:
+    """The records between two offsets, as far as they are sound."""
+    size = _BLOCK
+    while offset < limit:
+        block = await _fetch(fd, offset, min(size, limit - offset))
+        at = 0
+        while record := decode_record(block, at, mark):
+            at += record.size
+            yield record
+        if at == 0:
+            if size == _MAX_BLOCK or len(block) == limit - offset:
+                return
+            size = _MAX_BLOCK
+        offset += at
+
+
+async def _fetch(fd: int, offset: int, size: int) -> bytes:
+    """Little was written just now and is in memory; much may come from the disk, so a thread waits for it."""
+    return os.pread(fd, size, offset) if size < _BLOCK else await asyncio.to_thread(os.pread, fd, size, offset)
+
+
+class _Joiner:
+    """Joins and cuts chunks to lines.
+
+    :param cut_off: the first chunk of each stream may begin within a line, whose rest is dropped.
+    """
+
+    def __init__(self, streams: frozenset[int], *, cut_off: bool) -> None:
+        self._pending = {stream: bytearray() for stream in streams}
+        self._times = dict.fromkeys(streams, 0)
+        self._headless = set(streams) if cut_off else set()
+        self._life = -1
+
+    def add(self, record: Stored) -> Iterator[LogRecord]:
+        """The lines that a chunk completes, and those that the end of a life does."""
+        if record.life != self._life:
+            if self._life >= 0:
+                yield from self.flush()
+                self._headless.clear()
+            self._life = record.life
+        if record.stream not in self._pending:
+            return
+        start = 0
+        if record.stream in self._headless:
+            start = record.data.find(b"\n") + 1
+            if not start:
+                return
+            self._headless.discard(record.stream)
+        pending = self._pending[record.stream]
+        while start < len(record.data):
+            feed = record.data.find(b"\n", start)
+            stop = feed + 1 if feed >= 0 else len(record.data)
+            if not pending:
+                self._times[record.stream] = record.time_ns
+            pending += record.data[start:stop]
+            yield from self._cut(record.stream, whole=feed >= 0)
+            start = stop
+
+    def flush(self) -> Iterator[LogRecord]:
+        """The lines that have no end."""
+        for stream in self._pending:
+            yield from self._cut(stream, whole=True)
+
+    def _cut(self, stream: int, *, whole: bool) -> Iterator[LogRecord]:
+        pending = self._pending[stream]
+        while len(pending) >= LINE_LIMIT or (whole and pending):
+            yield LogRecord(time_ns=self._times[stream], stream=stream, data=bytes(pending[:LINE_LIMIT]))
+            del pending[:LINE_LIMIT]
+
+
+def _tail_position(log: LogFile, start: LogPosition, end: LogPosition, streams: frozenset[int], lines: int
+                   ) -> LogPosition:
+    """A position from which at least `lines` whole lines follow, or `start` where there are fewer. For a thread."""
+    if lines == 0 or start == end:
+        return end
+    # One more per stream, since the first line of each may have begun before the position.
+    missing = lines + len(streams)
+    for segment in range(end.segment, start.segment - 1, -1):
+        try:
+            for offset, record in _backwards(log.segment_path(segment), end.offset if segment == end.segment else None):
+                if record.stream in streams:
+                    missing -= record.data.count(b"\n")
+                if missing <= 0:
+                    return LogPosition(segment, offset)
+        except FileNotFoundError:
+            return LogPosition(segment + 1, FILE_HEADER_SIZE)  # rotated away meanwhile, or nothing was written yet
+    return start
+
+
+def _backwards(path: Path, end: int | None) -> Iterator[tuple[int, Stored]]:
+    """The records of a segment before `end` (None: all), newest first, each with where it begins."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mark = read_mark(fd)
+        high = os.fstat(fd).st_size if end is None else end
+        size = _BLOCK
+        while mark and high > FILE_HEADER_SIZE:
+            low = max(FILE_HEADER_SIZE, high - size)
+            block = os.pread(fd, high - low, low)
+            before = high
+            while record := decode_record_before(block, high - low, mark):
+                high -= record.size
+                yield high, record
+            if high == before:
+                if size == _MAX_BLOCK or low == FILE_HEADER_SIZE:
+                    return
+                size = _MAX_BLOCK
+    finally:
+        os.close(fd)

@@ -1,0 +1,189 @@
+"""Runs of containers' main processes: their output on its way to the log, and who waits for their end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
+from hyperstack.engine.records import ContainerRecord
+from hyperstack.guest.channel import AgentChannel
+from hyperstack.pod.errors import Conflict, InvalidArgument, UnsupportedOption
+from hyperstack.pod.spec import LogConfig
+from hyperstack.volume.local.sizes import parse_size
+
+log = logging.getLogger(__name__)
+
+_MAX_FILES = 1000
+
+
+class Run:
+    """One run, from before its start (a client may attach then) to after its end. It is the output sink of its
+    process: what the log has taken is acknowledged to the guest."""
+
+    def __init__(self, container: ContainerRecord, log_file: LogFile, *, life: int) -> None:
+        """:param life: of the log; the next one, unless the process runs already."""
+        self.container_id = container.id
+        self.tty = container.spec.tty
+        self.stdin_once = container.spec.stdin_once
+        self.log = log_file
+        self.life = life
+        self._channel: AgentChannel | None = None
+        self._handle = 0
+        self._streams = {STDOUT} if self.tty else {STDOUT, STDERR}
+        self._attached = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._over = asyncio.Event()
+
+    # -- the supervisor's side
+
+    def begin(self, channel: AgentChannel, handle: int, *, resumed: bool = False) -> None:
+        """The process is about to be started, or was found running."""
+        self._channel, self._handle = channel, handle
+        if resumed:
+            self.log.resume_life()
+        else:
+            self.log.begin_life(time.time_ns())
+            self.life = self.log.life
+
+    async def follow(self) -> None:
+        """Let the output flow, from where the log ends."""
+        assert self._channel is not None
+        await self._channel.attach(self._handle, self, stdout=self.log.next_offset(STDOUT),
+                                   stderr=None if self.tty else self.log.next_offset(STDERR))
+        self._attached.set()
+
+    async def drained(self, timeout: float) -> bool:
+        """Whether all output has reached the log, within that time."""
+        return await _within(self._drained, timeout)
+
+    async def ended(self, timeout: float | None) -> bool:
+        """Whether the run is over and its end stored, within that time; None: however long it takes."""
+        return await _within(self._over, timeout)
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    def end(self) -> None:
+        """Its end is stored, or it never began."""
+        self.log.end_life()
+        self._attached.set()
+        self._over.set()
+
+    # -- the guest's side
+
+    async def write(self, stream: int, offset: int, data: bytes) -> None:
+        self.log.append(stream, offset, data, time.time_ns())
+
+    async def eof(self, stream: int, offset: int) -> None:
+        self._streams.discard(stream)
+        if not self._streams:
+            self._drained.set()
+
+    # -- the clients' side
+
+    async def write_stdin(self, data: bytes) -> None:
+        """Waits for the start, and while the process does not read. :raise Conflict: the input is closed."""
+        await (await self._started()).write_stdin(self._handle, data)
+
+    async def close_stdin(self) -> None:
+        with contextlib.suppress(Conflict):
+            await (await self._started()).close_stdin(self._handle)
+
+    async def _started(self) -> AgentChannel:
+        await self._attached.wait()
+        if self._channel is None or self.over:
+            raise Conflict("The container is not running", field="stdin")
+        return self._channel
+
+
+class Runs:
+    """At most one run per container; the last one is kept while its container is, for those who still read it."""
+
+    def __init__(self, disks: PodDisks) -> None:
+        self._disks = disks
+        self._runs: dict[str, Run] = {}
+
+    def get(self, container_id: str) -> Run | None:
+        return self._runs.get(container_id)
+
+    def require(self, container: ContainerRecord) -> Run:
+        """:raise Conflict: it does not run."""
+        run = self._runs.get(container.id)
+        if run is None or run.over:
+            raise Conflict(f"Container {container.id} is not running", field="state", value=container.state)
+        return run
+
+    def prepare(self, container: ContainerRecord) -> Run:
+        """The run that the next start will be."""
+        run = self._runs.get(container.id)
+        if run is None or run.over:
+            file = self.log(container)
+            run = self._runs[container.id] = Run(container, file, life=file.life + 1)
+        return run
+
+    def adopt(self, container: ContainerRecord) -> Run:
+        """The run that an earlier daemon began."""
+        file = self.log(container)
+        run = self._runs[container.id] = Run(container, file, life=file.life)
+        return run
+
+    def past(self, container: ContainerRecord) -> Run:
+        """The last run of a container that does not run, for its log."""
+        file = self.log(container)
+        run = Run(container, file, life=file.life)
+        run.end()
+        return run
+
+    def log(self, container: ContainerRecord) -> LogFile:
+        """The container's log; the one of its run where there is one."""
+        run = self._runs.get(container.id)
+        if run is not None and not run.log.closed:
+            return run.log
+        max_size, max_files = log_limits(container.spec.log)
+        return LogFile.open(self._disks.log_path(container), max_size=max_size, max_files=max_files)
+
+    def end(self, container_id: str) -> None:
+        run = self._runs.get(container_id)
+        if run is not None:
+            run.end()
+
+    def drop(self, container_id: str) -> None:
+        """The container is being removed."""
+        run = self._runs.pop(container_id, None)
+        if run is not None:
+            run.end()
+            run.log.close()
+
+    def close(self) -> None:
+        for run in self._runs.values():
+            run.log.close()
+
+
+def log_limits(config: LogConfig) -> tuple[int, int]:
+    """(bytes of one file, 0 for no limit; how many files) from Docker's options max-size and max-file.
+
+    :raise InvalidArgument: a bad value. :raise UnsupportedOption: another driver, or another option.
+    """
+    if config.driver not in ("json-file", "local"):
+        raise UnsupportedOption(f"--log-driver {config.driver}", "only json-file and local are")
+    for name in config.options.keys() - {"max-size", "max-file"}:
+        raise UnsupportedOption(f"--log-opt {name}", "only max-size and max-file are")
+    size, files = config.options.get("max-size"), config.options.get("max-file", "1")
+    if not files.isdecimal() or not 1 <= int(files) <= _MAX_FILES:
+        raise InvalidArgument(f"invalid max-file: {files[:32]}", field="max-file", value=files[:32],
+                              hint=f"a number from 1 to {_MAX_FILES}")
+    return parse_size(size) if size else 0, int(files)
+
+
+async def _within(event: asyncio.Event, timeout: float | None) -> bool:
+    try:
+        async with asyncio.timeout(timeout):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
