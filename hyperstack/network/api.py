@@ -19,6 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
 
 
@@ -66,6 +67,9 @@ class NetworkBackend(Protocol):
 
     async def start(self) -> None:
         """Make what all networks need (tables, sysctls). :raise Unavailable: the host cannot; says what is missing."""
+
+    async def probe(self) -> list[Finding]:
+        """What this host can do for the backend, each with a remedy; tried out where that disturbs nothing."""
 
     def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
         """A free (subnet, gateway) for a new network, away from the host's own routes. :raise Exhausted: none left."""

@@ -26,9 +26,11 @@ from hyperstack.network.bridge import addressing, nft
 from hyperstack.network.bridge.links import Links, ensure_forwarding
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.ports import PortChooser
+from hyperstack.network.bridge.probe import SAMPLE, probe
 from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
 from hyperstack.network.bridge.ruleset import Desired, Ruleset
 from hyperstack.pod.errors import Conflict, InvalidArgument, Unavailable
+from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
 
 log = logging.getLogger(__name__)
@@ -73,9 +75,11 @@ class BridgeNetwork:
         if not self._desired.resolvers.upstream:
             log.warning("%s names no IPv4 name server: pods will not resolve names", self._resolv_conf)
         self._links = await self._devices(Links)
-        sample = Network(id="", name="", project="", subnet="192.0.2.0/24", gateway="192.0.2.1")
-        probe = Desired(networks={"": sample}, resolvers=self._desired.resolvers)
-        await self._filters(lambda: nft.apply(self._ruleset.whole(probe), check_only=True))
+        sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, resolvers=self._desired.resolvers))
+        await self._filters(lambda: nft.apply(sample, check_only=True))
+
+    async def probe(self) -> list[Finding]:
+        return await asyncio.to_thread(probe, self._names, host_resolvers(self._resolv_conf))
 
     async def close(self) -> None:
         """Let go of the host. What nobody uses goes, running pods keep all that they have."""

@@ -1,0 +1,133 @@
+"""What the host can do for the bridge network, found out by doing it in a network namespace that lives a moment."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pyroute2 import NetlinkError
+
+from hyperstack.network.api import Binding, Network
+from hyperstack.network.bridge import nft
+from hyperstack.network.bridge.links import SYSCTL, Links
+from hyperstack.network.bridge.names import Names
+from hyperstack.network.bridge.resolvers import Resolvers
+from hyperstack.network.bridge.ruleset import Desired, Ruleset
+from hyperstack.pod.errors import HyperStackError
+from hyperstack.pod.finding import Finding
+
+SAMPLE = Network(id="sample", name="sample", project="sample", subnet="192.0.2.0/24", gateway="192.0.2.1")
+"""RFC 5737 addresses: in no use anywhere."""
+
+_CLONE_NEWNET = 0x40000000
+
+
+def probe(names: Names, resolvers: Resolvers) -> list[Finding]:
+    """Blocks for some tens of milliseconds."""
+    # A thread that has entered another namespace cannot serve anything else: a pool of its own, for this one job.
+    with ThreadPoolExecutor(1) as throwaway:
+        findings = throwaway.submit(_try_out, names, resolvers).result()
+    return [*findings, _forwarding(), _other_firewalls(names), _name_servers(resolvers)]
+
+
+def _try_out(names: Names, resolvers: Resolvers) -> list[Finding]:
+    """One finding for devices, one for filters."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNET):
+        return [Finding(name="network namespaces", status="fail", detail=os.strerror(ctypes.get_errno()),
+                        remedy="run hyperd as root, on a kernel with CONFIG_NET_NS")]
+    return [_try_devices(names), _try_filters(names, resolvers)]
+
+
+def _try_devices(names: Names) -> Finding:
+    binding = Binding(pod_id="sample", network_id=SAMPLE.id, mac="02:48:c0:00:02:02", address="192.0.2.2/24",
+                      gateway=SAMPLE.gateway, tap=names.tap("sample"), bridge=names.bridge(SAMPLE.id), dns=(), mtu=1500)
+    links = Links()
+    try:
+        links.ensure_bridge(binding.bridge, SAMPLE)
+        fd = links.make_tap(binding.tap, 0)
+        try:
+            links.join(binding)
+        finally:
+            os.close(fd)
+    except (HyperStackError, NetlinkError, OSError) as error:
+        return Finding(name="bridge and tap devices", status="fail", detail=str(error),
+                       remedy="load the modules: modprobe bridge && modprobe tun")
+    finally:
+        links.close()
+    return Finding(name="bridge and tap devices", status="ok", detail="a tap joined a bridge")
+
+
+def _try_filters(names: Names, resolvers: Resolvers) -> Finding:
+    try:
+        nft.apply(Ruleset(names).whole(Desired(networks={SAMPLE.id: SAMPLE}, resolvers=resolvers)))
+    except HyperStackError as error:
+        return Finding(name="nftables", status="fail", detail=error.message,
+                       remedy=error.hint or "install nftables, on a kernel with nf_tables")
+    return Finding(name="nftables", status="ok", detail="the kernel takes the rules")
+
+
+def _forwarding() -> Finding:
+    if (SYSCTL / "ipv4/ip_forward").read_text().strip() != "0":
+        return Finding(name="IPv4 forwarding", status="ok", detail="net.ipv4.ip_forward is on")
+    return Finding(name="IPv4 forwarding", status="warn",
+                   detail="net.ipv4.ip_forward is off; hyperd switches it on with the first network",
+                   remedy="a host in several networks then routes between them: forbid that in its firewall")
+
+
+def _other_firewalls(names: Names) -> Finding:
+    """Accepting in our tables does not overrule a drop in another's."""
+    blockers = [*_nft_blockers(), *_legacy_blockers()]
+    if not blockers:
+        return Finding(name="other firewalls", status="ok", detail="none drops forwarded packets by policy")
+    chain = "DOCKER-USER" if any("Docker" in blocker for blocker in blockers) else "FORWARD"
+    device = f"{names.bridge_prefix}+"
+    return Finding(name="other firewalls", status="warn",
+                   detail=f"forwarded packets are dropped by policy in {', '.join(blockers)}: pods reach nobody beyond "
+                          "this host",
+                   remedy=f"iptables -I {chain} -i {device} -j ACCEPT && iptables -I {chain} -o {device} -j ACCEPT "
+                          "(what pods may do is still decided by HyperStack's own rules)")
+
+
+def _nft_blockers() -> list[str]:
+    chains = [item["chain"] for item in _nft_chains() if "chain" in item]
+    docker = any(chain["name"].startswith("DOCKER") for chain in chains)
+    return [f"nftables {chain['family']} {chain['table']} {chain['name']}" + (" (Docker)" if docker else "")
+            for chain in chains
+            if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in ("ip", "inet")]
+
+
+def _nft_chains() -> list[dict[str, Any]]:
+    try:
+        done = subprocess.run(["nft", "-j", "list", "chains"], capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []  # a finding of its own says so
+    listed: list[dict[str, Any]] = json.loads(done.stdout)["nftables"]
+    return listed
+
+
+def _legacy_blockers() -> list[str]:
+    if shutil.which("iptables-legacy") is None:
+        return []
+    try:
+        done = subprocess.run(["iptables-legacy", "-S"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []  # a kernel without the old tables
+    lines = done.stdout.splitlines()
+    docker = " (Docker)" if "-N DOCKER" in lines else ""
+    return [f"iptables-legacy FORWARD{docker}"] if "-P FORWARD DROP" in lines else []
+
+
+def _name_servers(resolvers: Resolvers) -> Finding:
+    if resolvers.reachable:
+        return Finding(name="name servers", status="ok", detail=", ".join(resolvers.reachable))
+    if resolvers.loopback:
+        return Finding(name="name servers", status="ok",
+                       detail=f"{resolvers.loopback}, which pods reach at their gateway's address")
+    return Finding(name="name servers", status="warn", detail="/etc/resolv.conf names no IPv4 name server",
+                   remedy="name one there, or give pods one with --dns")
