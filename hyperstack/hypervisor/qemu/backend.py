@@ -1,0 +1,230 @@
+"""`QemuHypervisor`: starts machines, and finds those that an earlier daemon started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import re
+import signal
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperstack.hypervisor.api import Capability, MachineSpec
+from hyperstack.hypervisor.qemu import command, launcher, probe, runtime_root
+from hyperstack.hypervisor.qemu.build import build
+from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
+from hyperstack.hypervisor.qemu.machine import QemuMachine
+from hyperstack.hypervisor.qemu.place import (
+    AGENT_SOCKET,
+    MONITOR_SOCKET,
+    Place,
+    adopt_last_words,
+    new_last_words,
+)
+from hyperstack.hypervisor.qemu.process import VmmProcess
+from hyperstack.hypervisor.qemu.qmp import listen_unix
+from hyperstack.pod.errors import Conflict, Exhausted, HyperStackError, InvalidArgument, Unavailable
+from hyperstack.pod.finding import Finding
+
+log = logging.getLogger(__name__)
+
+OVERHEAD_MIB = 160
+THREADS = 96
+"""Of a machine beyond its processors: QEMU's own two, and up to 64 that do its disk I/O."""
+
+_ID = re.compile(r"[0-9a-f]{64}\Z")
+_USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOSPC)
+
+
+@dataclass(frozen=True)
+class _Tools:
+    """What is prepared once before the first machine."""
+
+    root: runtime_root.RuntimeRoot
+    jail: Path
+    accelerator: probe.Accelerator
+
+
+class QemuHypervisor:
+    """Implements `api.Hypervisor`.
+
+    :param run_dir: one directory per machine, below it; goes with a reboot, so /run is the place. Its path also tells
+        apart the daemons of one host: their machines never meet.
+    :param cache_dir: the jail, QEMU's root and the probe's result; may be removed while no machine runs.
+    """
+
+    name = "qemu"
+    capabilities = Capability.DISK_HOTPLUG | Capability.NIC_HOTPLUG | Capability.PAUSE | Capability.CONSOLE
+
+    def __init__(self, run_dir: Path, cache_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._cache_dir = cache_dir
+        tag = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:12]
+        self._cgroups = CgroupParent(f"hyperstack-{tag}")
+        self._tools: _Tools | None = None
+        self._preparing = asyncio.Lock()
+        self._machines: dict[str, QemuMachine] = {}
+        self.accelerator = "unknown"
+
+    async def probe(self) -> list[Finding]:
+        findings = [await asyncio.to_thread(probe.cgroup_finding, self._cgroups)]
+        try:
+            tools = await self._prepare_tools()
+        except Unavailable as error:
+            return [*findings, Finding(name="qemu", status="fail", detail=error.message, remedy=error.hint or "")]
+        return [*findings, Finding(name="qemu", status="ok", detail=f"{tools.root.program} runs confined"),
+                probe.accelerator_finding(tools.accelerator)]
+
+    async def _prepare_tools(self) -> _Tools:
+        """:raise Unavailable: something is missing on this host."""
+        async with self._preparing:
+            if self._tools is None:
+                root = await asyncio.to_thread(runtime_root.prepare, self._cache_dir, runtime_root.find_qemu())
+                jail = await asyncio.to_thread(build, "jail", self._cache_dir)
+                rom = await asyncio.to_thread(build, "trial", self._cache_dir)
+                accelerator = await probe.choose_accelerator(cache_dir=self._cache_dir, root=root, jail=jail, rom=rom)
+                log.info("accelerator: %s, %s", accelerator.name, accelerator.reason)
+                self._tools = _Tools(root, jail, accelerator)
+                self.accelerator = accelerator.name
+            return self._tools
+
+    def _place(self, ident: str) -> Place:
+        if not _ID.match(ident):
+            raise InvalidArgument("a machine's id is 64 hex digits", field="id", value=ident[:80])
+        return Place(self._run_dir / ident, self._cgroups.group(ident))
+
+    async def start(self, spec: MachineSpec) -> QemuMachine:
+        tools = await self._prepare_tools()
+        await asyncio.to_thread(self._cgroups.prepare)
+        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = self._place(spec.id)
+        if spec.uid <= 0:
+            raise InvalidArgument("a machine never runs as root", field="uid", value=spec.uid)
+        if spec.id in self._machines or place.cgroup.pids():
+            raise Conflict(f"machine {spec.id[:12]} runs already", field="id", value=spec.id)
+        if place.exists():
+            await place.clear()
+        machine: QemuMachine | None = None
+        try:
+            machine = self._launch(spec, place, tools)
+            await machine.open()
+        except BaseException as error:
+            raised = _explain(error, machine.last_words() if machine else "")
+            await asyncio.shield(self._undo(machine, place))
+            raise raised from error
+        self._machines[spec.id] = machine
+        return machine
+
+    async def _undo(self, machine: QemuMachine | None, place: Place) -> None:
+        if machine is not None:
+            await machine.destroy()
+        else:
+            await place.clear()
+
+    def _launch(self, spec: MachineSpec, place: Place, tools: _Tools) -> QemuMachine:
+        """Make the place, then the process in it."""
+        with contextlib.ExitStack() as stack:
+            def ours(fd: int) -> int:
+                stack.callback(os.close, fd)
+                return fd
+
+            place.path.mkdir(mode=0o700)
+            place.cgroup.create(Limits(memory_bytes=(spec.memory_mib + OVERHEAD_MIB) << 20, cpus=spec.cpu_limit,
+                                       pids=spec.vcpus + THREADS))
+            directory = ours(place.open_directory())
+            monitor = stack.enter_context(listen_unix(directory, MONITOR_SOCKET))
+            agent = stack.enter_context(listen_unix(directory, AGENT_SOCKET))
+            last_words = new_last_words()
+            keep_words = stack.enter_context(contextlib.ExitStack())
+            keep_words.callback(os.close, last_words)
+            null = ours(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            descriptors = launcher.Descriptors(stdin=null, stderr=last_words)
+            channels = command.Channels(monitor=descriptors.give(monitor.fileno()),
+                                        agent=descriptors.give(agent.fileno()))
+            line = command.command_line(
+                spec, program=tools.root.program, firmware=tools.root.firmware, kernel=f"/{runtime_root.KERNEL}",
+                initrd=f"/{runtime_root.INITRD}", accelerator=tools.accelerator.name, channels=channels,
+                give=descriptors.give)
+            files = [(runtime_root.KERNEL, spec.kernel.image.resolve(strict=True)),
+                     (runtime_root.INITRD, spec.kernel.initrd.resolve(strict=True))]
+            entrances = stack.enter_context(place.cgroup.entrances())
+            pid = launcher.spawn(tools.jail, uid=spec.uid, root=tools.root.path, kvm=tools.accelerator.name == "kvm",
+                                 cgroups=entrances, files=files, descriptors=descriptors, command=line)
+            process = _hold(pid)
+            keep_words.pop_all()
+            return QemuMachine(spec.id, process, place, last_words, self._forget)
+
+    def _forget(self, ident: str) -> None:
+        self._machines.pop(ident, None)
+
+    async def adopt(self, ident: str) -> QemuMachine | None:
+        if ident in self._machines:
+            return self._machines[ident]
+        place = self._place(ident)
+        pids = place.cgroup.pids()
+        if len(pids) != 1:
+            return None
+        process = VmmProcess.found(pids.pop(), lambda pid: pid in place.cgroup.pids())
+        if process is None:
+            return None
+        try:
+            machine = QemuMachine(ident, process, place, adopt_last_words(process.pid), self._forget)
+        except OSError as error:
+            process.close()
+            log.warning("machine %s cannot be adopted: %s", ident[:12], error)
+            return None
+        try:
+            await machine.open()
+        except Unavailable as error:
+            log.warning("machine %s cannot be adopted: %s", ident[:12], error)
+            await machine.release()
+            return None
+        except BaseException:
+            await machine.release()
+            raise
+        self._machines[ident] = machine
+        return machine
+
+    async def destroy_leftovers(self, ident: str) -> None:
+        if machine := self._machines.get(ident):
+            await machine.destroy()
+        else:
+            await self._place(ident).clear()
+
+    async def list_leftovers(self) -> Collection[str]:
+        found = self._cgroups.idents()
+        with contextlib.suppress(FileNotFoundError):
+            found.update(entry.name for entry in os.scandir(self._run_dir) if entry.is_dir(follow_symlinks=False))
+        return {name for name in found if _ID.match(name)}
+
+    async def close(self) -> None:
+        for machine in list(self._machines.values()):
+            await machine.release()
+        self._machines.clear()
+
+
+def _hold(pid: int) -> VmmProcess:
+    try:
+        return VmmProcess.started(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _explain(error: BaseException, last_words: str) -> BaseException:
+    """The contract's error for what went wrong at start."""
+    words = f": {last_words[-1000:]}" if last_words else ""
+    if isinstance(error, HyperStackError) and words:
+        kind = Exhausted if "annot allocate memory" in words else Unavailable
+        return kind(f"the machine did not start: {error.message}{words}", hint=error.hint)
+    if isinstance(error, OSError):
+        kind = Exhausted if error.errno in _USED_UP else Unavailable
+        what = f"{error.strerror or error} {error.filename or ''}".rstrip()
+        return kind(f"the machine could not be started: {what}{words}")
+    return error

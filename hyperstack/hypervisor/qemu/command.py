@@ -1,0 +1,130 @@
+"""A machine as QEMU's command line. Pure: descriptors are numbers that the caller handed out.
+
+The machine is QEMU's `pc` without what a pod never uses (HPET, USB, VGA, floppy, option ROMs), one virtio-scsi
+controller that every disk hangs on, one virtio-serial controller for the agent's port, a virtio NIC, a random source
+and a serial port into a ring buffer as console. Disks at boot and disks added later are described by the same
+dictionaries; QEMU reads them from its command line and from its monitor alike.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hyperstack.hypervisor.api import Disk, MachineSpec, Nic
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""QEMU's own seccomp filter, with every set of calls denied that can be."""
+AGENT_PORT = "org.hyperstack.agent.0"
+CONSOLE = "console"
+"""Name of the console's character device."""
+CONSOLE_BYTES = 65_536
+"""Size of its ring buffer; must be a power of two."""
+NIC_DEVICE = "nic0"
+NIC_NETDEV = "net0"
+SCSI_BUS = "scsi0.0"
+
+_TB_SIZE_MIB = 64
+
+_COMMON_COMMAND_LINE = "console=ttyS0 quiet panic=-1 random.trust_cpu=on no_timer_check"
+"""`panic=-1` resets at once, which ends the machine; the console keeps the kernel's last words."""
+_EMULATED_COMMAND_LINE = "tsc=reliable mitigations=off rcupdate.rcu_expedited=1 noreplace-smp"
+"""Emulation has neither speculation to mitigate nor a bus to lock: what these skip is paid for at every boot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channels:
+    """The child's numbers of the listening sockets."""
+
+    monitor: int
+    agent: int
+
+
+def blockdev(disk: Disk, fdset: int) -> dict[str, Any]:
+    """The image behind a disk. Trimmed blocks of a writable one go back to the host.
+
+    Read-only images are shared by many machines and cannot change, so they are not locked; a writable one is, so that
+    no two machines ever write it.
+    """
+    block_special = stat.S_ISBLK(os.fstat(disk.fd).st_mode)
+    common: dict[str, Any] = {
+        "driver": "host_device" if block_special else "file",
+        "node-name": node_name(disk.serial),
+        "filename": f"/dev/fdset/{fdset}",
+        "read-only": disk.read_only,
+        "cache": {"direct": False, "no-flush": False},
+    }
+    if disk.read_only:
+        return common | {"locking": "off"}
+    return common | {"discard": "unmap", "detect-zeroes": "unmap"}
+
+
+def disk_device(disk: Disk) -> dict[str, Any]:
+    """The SCSI disk in front of the image; QEMU picks a free unit number of target 0.
+
+    One target, so that the guest finds all by one REPORT LUNS instead of scanning. Errors, no space above all, are the
+    guest's to see: the machine goes on.
+    """
+    return {"driver": "scsi-hd", "bus": SCSI_BUS, "channel": 0, "scsi-id": 0, "id": device_id(disk.serial),
+            "drive": node_name(disk.serial), "serial": disk.serial, "werror": "report", "rerror": "report"}
+
+
+def device_id(serial: str) -> str:
+    return f"disk-{serial}"
+
+
+def node_name(serial: str) -> str:
+    return f"node-{serial}"
+
+
+def nic_netdev(fd: str) -> dict[str, Any]:
+    """`fd`: number of an inherited descriptor, or the name of one that was sent over the monitor."""
+    return {"type": "tap", "id": NIC_NETDEV, "fd": fd, "vhost": False}
+
+
+def nic_device(nic: Nic) -> dict[str, Any]:
+    """No option ROM: nobody boots from it, and it would be one more file to read."""
+    return {"driver": "virtio-net-pci", "id": NIC_DEVICE, "netdev": NIC_NETDEV, "mac": nic.mac, "romfile": ""}
+
+
+def command_line(spec: MachineSpec, *, program: str, firmware: str, kernel: str, initrd: str, accelerator: str,
+                 channels: Channels, give: Callable[[int], int]) -> list[str]:
+    """`program` and its arguments.
+
+    :param program, firmware, kernel, initrd: paths in the machine's root.
+    :param give: hands a descriptor of ours to QEMU and returns its number there.
+    """
+    emulated = accelerator == "tcg"
+    append = " ".join(part for part in (_COMMON_COMMAND_LINE, _EMULATED_COMMAND_LINE if emulated else "",
+                                        spec.kernel.command_line) if part)
+    line = [
+        program, "-name", f"hyperstack-{spec.id[:12]}", "-nodefaults", "-no-user-config", "-display", "none",
+        "-L", firmware, "-sandbox", SANDBOX,
+        "-M", "pc,hpet=off,smm=off,vmport=off,usb=off", "-bios", "qboot.rom",
+        "-accel", f"tcg,tb-size={_TB_SIZE_MIB}" if emulated else accelerator,
+        "-cpu", "max,la57=off" if emulated else "host",
+        "-m", f"{spec.memory_mib}", "-smp", f"{spec.vcpus}",
+        "-kernel", kernel, "-initrd", initrd, "-append", append,
+        # A guest that ends, however it does, stays to be read until it is destroyed.
+        "-action", "reboot=shutdown,shutdown=pause",
+        "-chardev", f"socket,id=monitor,fd={channels.monitor},server=on,wait=off",
+        "-mon", "chardev=monitor,mode=control",
+        # The guest may print for ever: it overwrites its own words.
+        "-chardev", f"ringbuf,id={CONSOLE},size={CONSOLE_BYTES}", "-serial", f"chardev:{CONSOLE}",
+        "-device", "virtio-serial-pci,id=serial0,max_ports=2",
+        "-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off",
+        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+        "-device", "virtio-scsi-pci,id=scsi0",
+        "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
+    ]
+    for fdset, disk in enumerate(spec.disks, start=1):
+        line += ["-add-fd", f"fd={give(disk.fd)},set={fdset},opaque={disk.serial}",
+                 "-blockdev", json.dumps(blockdev(disk, fdset)),
+                 "-device", json.dumps(disk_device(disk))]
+    if spec.nic:
+        line += ["-netdev", json.dumps(nic_netdev(str(give(spec.nic.fd)))), "-device", json.dumps(nic_device(spec.nic))]
+    return line

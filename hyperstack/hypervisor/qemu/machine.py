@@ -1,0 +1,311 @@
+"""One running QEMU: how it is talked to, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic
+from hyperstack.hypervisor.qemu import command
+from hyperstack.hypervisor.qemu.place import AGENT_SOCKET, MONITOR_SOCKET, Place, printable, read_last_words
+from hyperstack.hypervisor.qemu.process import VmmProcess
+from hyperstack.hypervisor.qemu.qmp import CommandFailed, Monitor, connect_unix
+from hyperstack.pod.errors import Conflict, Unavailable
+
+log = logging.getLogger(__name__)
+
+_EXIT_CONSOLE_CHARS = 4096
+_GRACE_S = 2.0
+"""Between the end of the monitor's connection and the end of the process that held it."""
+_UNPLUG_TIMEOUT_S = 10.0
+_HOST_REASONS = ("host-signal", "host-error", "host-qmp-quit", "host-ui")
+_BROKEN_STATES = ("internal-error", "io-error", "guest-panicked", "watchdog")
+
+
+class QemuMachine:
+    """Implements `api.Machine`. Made by the backend, which hands over a process that exists already."""
+
+    def __init__(self, ident: str, process: VmmProcess, place: Place, last_words: int,
+                 on_destroyed: Callable[[str], None]) -> None:
+        """`last_words` is closed by the machine; `on_destroyed` is called with the id after nothing is left."""
+        self.id = ident
+        self.pid = process.pid
+        self._process = process
+        self._place = place
+        self._directory = place.open_directory()
+        self._last_words = last_words
+        self._on_destroyed = on_destroyed
+        loop = asyncio.get_running_loop()
+        self._monitor = Monitor(self._on_event)
+        self._exit: asyncio.Future[MachineExit] = loop.create_future()
+        self._guest_end: asyncio.Future[str] = loop.create_future()
+        self._stopped = asyncio.Event()
+        self._unplugged: dict[str, asyncio.Event] = {}
+        self._console = b""
+        self._agent: asyncio.StreamWriter | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._destruction: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Reach its monitor and begin to watch it. :raise Unavailable: it died or does not answer."""
+        try:
+            await self._monitor.connect(self._directory, MONITOR_SOCKET)
+        except Unavailable as error:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE_S):
+                    raise Unavailable(f"QEMU {await self._process.wait()}") from error
+            raise
+        await self._look_at_state()
+        self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.id[:12]}")
+
+    # What QEMU says
+
+    def _on_event(self, name: str, data: Mapping[str, Any]) -> None:
+        if name == "SHUTDOWN":
+            self._note_guest_end(str(data.get("reason", ""))[:64])
+        elif name == "STOP":
+            self._stopped.set()
+        elif name == "DEVICE_DELETED" and (event := self._unplugged.get(str(data.get("device", "")))):
+            event.set()
+
+    def _note_guest_end(self, reason: str) -> None:
+        if not self._guest_end.done():
+            self._guest_end.set_result(reason)
+
+    async def _look_at_state(self) -> None:
+        """Events come to the one who is connected; what happened before is in the state."""
+        state = await self._query("query-status", "status")
+        if state == "shutdown":
+            self._note_guest_end("")
+        elif state in _BROKEN_STATES:
+            self._note_guest_end(state)
+
+    async def _query(self, name: str, key: str) -> str:
+        answer = await self._monitor.execute(name)
+        if not isinstance(answer, dict) or not isinstance(answer.get(key), str):
+            raise Unavailable(f"QEMU answers nonsense to {name}")
+        return str(answer[key])
+
+    # The end
+
+    async def _watch(self) -> None:
+        death = asyncio.ensure_future(self._process.wait())
+        lost = asyncio.ensure_future(self._monitor.lost())
+        try:
+            while not self._guest_end.done() and not death.done() and not lost.done():
+                stopped = asyncio.ensure_future(self._stopped.wait())
+                waited: set[asyncio.Future[Any]] = {death, lost, stopped, self._guest_end}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                if stopped.done():
+                    self._stopped.clear()
+                    with contextlib.suppress(Unavailable, CommandFailed):
+                        await self._look_at_state()
+                stopped.cancel()
+            if self._guest_end.done():
+                end = await self._describe_guest_end(self._guest_end.result())
+            else:
+                end = await self._describe_death()
+        finally:
+            death.cancel()
+            lost.cancel()
+        log.info("machine %s: %s", self.id[:12], end.reason)
+        self._finish(end)
+
+    async def _describe_guest_end(self, reason: str) -> MachineExit:
+        with contextlib.suppress(Unavailable, CommandFailed):
+            await self._read_console()
+        console = self._console_text()[-_EXIT_CONSOLE_CHARS:]
+        if reason in _HOST_REASONS:
+            return MachineExit(kind=ExitKind.KILLED, reason=f"QEMU was stopped by the host ({reason})", console=console)
+        if reason in _BROKEN_STATES:
+            return MachineExit(kind=ExitKind.PANIC, reason=f"QEMU gave the machine up: {reason}", console=console)
+        if reason in ("guest-reset", "guest-panic") or "Kernel panic" in console:
+            return MachineExit(kind=ExitKind.PANIC, reason="the guest's kernel panicked or reset", console=console)
+        return MachineExit(kind=ExitKind.SHUTDOWN, reason="the guest powered itself off", console=console)
+
+    async def _describe_death(self) -> MachineExit:
+        try:
+            async with asyncio.timeout(_GRACE_S):
+                how = await self._process.wait()
+        except TimeoutError:
+            # A VMM that we cannot talk to any more is not left running.
+            self._process.kill()
+            await self._process.wait()
+            how = "broke its monitor's connection and was ended"
+        reason = f"QEMU {how}"
+        if self._place.cgroup.oom_kills():
+            reason += " because it passed the host's memory limit for it"
+        if words := read_last_words(self._last_words):
+            reason += f": {words[-1000:]}"
+        return MachineExit(kind=ExitKind.KILLED, reason=reason, console=self._console_text()[-_EXIT_CONSOLE_CHARS:])
+
+    def _finish(self, end: MachineExit) -> None:
+        if not self._exit.done():
+            self._exit.set_result(end)
+
+    async def wait(self) -> MachineExit:
+        return await asyncio.shield(self._exit)
+
+    async def destroy(self) -> None:
+        if self._destruction is None or (self._destruction.done() and self._destruction_failed()):
+            self._destruction = asyncio.create_task(self._destroy(), name=f"destroy {self.id[:12]}")
+        await asyncio.shield(self._destruction)
+
+    def _destruction_failed(self) -> bool:
+        task = self._destruction
+        return task is not None and (task.cancelled() or task.exception() is not None)
+
+    async def _destroy(self) -> None:
+        self._finish(MachineExit(kind=ExitKind.DESTROYED, reason="it was destroyed",
+                                 console=self._console_text()[-_EXIT_CONSOLE_CHARS:]))
+        await self._stop_watching()
+        if self._process.alive:
+            self._process.kill()
+            await self._process.wait()
+        await self._place.clear()
+        await self.release()
+        self._on_destroyed(self.id)
+
+    async def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
+
+    async def release(self) -> None:
+        """Let go of it without ending it. Idempotent; the object is of no use afterwards."""
+        await self._stop_watching()
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
+        await self._monitor.close()
+        self._process.close()
+        for fd in (self._directory, self._last_words):
+            if fd >= 0:
+                os.close(fd)
+        self._directory = self._last_words = -1
+        if not self._exit.done():
+            self._exit.cancel()
+
+    def last_words(self) -> str:
+        """What QEMU or the jail wrote to standard error."""
+        return read_last_words(self._last_words)
+
+    # The agent and the console
+
+    async def connect_agent(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._agent is not None:
+            # QEMU serves one connection and would leave the next one waiting.
+            self._agent.close()
+            self._agent = None
+        if self._directory < 0 or not self._process.alive:
+            raise Unavailable(f"machine {self.id[:12]} is gone")
+        connection = await connect_unix(self._directory, AGENT_SOCKET)
+        reader, self._agent = await asyncio.open_unix_connection(sock=connection)
+        return reader, self._agent
+
+    async def console_tail(self) -> str:
+        with contextlib.suppress(Unavailable, CommandFailed):
+            await self._read_console()
+        return self._console_text()
+
+    async def _read_console(self) -> None:
+        """Reading empties QEMU's ring, so what was read before is kept here, bounded as the ring is."""
+        answer = await self._monitor.execute(
+            "ringbuf-read", {"device": command.CONSOLE, "size": command.CONSOLE_BYTES, "format": "base64"})
+        try:
+            fresh = base64.b64decode(answer, validate=True)
+        except (TypeError, ValueError, binascii.Error) as error:
+            raise Unavailable("QEMU answers nonsense to ringbuf-read") from error
+        self._console = (self._console + fresh)[-command.CONSOLE_BYTES:]
+
+    def _console_text(self) -> str:
+        return printable(self._console.decode(errors="replace"))
+
+    # Processors
+
+    async def pause(self) -> None:
+        await self._execute("stop")
+
+    async def resume(self) -> None:
+        await self._execute("cont")
+
+    async def usage(self) -> HostUsage:
+        return self._place.cgroup.usage()
+
+    async def _execute(self, name: str, arguments: Mapping[str, object] | None = None, *,
+                       fd: int | None = None) -> Any:
+        """:raise Unavailable: QEMU is gone, or refuses."""
+        try:
+            return await self._monitor.execute(name, arguments, fd=fd)
+        except CommandFailed as error:
+            raise Unavailable(str(error)) from error
+
+    # Devices
+
+    async def attach_disk(self, disk: Disk) -> None:
+        """:raise Conflict: a disk of that serial is attached. :raise Unavailable: QEMU refuses it."""
+        if command.device_id(disk.serial) in await self._devices():
+            raise Conflict(f"machine {self.id[:12]} has a disk {disk.serial} already", field="serial", value=disk.serial)
+        # A daemon that died between these steps may have left the first of them.
+        await self._drop_image(disk.serial)
+        answer = await self._execute("add-fd", {"opaque": disk.serial}, fd=disk.fd)
+        try:
+            fdset = int(answer["fdset-id"])
+            await self._execute("blockdev-add", command.blockdev(disk, fdset))
+            await self._execute("device_add", command.disk_device(disk))
+        except BaseException as error:
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(self._drop_image(disk.serial))
+            if isinstance(error, (KeyError, TypeError, ValueError)):
+                raise Unavailable("QEMU answers nonsense to add-fd") from error
+            raise
+
+    async def detach_disk(self, serial: str) -> None:
+        device = command.device_id(serial)
+        if device in await self._devices():
+            await self._unplug(device)
+        await self._drop_image(serial)
+
+    async def _unplug(self, device: str) -> None:
+        event = self._unplugged[device] = asyncio.Event()
+        try:
+            await self._execute("device_del", {"id": device})
+            async with asyncio.timeout(_UNPLUG_TIMEOUT_S):
+                await event.wait()
+        except TimeoutError as error:
+            raise Unavailable(f"the guest of {self.id[:12]} does not let go of {device}") from error
+        finally:
+            del self._unplugged[device]
+
+    async def _devices(self) -> set[str]:
+        """Ids of the devices that have one."""
+        answer = await self._execute("qom-list", {"path": "/machine/peripheral"})
+        return {str(item.get("name")) for item in answer or () if isinstance(item, dict)}
+
+    async def _drop_image(self, serial: str) -> None:
+        """Close a disk's image, where it is open and no device uses it."""
+        node = command.node_name(serial)
+        nodes = await self._execute("query-named-block-nodes", {"flat": True})
+        if any(item.get("node-name") == node for item in nodes or ()):
+            await self._execute("blockdev-del", {"node-name": node})
+        for fdset in await self._execute("query-fdsets") or ():
+            if any(entry.get("opaque") == serial for entry in fdset["fds"]):
+                await self._execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
+
+    async def attach_nic(self, nic: Nic) -> None:
+        """:raise Unavailable: QEMU refuses it, for example because the machine has one."""
+        await self._execute("getfd", {"fdname": command.NIC_NETDEV}, fd=nic.fd)
+        await self._execute("netdev_add", command.nic_netdev(command.NIC_NETDEV))
+        try:
+            await self._execute("device_add", command.nic_device(nic))
+        except BaseException:
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(self._execute("netdev_del", {"id": command.NIC_NETDEV}))
+            raise

@@ -1,0 +1,79 @@
+"""One QEMU process, ours or adopted, held by a pidfd so that its number cannot come to mean another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+
+
+class VmmProcess:
+    """From its start or adoption until `close`. Must be made within a running event loop."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self._pidfd = pidfd
+        self._end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().add_reader(pidfd, self._on_end)
+
+    @classmethod
+    def started(cls, pid: int) -> VmmProcess:
+        """A child that nobody has waited for yet."""
+        return cls(pid, os.pidfd_open(pid))
+
+    @classmethod
+    def found(cls, pid: int, is_member: Callable[[int], bool]) -> VmmProcess | None:
+        """A running process; `is_member` is asked again once the number is pinned."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        if not is_member(pid):
+            os.close(pidfd)
+            return None
+        return cls(pid, pidfd)
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        if not self._end.done():
+            self._end.set_result(self._reap())
+
+    def _reap(self) -> str:
+        """How it ended, in words; only a parent is told."""
+        try:
+            status = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return "is gone"
+        if status is None:
+            return "is gone"
+        if status.si_code == os.CLD_EXITED:
+            return f"ended with status {status.si_status}"
+        try:
+            name = signal.Signals(status.si_status).name
+        except ValueError:
+            name = f"signal {status.si_status}"
+        return f"was killed by {name}"
+
+    async def wait(self) -> str:
+        """Ends when the process does; "is gone", "ended with status 1", "was killed by SIGKILL"."""
+        return await asyncio.shield(self._end)
+
+    @property
+    def alive(self) -> bool:
+        return not self._end.done()
+
+    def kill(self) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of it, running or not. Idempotent."""
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if not self._end.done():
+            self._end.cancel()
