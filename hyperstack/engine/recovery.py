@@ -90,6 +90,8 @@ class Recovery:
                 await self._adopt_container(sandbox, container, status, paused=container.id in paused)
             elif status is not None:
                 processes[container.handle] = status
+            if container.state is ContainerState.RESTARTING:
+                self._supervisor.schedule_restart(container)
             for record in self._execs_of(container):
                 await self._adopt_exec(sandbox, record, processes.pop(record.handle, None))
         for handle, status in processes.items():
@@ -159,12 +161,15 @@ class Recovery:
                                        {c.id for c in self._store.containers.all()})
 
     def _start_wanted(self) -> None:
+        unwanted = set()
         for pod in self._store.pods.all():
-            if pod.wanted and not pod.implicit:
+            if pod.wanted:
                 self._supervisor.spawn(self._pods.bring_up(pod.id, fresh=False))
+            elif not pod.implicit:
+                unwanted.add(pod.id)
         for container in self._store.containers.all():
             idle = container.state in (ContainerState.EXITED, ContainerState.CREATED)
-            ran = container.started_at > 0
+            ran = container.started_at > 0 and container.pod_id not in unwanted
             if idle and ran and restarts.wants_start_at_boot(container.spec.restart,
                                                              manually_stopped=container.manually_stopped):
                 self._supervisor.spawn(self._supervisor.start(container.id))

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 _SHUTDOWN_S = 10.0
 """For a guest to write its disks out; then it is killed."""
 
+_LAST_WORDS_S = 2.0
+"""For a machine whose sockets closed to be seen dead, with its reason."""
+
 
 class Kernels(Protocol):
     """What the engine asks of the store of guest kernels."""
@@ -50,7 +53,7 @@ class SandboxObserver(Protocol):
 
     def guest_event(self, pod_id: str, event: messages.Event) -> None: ...
 
-    def sandbox_lost(self, pod_id: str, reason: str) -> None: ...
+    def sandbox_lost(self, sandbox: Sandbox, reason: str) -> None: ...
 
 
 class Sandbox:
@@ -122,7 +125,7 @@ class Sandboxes:
         """
         sandbox = self._running.pop(pod_id, None)
         pod = self._pod(pod_id)
-        if sandbox is None and pod.state is SandboxState.ABSENT:
+        if sandbox is None and pod.state in (SandboxState.ABSENT, SandboxState.FAILED):
             return
         if pod.state is not SandboxState.STOPPING:
             self._set_state(pod_id, SandboxState.STOPPING)
@@ -143,8 +146,9 @@ class Sandboxes:
         await self._networks.publish(self._pod(pod_id))
 
     async def fail(self, pod_id: str, reason: str) -> None:
-        """Take down what is left of a machine that died or must die, and keep the reason."""
-        await self._undo(pod_id, reason)
+        """Take down what is left of a machine that died or must die, and keep the reason. Idempotent."""
+        if self._pod(pod_id).state not in (SandboxState.ABSENT, SandboxState.FAILED):
+            await self._undo(pod_id, reason)
 
     async def adopt(self, pod: PodRecord) -> tuple[Sandbox, messages.ListReply] | None:
         """The sandbox of a pod that an earlier daemon left READY, connected again, and what is in it.
@@ -229,6 +233,8 @@ class Sandboxes:
                                                           deadline_s=self._config.boot_deadline_s))
         try:
             await asyncio.wait((died, answer), return_when=asyncio.FIRST_COMPLETED)
+            if not died.done() and answer.exception() is not None:
+                await asyncio.wait((died,), timeout=_LAST_WORDS_S)
             if answer.done() and answer.exception() is None:
                 return answer.result()
             if died.done():
@@ -280,7 +286,7 @@ class Sandboxes:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if machine not in done:
                 # A dying machine closes its sockets first; its own word is the better reason.
-                await asyncio.wait((machine,), timeout=2)
+                await asyncio.wait((machine,), timeout=_LAST_WORDS_S)
             if machine.done():
                 end = machine.result()
                 reason = f"The machine died: {end.reason}{_quoted(end.console)}"
@@ -290,7 +296,7 @@ class Sandboxes:
                 reason = f"The guest fell silent: {silence.result()}"
         log.warning("pod %s: %s", sandbox.pod_id[:12], reason)
         if self.observer is not None:
-            self.observer.sandbox_lost(sandbox.pod_id, reason)
+            self.observer.sandbox_lost(sandbox, reason)
 
     async def _keepalive(self, sandbox: Sandbox) -> str:
         """Ends, with the reason, when the guest no longer answers."""

@@ -222,8 +222,8 @@ class Supervisor:
                 return
         self.exits.exited(pod_id, event)
 
-    def sandbox_lost(self, pod_id: str, reason: str) -> None:
-        self.spawn(self._lost(pod_id, reason))
+    def sandbox_lost(self, sandbox: Sandbox, reason: str) -> None:
+        self.spawn(self._lost(sandbox, reason))
 
     async def exited(self, container_id: str, event: messages.ExitEvent) -> None:
         """Its main process ended: keep what it wrote, then how it ended."""
@@ -330,10 +330,11 @@ class Supervisor:
             await sandbox.channel.release(container.handle)
         await self._unprepare(container)
 
-    async def _lost(self, pod_id: str, reason: str) -> None:
+    async def _lost(self, sandbox: Sandbox, reason: str) -> None:
+        pod_id = sandbox.pod_id
         async with self._locks.hold(pod_id):
-            if self._store.pods.get(pod_id) is None:
-                return
+            if self._sandboxes.get(pod_id) is not sandbox:
+                return  # taken down meanwhile
             await self._sandboxes.fail(pod_id, reason)
             self.exits.lost(pod_id)
             for container in self._sandboxes.containers_of(pod_id):
@@ -393,7 +394,9 @@ class Supervisor:
             await self._signal(container, _SIGKILL)
             if await run.ended(_KILL_DEADLINE_S):
                 return
-        await self._lost(container.pod_id, "The guest did not end the container after SIGKILL; its machine was killed")
+        sandbox = self._sandboxes.get(container.pod_id)
+        if sandbox is not None:
+            await self._lost(sandbox, "The guest did not end the container after SIGKILL, so its machine was killed")
 
     async def _signal(self, container: ContainerRecord, number: int) -> None:
         sandbox = self._sandboxes.get(container.pod_id)
@@ -404,7 +407,7 @@ class Supervisor:
         except GuestCallError:
             log.debug("container %s: no process left to signal", container.id[:12])
         except GuestError as error:
-            await self._lost(container.pod_id, f"The guest did not take a signal: {error}")
+            await self._lost(sandbox, f"The guest did not take a signal: {error}")
 
     # -- restarts
 
