@@ -37,15 +37,15 @@ Body = bytes | IO[bytes] | Iterable[bytes]
 class Upgraded:
     """A hijacked connection: bytes both ways, each direction closed by itself."""
 
-    def __init__(self, sock: socket.socket, reader: IO[bytes], content_type: str) -> None:
+    def __init__(self, sock: socket.socket, raw: http.client.HTTPResponse) -> None:
         self._sock = sock
-        self._reader = reader
-        self.multiplexed = content_type.startswith(MULTIPLEXED)
+        self._raw = raw  # it owns the buffer that has what came right behind the headers, and closes it with itself
+        self.multiplexed = raw.headers.get("Content-Type", "").startswith(MULTIPLEXED)
 
     def read(self, limit: int = CHUNK) -> bytes:
         """What has arrived, at least one byte; empty at the end of the stream."""
         try:
-            return self._reader.read1(limit)  # type: ignore[attr-defined,no-any-return]  # it is a BufferedReader
+            return self._raw.fp.read1(limit)
         except ConnectionResetError:
             return b""
 
@@ -174,7 +174,7 @@ class Client:
         if raw.status != http.client.SWITCHING_PROTOCOLS:
             _checked(raw, connection).close()
             raise CliError(f"hyperd answered {raw.status} where a stream was expected")
-        return Upgraded(sock, raw.fp, raw.headers.get("Content-Type", ""))
+        return Upgraded(sock, raw)
 
     def _headers(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         headers = {"Host": "hyperd", "User-Agent": "hyperctl"}

@@ -105,9 +105,10 @@ def _output(attached: Attached) -> None:
     try:
         copy_output(chunks_of(attached.stream.read), multiplexed=attached.stream.multiplexed and not attached.tty,
                     stdout=attached.stdout, stderr=attached.stderr)
-        attached.mailbox.put(Ended.OUTPUT)
     except (OutputClosed, CliError, OSError) as error:
         attached.mailbox.put(error)
+    finally:
+        attached.mailbox.put(Ended.OUTPUT)  # whatever came before it is read first
 
 
 def _input(attached: Attached) -> None:

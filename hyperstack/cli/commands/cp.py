@@ -101,16 +101,16 @@ def _local_place(target: str, found: _Stat, *, contents: bool) -> tuple[str, str
 
 
 def _to_container(client: Client, source: str, name: str, path: str, *, archive: bool, follow: bool) -> int:
-    destination = _stat(client, name, _resolved(client, name, path))
+    path = _resolved(client, name, path)
+    destination = _stat(client, name, path)
     if source == "-":
         if destination is None or not destination.directory:
             raise CliError(f'destination "{name}:{path}" must be a directory')
-        return _put(client, name, _resolved(client, name, path), streams.chunks_of(partial(os.read, 0)), archive=archive)
+        return _put(client, name, path, streams.chunks_of(partial(os.read, 0)), archive=archive)
     from hyperstack.cli.pack import pack
 
     if not os.path.lexists(source.rstrip(os.sep) or os.sep):
         raise CliError(f"no such file or directory: {source}")
-    path = _resolved(client, name, path)
     is_directory = os.path.isdir(source) and (follow or source.endswith(os.sep) or not os.path.islink(source))
     directory, entry = _remote_place(source, path, destination, directory=is_directory)
     return _put(client, name, directory, pack(source, entry, follow=follow), archive=archive)
