@@ -160,14 +160,9 @@ class LogFile:
 
         :raise Exhausted: no space on the host.
         """
-        ends, self._ends = self._ends, [0, 0]
+        self._write(_MARKER, time_ns, self.life + 1, (0, 0), b"")
         self.life += 1
-        try:
-            self._write(_MARKER, time_ns, (0, 0), b"")
-        except BaseException:
-            self.life -= 1
-            self._ends = ends
-            raise
+        self._ends = [0, 0]
         self.live = True
         self._notify()
         return self.end
@@ -199,7 +194,7 @@ class LogFile:
                 chunk, rest = rest[:_MAX_PAYLOAD], rest[_MAX_PAYLOAD:]
                 ends = list(self._ends)
                 ends[place] += len(chunk)
-                self._write(stream, time_ns, (ends[0], ends[1]), chunk)
+                self._write(stream, time_ns, self.life, (ends[0], ends[1]), chunk)
                 self._ends = ends
         finally:
             self._notify()
@@ -245,12 +240,12 @@ class LogFile:
 
     # --- writing ---
 
-    def _write(self, stream: int, time_ns: int, ends: tuple[int, int], data: bytes | memoryview) -> None:
+    def _write(self, stream: int, time_ns: int, life: int, ends: tuple[int, int], data: bytes | memoryview) -> None:
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         try:
             self._make_room(time_ns)
-            head, tail = _encode(self._mark, stream, time_ns, self.life, ends, data)
+            head, tail = _encode(self._mark, stream, time_ns, life, ends, data)
             wanted = len(head) + len(data) + len(tail)
             written = os.pwritev(self._fd, [head, data, tail], self._size)
             if written < wanted:

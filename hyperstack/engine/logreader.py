@@ -35,7 +35,7 @@ _MAX_BLOCK = 2 << 20
 
 
 def read_chunks(log: LogFile, *, start: LogPosition | None = None, streams: Collection[int] = BOTH,
-                      follow: bool = False, life: int | None = None) -> AsyncGenerator[LogRecord, None]:
+                follow: bool = False, life: int | None = None) -> AsyncGenerator[LogRecord, None]:
     """Output as it was received.
 
     :param start: a position that the log gave; None for the oldest record.
@@ -55,7 +55,7 @@ async def _chunks(stored: AsyncGenerator[Stored, None], streams: Collection[int]
 
 
 def read_lines(log: LogFile, *, streams: Collection[int] = BOTH, since_ns: int = 0, until_ns: int = 0,
-                     tail: int | None = None, follow: bool = False) -> AsyncGenerator[LogRecord, None]:
+               tail: int | None = None, follow: bool = False) -> AsyncGenerator[LogRecord, None]:
     """One record per line, with its line feed (the last may lack it), in the order in which lines were completed; the
     time is that of the chunk in which the line began. Lines above `LINE_LIMIT` come in several records.
 
@@ -68,22 +68,22 @@ def read_lines(log: LogFile, *, streams: Collection[int] = BOTH, since_ns: int =
 
 async def _newest_lines(log: LogFile, streams: frozenset[int], since_ns: int, until_ns: int, tail: int | None,
                         follow: bool, life: int, end: LogPosition) -> AsyncGenerator[LogRecord, None]:
-    start, surplus = log.start, 0
+    start, headless, surplus = log.start, frozenset[int](), 0
     if tail is not None:
-        start = await asyncio.to_thread(_tail_position, log, start, end, streams, tail)
-        async with contextlib.aclosing(_lines(_scan(log, start, end, life, 0), streams, start != log.start, 0)) as all_:
-            surplus = sum([1 async for _ in all_]) - tail
+        start, headless = await asyncio.to_thread(_find_tail, log, start, end, streams, tail)
+        async with contextlib.aclosing(_lines(_scan(log, start, end, life, 0), streams, headless, 0)) as lines:
+            surplus = sum([1 async for _ in lines]) - tail
     stored = _scan(log, start, None if follow else end, life, until_ns)
-    async with contextlib.aclosing(_lines(stored, streams, start != log.start, until_ns)) as lines:
+    async with contextlib.aclosing(_lines(stored, streams, headless, until_ns)) as lines:
         async for line in lines:
             surplus -= 1
             if surplus < 0 and line.time_ns >= since_ns:
                 yield line
 
 
-async def _lines(stored: AsyncGenerator[Stored, None], streams: frozenset[int], cut_off: bool, until_ns: int
-                 ) -> AsyncGenerator[LogRecord, None]:
-    joiner = _Joiner(streams, cut_off=cut_off)
+async def _lines(stored: AsyncGenerator[Stored, None], streams: frozenset[int], headless: frozenset[int],
+                 until_ns: int) -> AsyncGenerator[LogRecord, None]:
+    joiner = _Joiner(streams, headless)
     async with contextlib.aclosing(stored):
         async for record in stored:
             if until_ns and record.time_ns > until_ns:
@@ -170,13 +170,13 @@ async def _fetch(fd: int, offset: int, size: int) -> bytes:
 class _Joiner:
     """Joins and cuts chunks to lines.
 
-    :param cut_off: the first chunk of each stream may begin within a line, whose rest is dropped.
+    :param headless: streams whose first chunk may begin within a line, whose rest is dropped.
     """
 
-    def __init__(self, streams: frozenset[int], *, cut_off: bool) -> None:
+    def __init__(self, streams: frozenset[int], headless: frozenset[int]) -> None:
         self._pending = {stream: bytearray() for stream in streams}
         self._times = dict.fromkeys(streams, 0)
-        self._headless = set(streams) if cut_off else set()
+        self._headless = set(headless)
         self._life = -1
 
     def add(self, record: Stored) -> Iterator[LogRecord]:
@@ -216,23 +216,41 @@ class _Joiner:
             del pending[:LINE_LIMIT]
 
 
-def _tail_position(log: LogFile, start: LogPosition, end: LogPosition, streams: frozenset[int], lines: int
-                   ) -> LogPosition:
-    """A position from which at least `lines` whole lines follow, or `start` where there are fewer. For a thread."""
+def _find_tail(log: LogFile, start: LogPosition, end: LogPosition, streams: frozenset[int], lines: int
+               ) -> tuple[LogPosition, frozenset[int]]:
+    """A position from which at least the `lines` newest lines follow whole, or `start` where there are fewer; and the
+    streams of which something precedes it. For a thread.
+    """
     if lines == 0 or start == end:
-        return end
-    # One more per stream, since the first line of each may have begun before the position.
+        return end, frozenset()
+    # One more per stream, as the first line after the position may have begun before it.
     missing = lines + len(streams)
+    life, ends, whole = -1, (0, 0), set[int]()
     for segment in range(end.segment, start.segment - 1, -1):
         try:
             for offset, record in _backwards(log.segment_path(segment), end.offset if segment == end.segment else None):
-                if record.stream in streams:
-                    missing -= record.data.count(b"\n")
-                if missing <= 0:
-                    return LogPosition(segment, offset)
-        except FileNotFoundError:
-            return LogPosition(segment + 1, FILE_HEADER_SIZE)  # rotated away meanwhile, or nothing was written yet
-    return start
+                if record.life != life:
+                    life, ends, whole = record.life, record.ends, set()
+                if record.stream in streams and (feeds := record.data.count(b"\n")):
+                    missing -= feeds
+                    whole.add(record.stream)
+                if missing > 0:
+                    continue
+                begins = _begins(record)
+                # A stream that goes on after the position must have the end of a line there, to begin with.
+                if all(begins[stream] in (0, ends[stream - STDOUT]) for stream in streams - whole):
+                    return LogPosition(segment, offset), frozenset(stream for stream in streams if begins[stream])
+        except FileNotFoundError:  # rotated away meanwhile
+            return LogPosition(segment + 1, FILE_HEADER_SIZE), streams
+    return start, frozenset()
+
+
+def _begins(record: Stored) -> dict[int, int]:
+    """Where the streams stand before a record."""
+    begins = dict(zip((STDOUT, STDERR), record.ends, strict=True))
+    if record.stream in begins:
+        begins[record.stream] -= len(record.data)
+    return begins
 
 
 def _backwards(path: Path, end: int | None) -> Iterator[tuple[int, Stored]]:
