@@ -11,6 +11,7 @@ What hostile or odd tars get (as Docker has it where Docker is safe):
 from __future__ import annotations
 
 import stat
+
 from hyperstack.image import tar
 from hyperstack.image.erofs import (
     FT_BLOCK,

@@ -39,6 +39,10 @@ class DocumentError(ValueError):
     """A manifest, index or config that is malformed or of a kind that is not run here. One sentence."""
 
 
+class NotAnImage(DocumentError):
+    """A well-formed manifest of something else: an attestation, a chart."""
+
+
 class Platform(msgspec.Struct, frozen=True):
     os: str = ""
     architecture: str = ""
@@ -157,7 +161,7 @@ def parse(data: bytes, content_type: str = "") -> Manifest | Index:
         return index
     manifest = _decode(data, Manifest, "manifest")
     if manifest.config.media_type not in (*_CONFIG_TYPES, ""):
-        raise DocumentError(f"it is not a container image but {printable(manifest.config.media_type)}")
+        raise NotAnImage(f"it is not a container image but {printable(manifest.config.media_type)}")
     return manifest
 
 
@@ -180,7 +184,7 @@ def choose(index: Index, wanted: Platform) -> Descriptor | None:
     fitting = [entry for entry in index.manifests if entry.platform is not None and entry.platform.matches(wanted)]
     usual = _VARIANTS.get(wanted.architecture, "")
     plain = [entry for entry in fitting if entry.platform is not None and entry.platform.variant in (None, "", usual)]
-    return (plain or fitting or [None])[0]
+    return next(iter(plain or fitting), None)
 
 
 def parse_config(data: bytes) -> ParsedConfig:

@@ -1,8 +1,8 @@
 """The process that turns one layer into one disk: `python -m hyperstack.image.worker SETTINGS`.
 
 It starts with its files open, confines itself, and then parses what may be hostile. SETTINGS is a JSON object (see
-`Settings`). It tells of itself on stdout, in lines of JSON (see `Report`): how many bytes of the blob it has read, and at
-the end the outcome. Its exit code is 0 where an outcome was told.
+`Settings`). It tells of itself on stdout, in lines of JSON (see `Report`): how many bytes of the blob it has read, and
+at the end the outcome. Its exit code is 0 where an outcome was told.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def main() -> int:
     try:
         confine.confine(uid=settings.uid, memory=settings.memory, cpu_seconds=settings.cpu_seconds)
     except confine.ConfinementError as error:
-        tell(Report(outcome="failed", message=error.strerror))
+        tell(Report(outcome="failed", message=str(error)))
         return 0
     report = _outcome(settings)
     tell(report)

@@ -1,0 +1,309 @@
+"""A client of the OCI distribution protocol that believes nothing: every size is bounded, every digest computed.
+
+    endpoint    where a registry is reached: scheme and host. A host's mirrors come first, its own address last.
+    source      an endpoint with a repository and the caller's credentials: what a manifest came from, and its blobs do.
+
+Plain HTTP is spoken to hosts configured as insecure and to mirrors written `http://`, and to nobody else; a redirect
+never leads from TLS to plain HTTP, and never carries credentials to another host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+import msgspec
+
+from hyperstack.image import digest as digests
+from hyperstack.image.api import Credentials
+from hyperstack.image.auth import Challenge, TokenAnswer, TokenCache, basic, parse_challenge, realm_is_safe
+from hyperstack.image.config import ImageConfigOptions
+from hyperstack.image.errors import ImageUnavailable, printable
+from hyperstack.image.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT
+from hyperstack.image.names import DEFAULT_HOST, Reference
+from hyperstack.pod.errors import RegistryError
+
+_LOG = logging.getLogger(__name__)
+_HUB = "https://registry-1.docker.io"
+_MAX_REDIRECTS = 5
+_MAX_ANSWER = 1 << 16
+"""Bytes of a token or an error."""
+_AGENT = "hyperstack/0.1"
+_PULL_HEADERS = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    endpoint: str
+    """https://registry-1.docker.io"""
+    path: str
+    """library/busybox"""
+    reference: Reference
+    """As the user named it, for messages."""
+    credentials: Credentials | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"{self.endpoint}/v2/{self.path}"
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.endpoint).netloc
+
+
+class TransferFailed(RegistryError):
+    """A failure that another try may cure."""
+
+
+class Unreachable(TransferFailed):
+    """No connection came about."""
+
+
+class _Message(msgspec.Struct, frozen=True):
+    code: str = ""
+    message: str = ""
+
+
+class _Errors(msgspec.Struct, frozen=True):
+    errors: tuple[_Message, ...] = ()
+
+
+class RegistryClient:
+    def __init__(self, options: ImageConfigOptions) -> None:
+        self._options = options
+        self._patience = options.patience
+        self._tokens = TokenCache()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def sources(self, reference: Reference, credentials: Credentials | None) -> list[Source]:
+        """Where to ask for the reference, in order. Credentials are for the registry itself, never for a mirror."""
+        mirrors = [Source(endpoint=endpoint.rstrip("/"), path=reference.path, reference=reference)
+                   for endpoint in self._options.mirrors.get(reference.host, ())]
+        if reference.host == DEFAULT_HOST:
+            endpoint = _HUB
+        else:
+            scheme = "http" if reference.host in self._options.insecure else "https"
+            endpoint = f"{scheme}://{reference.host}"
+        return [*mirrors, Source(endpoint=endpoint, path=reference.path, reference=reference, credentials=credentials)]
+
+    async def manifest(self, source: Source, what: str) -> tuple[bytes, str, str]:
+        """The manifest with this tag or digest: (document, content type, digest).
+
+        :raise ImageUnavailable: there is none, or it is not shown to this caller.
+        :raise RegistryError: unreachable, refused, timed out, or it does not have the digest.
+        """
+        last: RegistryError | None = None
+        for attempt in range(self._patience.tries):
+            await self.back_off(attempt)
+            try:
+                async with asyncio.timeout(self._patience.request), \
+                        self.get(source, f"/manifests/{what}", _PULL_HEADERS) as response:
+                    data = await self._body(response, MAX_DOCUMENT, source)
+                    kind = response.headers.get("Content-Type", "")
+                    said = response.headers.get("Docker-Content-Digest", "")
+            except Unreachable:
+                raise
+            except TransferFailed as error:
+                last = error
+                continue
+            except TimeoutError:
+                last = self._hung(source)
+                continue
+            actual = digests.of(data)
+            for claim in (what, said):
+                if digests.is_digest(claim) and claim != actual:
+                    raise RegistryError(f"{source.host} sent a manifest of {source.reference.familiar()} with the digest "
+                                        f"{actual} in place of {claim}", field="digest", value=actual)
+            return data, kind, actual
+        raise last or self._hung(source)
+
+    async def back_off(self, attempt: int) -> None:
+        """Wait as long as is due before that try (0 is the first)."""
+        if attempt:
+            await asyncio.sleep(self._patience.backoff * 2 ** (attempt - 1))
+
+    @asynccontextmanager
+    async def get(self, source: Source, path: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """An answer 200 or 206 to a GET below the source, authenticated, redirects followed.
+
+        :raise ImageUnavailable: 404, or access is denied.
+        :raise TransferFailed: another try may help.
+        :raise RegistryError: anything else.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                response = await self._authenticated(stack, source, path, headers)
+                if response.status not in (200, 206):
+                    await self._refuse(response, source)
+                yield response
+            except aiohttp.SocketTimeoutError as error:
+                raise self._hung(source) from error
+            except aiohttp.ClientConnectorError as error:
+                raise self._unreachable(source, error) from error
+            except (aiohttp.ClientError, ValueError) as error:
+                words = printable(str(error) or type(error).__name__)
+                raise TransferFailed(f"{source.host} broke off: {words}", field="registry", value=source.host,
+                                     hint="try again later") from error
+
+    async def _authenticated(self, stack: contextlib.AsyncExitStack, source: Source, path: str,
+                             headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        key = (source.endpoint, source.path, source.credentials)
+        authorization = self._tokens.get(key)
+        for fresh in (False, True):
+            response = await self._follow(stack, source.url + path, headers, authorization)
+            if response.status != 401 or fresh:
+                break
+            challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
+            response.release()
+            if challenge is None:
+                break
+            authorization, life = await self._authorize(challenge, source)
+            self._tokens.put(key, authorization, life)
+        if response.status == 401:
+            self._tokens.drop(key)
+        return response
+
+    async def _follow(self, stack: contextlib.AsyncExitStack, url: str, headers: Mapping[str, str],
+                      authorization: str | None) -> aiohttp.ClientResponse:
+        """One GET and its redirects; credentials stay with the host that they are for."""
+        home = urlsplit(url)
+        for _ in range(_MAX_REDIRECTS + 1):
+            parts = urlsplit(url)
+            own = (parts.scheme, parts.netloc) == (home.scheme, home.netloc)
+            sent = {**headers, "Authorization": authorization} if own and authorization else dict(headers)
+            response = await stack.enter_async_context(self._open_session().get(
+                url, headers=sent, allow_redirects=False, proxy=_proxy(parts.scheme, parts.hostname or "")))
+            if response.status not in _REDIRECTS:
+                return response
+            url = urljoin(url, response.headers.get("Location", ""))
+            response.release()
+            scheme = urlsplit(url).scheme
+            if scheme not in ("https", "http") or (home.scheme == "https" and scheme != "https"):
+                raise RegistryError(f"{home.netloc} redirects from TLS to {printable(scheme, 20)}", field="registry",
+                                    value=home.netloc)
+        raise RegistryError(f"{home.netloc} redirects more than {_MAX_REDIRECTS} times", field="registry",
+                            value=home.netloc)
+
+    async def _authorize(self, challenge: Challenge, source: Source) -> tuple[str, int | None]:
+        """The Authorization header that a challenge asks for, and its life in seconds."""
+        credentials = source.credentials
+        known = credentials is not None and bool(credentials.username)
+        if challenge.scheme == "basic":
+            if credentials is None or not known:
+                raise self._denied(source)
+            return basic(credentials), None
+        if not realm_is_safe(challenge.realm, registry=source.endpoint):
+            raise RegistryError(f"{source.host} asks for credentials at {printable(challenge.realm, 100)!r}, which is not "
+                                "https", field="registry", value=source.host)
+        query = {"scope": challenge.scope or f"repository:{source.path}:pull"}
+        if challenge.service:
+            query["service"] = challenge.service
+        headers = {"Authorization": basic(credentials)} if credentials is not None and known else {}
+        proxy = _proxy(urlsplit(challenge.realm).scheme, urlsplit(challenge.realm).hostname or "")
+        session = self._open_session()
+        if credentials is not None and credentials.identity_token:
+            form = {**query, "grant_type": "refresh_token", "refresh_token": credentials.identity_token,
+                    "client_id": "hyperstack"}
+            request = session.post(challenge.realm, data=form, allow_redirects=False, proxy=proxy)
+        else:
+            joint = "&" if "?" in challenge.realm else "?"
+            request = session.get(challenge.realm + joint + urlencode(query), headers=headers, allow_redirects=False,
+                                  proxy=proxy)
+        async with asyncio.timeout(self._patience.request), request as response:
+            if response.status in (401, 403):
+                raise self._denied(source)
+            if response.status != 200:
+                await self._refuse(response, source)
+            data = await self._body(response, _MAX_ANSWER, source)
+        try:
+            answer = msgspec.json.decode(data, type=TokenAnswer)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise RegistryError(f"{source.host}'s token server sent what is no token", field="registry",
+                                value=source.host) from error
+        if not answer.value or not answer.value.isascii() or not answer.value.isprintable():
+            raise RegistryError(f"{source.host}'s token server sent an empty or broken token", field="registry",
+                                value=source.host)
+        return f"Bearer {answer.value}", answer.expires_in
+
+    async def _body(self, response: aiohttp.ClientResponse, limit: int, source: Source) -> bytes:
+        data = bytearray()
+        async for piece in response.content.iter_any():
+            data += piece
+            if len(data) > limit:
+                raise RegistryError(f"{source.host} sent more than {limit} bytes where a small document was asked for",
+                                    field="registry", value=source.host)
+        return bytes(data)
+
+    async def _refuse(self, response: aiohttp.ClientResponse, source: Source) -> None:
+        """:raise HyperStackError: what the status and the body's error say."""
+        status = response.status
+        detail = ""
+        if status not in (401, 404):
+            detail = _detail(await response.content.read(_MAX_ANSWER))
+        if status in (401, 403):
+            raise self._denied(source, detail)
+        if status == 404:
+            raise ImageUnavailable(f"manifest for {source.reference.familiar()} not found: manifest unknown: manifest unknown",
+                                   reference=source.reference.familiar())
+        words = f"{source.host} answered {status}" + (f": {detail}" if detail else "")
+        if status in _RETRIED:
+            raise TransferFailed(words, field="registry", value=source.host, hint="try again later")
+        raise RegistryError(words, field="registry", value=source.host)
+
+    def _denied(self, source: Source, detail: str = "") -> ImageUnavailable:
+        name = source.reference.familiar_name
+        said = detail or "denied: requested access to the resource is denied"
+        return ImageUnavailable(f"pull access denied for {name}, repository does not exist or may require 'docker login': "
+                                f"{said}", reference=name)
+
+    def _hung(self, source: Source) -> TransferFailed:
+        return TransferFailed(f"{source.host} does not answer: no data for {self._patience.stall:g} s", field="registry",
+                              value=source.host, hint="check the network and the registry, then try again")
+
+    def _unreachable(self, source: Source, error: Exception) -> Unreachable:
+        hint = "check the host's name, the network and the registry"
+        if "WRONG_VERSION_NUMBER" in str(error):
+            hint = "it speaks plain HTTP: add it to the insecure registries if you trust the network between"
+        return Unreachable(f"cannot reach {source.host}: {printable(str(error) or type(error).__name__)}",
+                           field="registry", value=source.host, hint=hint)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            context = ssl.create_default_context()
+            if self._options.ca_file is not None:
+                context.load_verify_locations(self._options.ca_file)
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect,
+                                              sock_read=self._patience.stall),
+                connector=aiohttp.TCPConnector(ssl=context, limit=32), cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": _AGENT, "Accept-Encoding": "identity"}, auto_decompress=False)
+        return self._session
+
+
+def _detail(data: bytes) -> str:
+    """The first error of a registry's error document, in printable words."""
+    try:
+        errors = msgspec.json.decode(data, type=_Errors).errors
+    except (msgspec.DecodeError, RecursionError):
+        return ""
+    return printable(f"{errors[0].code.lower()}: {errors[0].message}", 200) if errors else ""
+
+
+def _proxy(scheme: str, host: str) -> str | None:
+    """The proxy of the daemon's environment. (aiohttp's own trust_env would read the owner's ~/.netrc as well.)"""
+    return None if proxy_bypass(host) else getproxies().get(scheme)

@@ -1,0 +1,263 @@
+"""The image store: `ImageBackend` over the content store, the converter, the registry client and the index."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Collection
+from dataclasses import replace
+from pathlib import Path
+
+from hyperstack.image import manifest as manifests
+from hyperstack.image import names as references
+from hyperstack.image.api import Credentials, Image, Progress, ProgressSink
+from hyperstack.image.blobs import BlobStore, discard
+from hyperstack.image.config import ImageConfigOptions
+from hyperstack.image.convert import Converter
+from hyperstack.image.digest import hexadecimal, is_digest
+from hyperstack.image.index import ImageIndex, ImageRow
+from hyperstack.image.load import Loader
+from hyperstack.image.names import Reference
+from hyperstack.image.pull import Pins, Puller
+from hyperstack.image.registry import RegistryClient
+from hyperstack.image.save import SavedImage, documents, write_archive
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+
+_LOG = logging.getLogger(__name__)
+_ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})\Z")
+
+
+class ImageStore:
+    """See `hyperstack.image.api.ImageBackend`. To be used from one event loop; one store per directory."""
+
+    def __init__(self, root: Path, *, config: ImageConfigOptions | None = None) -> None:
+        self._root = root
+        self._options = config or ImageConfigOptions()
+        self._blobs = BlobStore(root)
+        self._converter = Converter(self._blobs, root / "layers", self._options)
+        self._client = RegistryClient(self._options)
+        self._pins = Pins()
+        self._images: dict[str, Image] = {}
+        """What does not change of an image, by id: all but its names."""
+        self._index: ImageIndex
+        self._puller: Puller
+        self._loader: Loader
+
+    async def start(self) -> None:
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
+        await asyncio.to_thread(self._blobs.open)
+        self._converter.open()
+        self._index = ImageIndex(self._root / "images.db")
+        self._forget_missing()
+        self._puller = Puller(self._client, self._blobs, self._converter, self._index, self._pins, self._options)
+        self._loader = Loader(self._blobs, self._index, self._puller, self._pins, self._options)
+
+    def _forget_missing(self) -> None:
+        """Rows whose files somebody removed by hand would fail much later; and disks without a row are nobody's."""
+        sizes = self._index.layer_sizes()
+        there = {path.stem: path.stat().st_size for path in self._converter.disks()}
+        lost = [diff_id for diff_id, size in sizes.items() if there.get(hexadecimal(diff_id)) != size]
+        for ident in self._index.image_ids():
+            row = self._row(ident)
+            blobs = [row.manifest, *(layer.blob for layer in row.layers)]
+            if any(layer.diff_id in lost for layer in row.layers) or not all(map(self._blobs.has, blobs)):
+                _LOG.warning("image %s has lost files on the disk; it is forgotten, pull it again", ident)
+                self._index.remove_image(ident)
+        self._index.forget_layers(lost)
+        known = {hexadecimal(diff_id) for diff_id in sizes}
+        for path in self._converter.disks():
+            if path.stem not in known:
+                discard(path)
+
+    async def close(self) -> None:
+        await self._client.close()
+        self._index.close()
+
+    def normalise(self, reference: str) -> str:
+        return str(references.parse(reference))
+
+    def display(self, reference: str) -> str:
+        return references.parse(reference).familiar()
+
+    async def pull(self, reference: str, *, platform: str = "", credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Image:
+        ident = await self._puller.pull(references.parse(reference), platform, credentials, progress or _unheard)
+        return self._image(ident)
+
+    def get(self, name: str) -> Image:
+        return self._image(self._resolve(name))
+
+    def list_all(self) -> list[Image]:
+        return sorted((self._image(ident) for ident in self._index.image_ids()),
+                      key=lambda image: (-image.created_at, image.id))
+
+    def layer_disks(self, image: Image) -> list[Path]:
+        return [self._converter.path(diff_id) for diff_id in image.diff_ids]
+
+    def tag(self, name: str, reference: str) -> None:
+        ident = self._resolve(name)
+        parsed = references.parse(reference)
+        if parsed.digest:
+            raise InvalidArgument("refusing to create a tag with a digest reference", field="reference", value=reference)
+        self._index.name(ident, [str(parsed)])
+
+    def remove(self, name: str, *, force: bool = False, in_use: Collection[str] = ()) -> list[tuple[str, str]]:
+        ident = self._resolve(name)
+        held = self._index.names_of(ident)
+        named = self._named(name, ident)
+        if named is None:
+            gone = self._removable(ident, held, force=force, used=ident in in_use)
+        else:
+            # A tag's digests go with the last tag of that repository.
+            same = [other for other in held if _repository(other) == _repository(named)]
+            tags = [other for other in same if "@" not in other]
+            gone = same if not [tag for tag in tags if tag != named] and "@" not in named else [named]
+            if ident in in_use and set(gone) == set(held) and not force:
+                raise Conflict(f'conflict: unable to remove repository reference "{name}" (must force) - a container is '
+                               f"using its referenced image {hexadecimal(ident)[:12]}", field="image", value=name)
+        self._index.unname(gone)
+        events = [("Untagged", self.display(reference)) for reference in gone]
+        if set(gone) == set(held) and ident not in in_use:
+            self._forget(ident)
+            events.append(("Deleted", ident))
+        return events
+
+    def _removable(self, ident: str, held: list[str], *, force: bool, used: bool) -> list[str]:
+        """All names of an image that is named by its id. :raise Conflict: it is used, or has several names."""
+        short = hexadecimal(ident)[:12]
+        if used:
+            raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - a container is using this image",
+                           field="image", value=short, hint="remove the container first")
+        if len({_repository(name) for name in held}) > 1 and not force:
+            raise Conflict(f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple "
+                           "repositories", field="image", value=short)
+        tags = [name for name in held if "@" not in name]
+        if len(tags) > 1 and not force:
+            raise Conflict(f"conflict: unable to delete {short} (must be forced) - image has several tags", field="image",
+                           value=short)
+        return held
+
+    def prune(self, *, dangling_only: bool, in_use: Collection[str]) -> tuple[list[tuple[str, str]], int]:
+        events: list[tuple[str, str]] = []
+        for ident in self._index.image_ids():
+            names = self._index.names_of(ident)
+            if ident in in_use or (dangling_only and any("@" not in name for name in names)):
+                continue
+            self._index.remove_image(ident)
+            self._images.pop(ident, None)
+            events += [("Untagged", self.display(name)) for name in names]
+            events.append(("Deleted", ident))
+        return events, self._sweep()
+
+    def _forget(self, ident: str) -> None:
+        self._index.remove_image(ident)
+        self._images.pop(ident, None)
+        self._sweep()
+
+    def _sweep(self) -> int:
+        """Remove blobs and disks that neither an image nor a running pull needs. Returns the bytes freed."""
+        freed = 0
+        unused = [diff_id for diff_id in self._index.unused_layers() if diff_id not in self._pins]
+        # First the rows: a row may never name an absent file.
+        self._index.forget_layers(unused)
+        for diff_id in unused:
+            freed += discard(self._converter.path(diff_id))
+        used = self._index.used_blobs()
+        for digest in list(self._blobs.all_digests()):
+            if digest not in used and digest not in self._pins:
+                freed += self._blobs.remove(digest)
+        return freed
+
+    async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
+        return [self._image(ident) for ident in await self._loader.load(stream, progress or _unheard)]
+
+    async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
+                         changes: Collection[str] = ()) -> Image:
+        parsed = references.parse(reference) if reference else None
+        return self._image(await self._loader.import_tar(stream, parsed, message, changes))
+
+    def save(self, names: Collection[str]) -> AsyncIterator[bytes]:
+        if not names:
+            raise InvalidArgument("no image is named to be saved", field="names")
+        idents: dict[str, list[Reference]] = {}
+        for name in names:
+            ident = self._resolve(name)
+            named = self._named(name, ident)
+            tags = idents.setdefault(ident, [])
+            if named is not None and "@" not in named:
+                tags.append(references.parse(named))
+        return self._archive([self._saved(self._row(ident), tuple(tags)) for ident, tags in idents.items()])
+
+    async def _archive(self, images: list[SavedImage]) -> AsyncIterator[bytes]:
+        blobs = list(dict.fromkeys(
+            digest for image in images for digest in (image.manifest, image.config, *image.layers)))
+        own = documents(images, [self._blobs.size(image.manifest) for image in images])
+        with self._pins.hold(blobs):
+            async for piece in write_archive(own, [(digest, self._blobs.path(digest)) for digest in blobs]):
+                yield piece
+
+    def _saved(self, row: ImageRow, tags: tuple[Reference, ...]) -> SavedImage:
+        manifest = manifests.parse(self._blobs.read(row.manifest))
+        return SavedImage(config=row.id, manifest=row.manifest, names=tags,
+                          media_type=manifest.media_type or manifests.OCI_MANIFEST,
+                          layers=tuple(layer.blob for layer in row.layers))
+
+    def _resolve(self, name: str) -> str:
+        """:raise NotFound: no such image here. :raise Conflict: the id prefix is ambiguous."""
+        if is_digest(name) and self._index.image(name) is not None:
+            return name
+        ident = self._index.image_named(self._canonical(name) or "")
+        if ident is not None:
+            return ident
+        match = _ID_PREFIX.match(name)
+        found = self._index.images_with_prefix(f"sha256:{match[1]}") if match else []
+        if len(found) > 1:
+            raise Conflict(f"the image id prefix {name} is ambiguous", field="image", value=name,
+                           hint="give more digits of the id")
+        if not found:
+            raise NotFound("image", name)
+        return found[0]
+
+    def _canonical(self, name: str) -> str | None:
+        """The reference that the index would have; None where the text is none."""
+        try:
+            parsed = references.parse(name)
+        except InvalidArgument:
+            return None
+        return str(parsed.at(parsed.digest) if parsed.digest else parsed)
+
+    def _named(self, name: str, ident: str) -> str | None:
+        """The reference that was meant; None where the image was named by its id."""
+        canonical = self._canonical(name)
+        return canonical if canonical is not None and self._index.image_named(canonical) == ident else None
+
+    def _row(self, ident: str) -> ImageRow:
+        row = self._index.image(ident)
+        if row is None:
+            raise NotFound("image", ident)
+        return row
+
+    def _image(self, ident: str) -> Image:
+        held = self._index.names_of(ident)
+        tags = tuple(name for name in held if "@" not in name)
+        digests = tuple(name for name in held if "@" in name)
+        image = self._images.get(ident)
+        if image is None:
+            row = self._row(ident)
+            parsed = manifests.parse_config(row.config)
+            sizes = self._index.layer_sizes()
+            image = Image(
+                id=ident, references=(), digests=(), config=parsed.config, raw_config=parsed.raw,
+                diff_ids=parsed.diff_ids, created_at=parsed.created_at, architecture=parsed.platform.architecture,
+                os=parsed.platform.os or "linux", size=sum(sizes[diff_id] for diff_id in set(parsed.diff_ids)))
+            self._images[ident] = image
+        return replace(image, references=tags, digests=digests)
+
+
+def _repository(reference: str) -> str:
+    return references.parse(reference).name
+
+
+def _unheard(progress: Progress) -> None:
+    """For callers that do not ask how far it is."""
