@@ -84,6 +84,8 @@ def decode_record(buffer: bytes, start: int, mark: bytes) -> Stored | None:
     if found != mark or size > _MAX_PAYLOAD or len(buffer) - payload < size + _TAIL.size:
         return None
     data = buffer[payload:payload + size]
+    if _TAIL.unpack_from(buffer, payload + size) != (size,):
+        return None
     if zlib.crc32(data, zlib.crc32(buffer[start:payload - 4])) != checksum:
         return None
     return Stored(stream, time_ns, life, (stdout_end, stderr_end), data, size + OVERHEAD)
@@ -95,7 +97,7 @@ def decode_record_before(buffer: bytes, end: int, mark: bytes) -> Stored | None:
         return None
     (size,) = _TAIL.unpack_from(buffer, end - _TAIL.size)
     record = decode_record(buffer, end - OVERHEAD - size, mark)
-    return record if record and record.size == size + OVERHEAD else None
+    return record if record and len(record.data) == size else None
 
 
 def _encode(mark: bytes, stream: int, time_ns: int, life: int, ends: tuple[int, int], data: bytes | memoryview
