@@ -32,20 +32,16 @@ class Resolvers:
 
 def host_resolvers(resolv_conf: Path = RESOLV_CONF, resolved_conf: Path = RESOLVED_CONF) -> Resolvers:
     """What the host's files say now; a missing or unreadable file names nobody."""
-    servers = _nameservers(resolv_conf)
+    servers = _read(resolv_conf)
     reachable = tuple(str(server) for server in servers if not server.is_loopback)
     if not reachable:
-        reachable = tuple(str(server) for server in _nameservers(resolved_conf) if not server.is_loopback)
+        reachable = tuple(str(server) for server in _read(resolved_conf) if not server.is_loopback)
     loopback = next((str(server) for server in servers if server.is_loopback), "")
     return Resolvers(reachable=reachable[:3], loopback="" if reachable else loopback)
 
 
-def _nameservers(path: Path) -> list[IPv4Address]:
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return []
+def nameservers(text: str) -> list[IPv4Address]:
+    """The IPv4 servers that a resolv.conf names, each once, in its order."""
     servers = []
     for word in _NAMESERVER.findall(text):
         try:
@@ -55,3 +51,11 @@ def _nameservers(path: Path) -> list[IPv4Address]:
         if not server.is_unspecified and not server.is_multicast and server not in servers:
             servers.append(server)
     return servers
+
+
+def _read(path: Path) -> list[IPv4Address]:
+    try:
+        with path.open("rb") as file:
+            return nameservers(file.read(_MAX_BYTES).decode("utf-8", "replace"))
+    except OSError:
+        return []
