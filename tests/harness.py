@@ -148,7 +148,7 @@ class Daemon:
     def argv(self) -> list[str]:
         return self.namespace.inside([
             str(BIN / "hyperd"), "--data-root", str(self.state), "--run-dir", str(self.run_dir), "--log-level", "debug",
-            "--group", "", "--accelerator", "tcg", "--insecure-registry", REGISTRY, *self.options])
+            "--group", "", "--cache-dir", str(CACHE / "daemon"), "--insecure-registry", REGISTRY, *self.options])
 
     def spawn(self) -> None:
         """Start it without waiting until it serves."""

@@ -49,8 +49,10 @@ class PodDefaults(_Section, frozen=True, kw_only=True):
 class Registries(_Section, frozen=True, kw_only=True):
     insecure: list[str] = []
     """Hosts (host[:port]) that are spoken to in plain http."""
-    mirrors: dict[str, str] = {}
-    """Registry host -> endpoint (https://mirror.example:5000); image names stay as they are."""
+    mirrors: dict[str, list[str]] = {}
+    """Registry host -> endpoints (https://mirror.example:5000) that are asked first; image names stay as they are."""
+    ca_file: str = ""
+    """Certificates (PEM) to trust beside the system's."""
 
 
 class NetworkDefaults(_Section, frozen=True, kw_only=True):
@@ -59,8 +61,6 @@ class NetworkDefaults(_Section, frozen=True, kw_only=True):
 
 
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
-    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
-    """auto: KVM where booting something with it passes the probe, else emulation."""
     first_uid: int = 0x70000000
     """VMs run under uids of their own, counted from here; a range that no account of the host uses."""
     max_machines: int = 65536
@@ -72,6 +72,8 @@ class Config(_Section, frozen=True, kw_only=True):
 
     data_root: str = "/var/lib/hyperstack"
     run_dir: str = "/run/hyperstack"
+    cache_dir: str = ""
+    """What can be made again: kernels, the compiled agent and jail. Daemons may share it. Empty: in the data root."""
     hosts: list[str] = []
     """unix:///path; empty: docker.sock in the run directory."""
     group: str = "hyperstack"
@@ -86,6 +88,10 @@ class Config(_Section, frozen=True, kw_only=True):
     @property
     def sockets(self) -> list[Path]:
         return [Path(host.removeprefix("unix://")) for host in self.hosts] or [Path(self.run_dir) / "docker.sock"]
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.cache_dir) if self.cache_dir else Path(self.data_root) / "cache"
 
     @property
     def instance(self) -> str:
@@ -162,8 +168,11 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _check(config: Config) -> None:
-    for field, value in (("data_root", config.data_root), ("run_dir", config.run_dir)):
-        if not Path(value).is_absolute():
+    if not config.data_root or not config.run_dir:
+        raise InvalidArgument("data_root and run_dir must not be empty", field="data_root")
+    for field in ("data_root", "run_dir", "cache_dir"):
+        value = getattr(config, field)
+        if value and not Path(value).is_absolute():
             raise InvalidArgument(f"{field}: {value!r} is not an absolute path", field=field, value=value)
     _check_hosts(config)
     for field in ("memory", "disk", "volume"):
@@ -174,11 +183,12 @@ def _check(config: Config) -> None:
     _check_network(config.network)
     for host in config.registries.insecure:
         _check_registry("registries.insecure", host)
-    for host, endpoint in config.registries.mirrors.items():
+    for host, endpoints in config.registries.mirrors.items():
         _check_registry("registries.mirrors", host)
-        if not endpoint.startswith(("http://", "https://")):
-            raise InvalidArgument(f"registries.mirrors: {endpoint!r} is no endpoint", field="registries.mirrors",
-                                  value=endpoint, hint="write https://host[:port]")
+        for endpoint in endpoints:
+            if not endpoint.startswith(("http://", "https://")):
+                raise InvalidArgument(f"registries.mirrors: {endpoint!r} is no endpoint", field="registries.mirrors",
+                                      value=endpoint, hint="write https://host[:port]")
 
 
 def _check_hosts(config: Config) -> None:

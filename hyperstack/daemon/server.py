@@ -1,0 +1,135 @@
+"""The process: take the locks, wire the rooms, serve until told to stop, leave the pods running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aiohttp import web
+
+from hyperstack.daemon import logs, sockets
+from hyperstack.daemon.config import Config
+from hyperstack.daemon.lock import DirectoryLock
+from hyperstack.daemon.notify import Notifier
+from hyperstack.daemon.wiring import Rooms
+from hyperstack.http.routing import make_runner
+from hyperstack.pod.errors import HyperStackError
+
+_log = logging.getLogger(__name__)
+
+_GRACE_S = 3.0
+"""How long requests in flight may finish after SIGTERM; followed logs and attachments would last for ever."""
+
+
+async def serve(config: Config, reload: Callable[[], Config]) -> None:
+    """Run until SIGTERM or SIGINT. Pods go on afterwards; the next daemon adopts them.
+
+    `reload` gives the configuration as the files have it now; called at SIGHUP.
+
+    :raise HyperStackError: the host, or another daemon, does not let us start.
+    """
+    notifier = Notifier()
+    stop = asyncio.Event()
+    _raise_descriptor_limit()
+    async with AsyncExitStack() as stack:
+        for directory, mode in ((Path(config.data_root), 0o711), (Path(config.run_dir), 0o755)):
+            directory.mkdir(mode=mode, parents=True, exist_ok=True)
+            stack.enter_context(DirectoryLock(directory, note=f"socket {config.sockets[0]}"))
+        # From here on a signal means an orderly end, also in the middle of the recovery.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop_or_die, stop, number)
+        rooms = Rooms(config)
+        await _start(rooms, stack, stop)
+        if stop.is_set():
+            return
+        await _listen(rooms.app, config, stack)
+        loop.add_signal_handler(signal.SIGHUP, _reload, rooms, reload, notifier)
+        if notifier.watchdog_s:
+            stack.enter_context(_background(_tick(notifier)))
+        _settle()
+        notifier.ready("serving")
+        _log.info("hyperd %d serves %s", os.getpid(), ", ".join(map(str, config.sockets)))
+        await stop.wait()
+        notifier.stopping()
+        _log.info("stopping; pods go on running")
+
+
+async def _start(rooms: Rooms, stack: AsyncExitStack, stop: asyncio.Event) -> None:
+    """Recover what the last daemon left; a stop signal interrupts it (it is resumed at the next start)."""
+    starting = asyncio.create_task(rooms.engine.start())
+    stack.push_async_callback(rooms.engine.close)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not starting.done():
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+    else:
+        starting.result()
+
+
+async def _listen(app: web.Application, config: Config, stack: AsyncExitStack) -> None:
+    runner = make_runner(app, shutdown_timeout=_GRACE_S)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    gid = sockets.group_id(config.group)
+    for path in config.sockets:
+        sock = sockets.listen(path, gid=gid)
+        stack.callback(path.unlink, missing_ok=True)
+        await web.SockSite(runner, sock).start()
+
+
+def _stop_or_die(stop: asyncio.Event, number: signal.Signals) -> None:
+    if stop.is_set():  # Asked twice: somebody is in a hurry, and a killed daemon loses nothing.
+        os._exit(128 + number)
+    stop.set()
+
+
+def _reload(rooms: Rooms, reload: Callable[[], Config], notifier: Notifier) -> None:
+    notifier.reloading()
+    try:
+        config = reload()
+    except HyperStackError as error:
+        _log.error("the configuration was not reloaded, the old one stays: %s", error)
+    else:
+        logs.configure(config.log_level, config.log_format)
+        rooms.reload(config)
+        _log.info("configuration reloaded: log level, registries; everything else needs a restart")
+    notifier.ready("serving")
+
+
+async def _tick(notifier: Notifier) -> None:
+    while True:
+        notifier.alive()
+        await asyncio.sleep(notifier.watchdog_s / 3)
+
+
+@contextlib.contextmanager
+def _background(work: Coroutine[None, None, None]) -> Iterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def _raise_descriptor_limit() -> None:
+    """Each pod holds a handful of descriptors; the soft limit of 1024 is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _settle() -> None:
+    """What was imported stays for ever: keep the collector from walking (and so touching) it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,71 @@
+"""Which backend stands behind each door. The one module that knows them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import web
+
+from hyperstack import docker_api, native_api
+from hyperstack.daemon.config import Config, parse_size
+from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.engine import HostEngine
+from hyperstack.guest.kernels import KernelStore
+from hyperstack.hypervisor.qemu.backend import QemuHypervisor
+from hyperstack.identity.local import LocalIdentity
+from hyperstack.image.config import ImageConfigOptions
+from hyperstack.image.store import ImageStore
+from hyperstack.network.bridge import BridgeNetwork
+from hyperstack.network.bridge.backend import DEFAULT_POOLS
+from hyperstack.volume.local import LocalVolumes
+
+
+class Rooms:
+    """The engine with its backends, and the HTTP application in front of it. Nothing runs yet."""
+
+    def __init__(self, config: Config) -> None:
+        root = Path(config.data_root)
+        # The image store looks these up at each pull, so a reload changes their content, not them.
+        self._mirrors: dict[str, tuple[str, ...]] = {}
+        self._insecure: set[str] = set()
+        self.reload(config)
+        images = ImageStore(root / "images", config=ImageConfigOptions(
+            mirrors=self._mirrors, insecure=self._insecure, worker_uid=_worker_uid(config),
+            ca_file=Path(config.registries.ca_file) if config.registries.ca_file else None))
+        self.engine = HostEngine(
+            engine_config(config),
+            hypervisor=QemuHypervisor(Path(config.run_dir) / "machines", config.cache),
+            kernels=KernelStore(config.cache),
+            images=images,
+            network=BridgeNetwork(instance=config.instance, pools=config.network.pools or DEFAULT_POOLS),
+            volumes=LocalVolumes(root / "volumes"))
+        self.app = _application(self.engine, LocalIdentity(group=config.group))
+
+    def reload(self, config: Config) -> None:
+        """Take over what can be changed while pods run: the registries."""
+        self._mirrors.clear()
+        self._mirrors.update({host: tuple(endpoints) for host, endpoints in config.registries.mirrors.items()})
+        self._insecure.clear()
+        self._insecure.update(config.registries.insecure)
+
+
+def engine_config(config: Config) -> EngineConfig:
+    return EngineConfig(
+        data_root=Path(config.data_root),
+        default_memory_mib=parse_size(config.pods.memory, field="pods.memory") >> 20,
+        default_disk_bytes=parse_size(config.pods.disk, field="pods.disk"),
+        default_volume_bytes=parse_size(config.pods.volume, field="pods.volume"),
+        uid_base=config.hypervisor.first_uid,
+        uid_count=config.hypervisor.max_machines,
+        boot_deadline_s=float(config.pods.boot_timeout_s))
+
+
+def _worker_uid(config: Config) -> int:
+    """Whom layers are unpacked as: a uid that no machine has, beside theirs."""
+    return config.hypervisor.first_uid - 1
+
+
+def _application(engine: HostEngine, identity: LocalIdentity) -> web.Application:
+    app = docker_api.build_app(engine, identity)
+    app.add_routes(native_api.routes(engine, identity))
+    return app
