@@ -2,8 +2,8 @@
 
     python -m hyperstack.image.assemble --output busybox.tar [--push localhost:5000/library/busybox:latest]
 
-The same busybox gives the same bytes, and so the same image id. A push speaks plain HTTP, which suits a registry on this
-host.
+The same busybox gives the same bytes, and so the same image id. A push speaks plain HTTP, which suits a registry on
+this host.
 """
 
 from __future__ import annotations

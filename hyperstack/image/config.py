@@ -60,7 +60,7 @@ class Patience:
 @dataclass(frozen=True, kw_only=True)
 class ImageConfigOptions:
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Registry host to endpoints (`http[s]://host[:port]`) that are asked first, in this order; names stay as they are."""
+    """Registry host to endpoints (`http[s]://host[:port]`) that are asked first, in this order; names stay."""
     insecure: Collection[str] = ()
     """Hosts (with port, as in the reference) that are spoken to in plain HTTP. Nothing else is, loopback included."""
     ca_file: Path | None = None

@@ -10,19 +10,20 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 
 import pyseccomp
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
 _CLONE_THREAD = 0x00010000
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _NICENESS = 5
 """Unpacking gives way to running pods."""
 _MAX_FILE = 1 << 43
 _ALLOWED = (
-    "brk", "clock_gettime", "clock_nanosleep", "close", "copy_file_range", "dup", "exit", "exit_group", "fallocate",
-    "fcntl", "fstat", "ftruncate", "futex", "getpid", "getrandom", "gettid", "gettimeofday", "getuid", "lseek", "madvise",
-    "mmap", "mprotect", "mremap", "munmap", "newfstatat", "poll", "pread64", "pwrite64", "read", "readv", "restart_syscall",
+    "brk", "clock_gettime", "clock_nanosleep", "close", "copy_file_range", "dup", "exit", "exit_group", "fcntl",
+    "fstat", "ftruncate", "futex", "getpid", "getrandom", "gettid", "gettimeofday", "getuid", "lseek", "madvise", "mmap",
+    "mprotect", "mremap", "munmap", "newfstatat", "poll", "pread64", "pwrite64", "read", "readv", "restart_syscall",
     "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield", "sendfile",
     "set_robust_list", "sigaltstack", "tgkill", "write", "writev")
 """What an interpreter with threads needs to compute, and to read and write what is open."""
@@ -49,6 +50,8 @@ def confine(*, uid: int | None, memory: int, cpu_seconds: int) -> None:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
+        # After the uid, whose change would clear it.
+        _call(libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
         _call(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         _filter()
     except OSError as error:

@@ -114,10 +114,11 @@ class Converter:
                                       field="layer", value=expected, hint="the image is broken: build or push it again")
                 return Disk(diff_id=report.diff_id, size=size, entries=report.entries)
             case "refused":
-                raise InvalidArgument(f"layer {name} is refused: {printable(report.message)}", field="layer", value=name)
+                raise InvalidArgument(f"layer {name} is refused: {printable(report.message)}", field="layer",
+                                      value=name)
             case "full":
                 raise Exhausted(f"layer {name}: no space left on the disk of {self._layers}", field="disk",
-                                value=str(self._layers), hint="free some, e.g. with `hyperctl image prune`, and try again")
+                                value=str(self._layers), hint="free some, e.g. with `hyperctl image prune`, and retry")
             case _:
                 raise ConversionFailed(f"layer {name} could not be unpacked: {printable(report.message)}")
 

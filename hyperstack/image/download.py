@@ -89,8 +89,9 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise Exhausted(f"no space left on the disk for the layer {short(blob.digest)} ({blob.size} bytes)", field="disk",
-                        value=str(store.tmp.parent), hint="free some and pull again: it resumes") from error
+        raise Exhausted(f"no space left on the disk for the layer {short(blob.digest)} ({blob.size} bytes)",
+                        field="disk", value=str(store.tmp.parent),
+                        hint="free some and pull again: it resumes") from error
     tell("Download complete", 0, 0)
 
 
@@ -118,19 +119,19 @@ async def _transfer(client: RegistryClient, source: Source, blob: Descriptor, pa
         if response.status == 206:
             match = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != partial.size:
-                raise RegistryError(f"{source.host} sent another part of the blob {short(blob.digest)} than was asked for",
-                                    field="registry", value=source.host)
+                raise RegistryError(f"{source.host} sent another part of the blob {short(blob.digest)} than was asked "
+                                    "for", field="registry", value=source.host)
         elif partial.size:
             # It does not know ranges and began anew.
             partial.reset()
         length = response.content_length
         if length is not None and length != blob.size - partial.size:
-            raise RegistryError(f"{source.host} announces {length} bytes for the blob {short(blob.digest)}; its manifest "
-                                f"says {blob.size - partial.size}", field="size", value=length)
+            raise RegistryError(f"{source.host} announces {length} bytes for the blob {short(blob.digest)}; its "
+                                f"manifest says {blob.size - partial.size}", field="size", value=length)
         await _receive(response, source, blob, partial, patience, tell)
     if partial.size < blob.size:
-        raise TransferFailed(f"{source.host} ended the blob {short(blob.digest)} after {partial.size} of {blob.size} bytes",
-                             field="size", value=partial.size)
+        raise TransferFailed(f"{source.host} ended the blob {short(blob.digest)} after {partial.size} of {blob.size} "
+                             "bytes", field="size", value=partial.size, hint="try again later")
 
 
 async def _receive(response: aiohttp.ClientResponse, source: Source, blob: Descriptor, partial: _Partial,
@@ -143,8 +144,8 @@ async def _receive(response: aiohttp.ClientResponse, source: Source, blob: Descr
             arrived += len(piece)
             if partial.size + len(held) > blob.size:
                 held.clear()
-                raise RegistryError(f"{source.host} sends more than the {blob.size} bytes of the blob {short(blob.digest)}",
-                                    field="size", value=blob.size)
+                raise RegistryError(f"{source.host} sends more than the {blob.size} bytes of the blob "
+                                    f"{short(blob.digest)}", field="size", value=blob.size)
             now = time.monotonic()
             if now - window > patience.stall:
                 # Single bytes now and then keep a socket alive, but are no transfer.

@@ -375,9 +375,9 @@ class ErofsWriter:
         incompatible = _INCOMPAT_CHUNKED if self._chunked else 0
 
         def block(checksum: int) -> bytes:
-            return _SUPER.pack(_MAGIC, checksum, _COMPAT_CHECKSUM, BLOCK.bit_length() - 1, 0, 0, self._count, 0, 0, blocks,
-                               self._data.position // BLOCK, 0, uuid, b"", incompatible, 0, 0, 0
-                               ).ljust(BLOCK - _SUPER_OFFSET, b"\0")
+            fields = _SUPER.pack(_MAGIC, checksum, _COMPAT_CHECKSUM, BLOCK.bit_length() - 1, 0, 0, self._count, 0, 0,
+                                 blocks, self._data.position // BLOCK, 0, uuid, b"", incompatible, 0, 0, 0)
+            return fields.ljust(BLOCK - _SUPER_OFFSET, b"\0")
         os.pwrite(self._image, block(crc32c(block(0))), _SUPER_OFFSET)
 
     def _write_directories(self, root: Directory) -> None:

@@ -101,7 +101,8 @@ class ImageIndex:
     def put_image(self, image: ImageRow, names: Iterable[str]) -> None:
         """The image with these names, which other images lose. A known image keeps its older names."""
         with self._transaction():
-            self._db.execute("INSERT INTO images VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest",
+            self._db.execute("INSERT INTO images VALUES (?, ?, ?) "
+                             "ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest",
                              (image.id, image.config, image.manifest))
             self._db.execute("DELETE FROM image_layers WHERE image = ?", (image.id,))
             self._db.executemany("INSERT INTO image_layers VALUES (?, ?, ?, ?)", [

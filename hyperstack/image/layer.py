@@ -2,8 +2,10 @@
 
 What hostile or odd tars get (as Docker has it where Docker is safe):
 
-* a name or a hard link's target is taken from the layer's root, absolute or not; one that climbs out with `..` is refused
-* a parent that no entry made is made, root's, 0755; a parent that is a symbolic link *of this layer* is followed inside it
+* a name or a hard link's target is taken from the layer's root, absolute or not; one that climbs out with `..` is
+  refused
+* a parent that no entry made is made, root's, 0755; a parent that is a symbolic link *of this layer* is followed
+  inside it
 * the last of several entries with a name wins; a directory keeps its children when it comes again
 * `.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` hides all that they have in the directory
 """
@@ -77,7 +79,8 @@ class LayerBuilder:
 
     def _add(self, entry: tar.Entry, stream: tar.TarStream) -> None:
         if len(entry.name) > MAX_PATH:
-            raise LayerError(f"a name of {len(entry.name)} bytes is too long (at most {MAX_PATH}): {_shown(entry.name)}")
+            raise LayerError(f"a path of {len(entry.name)} bytes is too long (at most {MAX_PATH}): "
+                             f"{_shown(entry.name)}")
         dirname, _, name = entry.name.rstrip(b"/").rpartition(b"/")
         if name in (b"", b".", b".."):
             parts = _parts(entry.name)

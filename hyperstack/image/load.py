@@ -31,7 +31,8 @@ _HEAD = 16
 
 
 class Loader:
-    def __init__(self, blobs: BlobStore, index: ImageIndex, puller: Puller, pins: Pins, options: ImageConfigOptions) -> None:
+    def __init__(self, blobs: BlobStore, index: ImageIndex, puller: Puller, pins: Pins,
+                 options: ImageConfigOptions) -> None:
         self._blobs = blobs
         self._index = index
         self._puller = puller
@@ -56,8 +57,8 @@ class Loader:
         document = await asyncio.to_thread(archive.document, archive.blob(image.config))
         parsed = manifests.parse_config(document)
         if len(parsed.diff_ids) != len(image.layers) or len(image.layers) > self._options.limits.layers:
-            raise manifests.DocumentError(f"an image has {len(image.layers)} layers and {len(parsed.diff_ids)} in its config "
-                                          f"(at most {self._options.limits.layers})")
+            raise manifests.DocumentError(f"an image has {len(image.layers)} layers and {len(parsed.diff_ids)} in its "
+                                          f"config (at most {self._options.limits.layers})")
         rows = tuple(LayerRow(diff_id=diff_id, blob=blob)
                      for diff_id, blob in zip(parsed.diff_ids, image.layers, strict=True))
         manifest = (archive.document(archive.blob(image.manifest)) if image.manifest

@@ -175,7 +175,7 @@ class Puller:
             raise ImageUnavailable(
                 f"image with reference {reference.familiar()} was found but does not match {words}: wanted {wanted}, "
                 f"actual: {parsed.platform}", reference=reference.familiar(),
-                hint=f"--platform {parsed.platform} fetches it all the same; it cannot run here" if not explicit else None)
+                hint=None if explicit else f"--platform {parsed.platform} fetches it all the same; it cannot run here")
 
     async def _fetch_layers(self, resolved: _Resolved, layers: list[LayerRow], progress: ProgressSink) -> None:
         """Each distinct blob once: an image may hold the same layer several times."""

@@ -27,7 +27,8 @@ async def push_image(reference: Reference, manifest: bytes, media_type: str, blo
             async with session.put(url, data=manifest, headers={"Content-Type": media_type}) as answer:
                 _expect(answer, 201)
     except aiohttp.ClientError as error:
-        raise RegistryError(f"cannot push to {reference.host}: {error}", field="registry", value=reference.host) from error
+        raise RegistryError(f"cannot push to {reference.host}: {error}", field="registry",
+                            value=reference.host) from error
 
 
 async def _push_blob(session: aiohttp.ClientSession, base: URL, digest: str, data: bytes) -> None:

@@ -127,8 +127,8 @@ class RegistryClient:
             actual = digests.of(data)
             for claim in (what, said):
                 if digests.is_digest(claim) and claim != actual:
-                    raise RegistryError(f"{source.host} sent a manifest of {source.reference.familiar()} with the digest "
-                                        f"{actual} in place of {claim}", field="digest", value=actual)
+                    raise RegistryError(f"{source.host} sent a manifest of {source.reference.familiar()} with the "
+                                        f"digest {actual} in place of {claim}", field="digest", value=actual)
             return data, kind, actual
         raise last or self._hung(source)
 
@@ -208,8 +208,8 @@ class RegistryClient:
                 raise self._denied(source)
             return basic(credentials), None
         if not realm_is_safe(challenge.realm, registry=source.endpoint):
-            raise RegistryError(f"{source.host} asks for credentials at {printable(challenge.realm, 100)!r}, which is not "
-                                "https", field="registry", value=source.host)
+            raise RegistryError(f"{source.host} asks for credentials at {printable(challenge.realm, 100)!r}, which is "
+                                "not https", field="registry", value=source.host)
         query = {"scope": challenge.scope or f"repository:{source.path}:pull"}
         if challenge.service:
             query["service"] = challenge.service
@@ -258,8 +258,9 @@ class RegistryClient:
         if status in (401, 403):
             raise self._denied(source, detail)
         if status == 404:
-            raise ImageUnavailable(f"manifest for {source.reference.familiar()} not found: manifest unknown: manifest unknown",
-                                   reference=source.reference.familiar())
+            familiar = source.reference.familiar()
+            raise ImageUnavailable(f"manifest for {familiar} not found: manifest unknown: manifest unknown",
+                                   reference=familiar)
         words = f"{source.host} answered {status}" + (f": {detail}" if detail else "")
         if status in _RETRIED:
             raise TransferFailed(words, field="registry", value=source.host, hint="try again later")
@@ -268,12 +269,13 @@ class RegistryClient:
     def _denied(self, source: Source, detail: str = "") -> ImageUnavailable:
         name = source.reference.familiar_name
         said = detail or "denied: requested access to the resource is denied"
-        return ImageUnavailable(f"pull access denied for {name}, repository does not exist or may require 'docker login': "
-                                f"{said}", reference=name)
+        return ImageUnavailable(f"pull access denied for {name}, repository does not exist or may require "
+                                f"'docker login': {said}", reference=name)
 
     def _hung(self, source: Source) -> TransferFailed:
-        return TransferFailed(f"{source.host} does not answer: no data for {self._patience.stall:g} s", field="registry",
-                              value=source.host, hint="check the network and the registry, then try again")
+        return TransferFailed(f"{source.host} does not answer: no data for {self._patience.stall:g} s",
+                              field="registry", value=source.host,
+                              hint="check the network and the registry, then try again")
 
     def _unreachable(self, source: Source, error: Exception) -> Unreachable:
         hint = "check the host's name, the network and the registry"

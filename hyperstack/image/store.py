@@ -99,7 +99,8 @@ class ImageStore:
         ident = self._resolve(name)
         parsed = references.parse(reference)
         if parsed.digest:
-            raise InvalidArgument("refusing to create a tag with a digest reference", field="reference", value=reference)
+            raise InvalidArgument("refusing to create a tag with a digest reference", field="reference",
+                                  value=reference)
         self._index.name(ident, [str(parsed)])
 
     def remove(self, name: str, *, force: bool = False, in_use: Collection[str] = ()) -> list[tuple[str, str]]:
@@ -114,8 +115,8 @@ class ImageStore:
             tags = [other for other in same if "@" not in other]
             gone = same if not [tag for tag in tags if tag != named] and "@" not in named else [named]
             if ident in in_use and set(gone) == set(held) and not force:
-                raise Conflict(f'conflict: unable to remove repository reference "{name}" (must force) - a container is '
-                               f"using its referenced image {hexadecimal(ident)[:12]}", field="image", value=name)
+                raise Conflict(f'conflict: unable to remove repository reference "{name}" (must force) - a container '
+                               f"is using its referenced image {hexadecimal(ident)[:12]}", field="image", value=name)
         self._index.unname(gone)
         events = [("Untagged", self.display(reference)) for reference in gone]
         if set(gone) == set(held) and ident not in in_use:
@@ -134,8 +135,8 @@ class ImageStore:
                            "repositories", field="image", value=short)
         tags = [name for name in held if "@" not in name]
         if len(tags) > 1 and not force:
-            raise Conflict(f"conflict: unable to delete {short} (must be forced) - image has several tags", field="image",
-                           value=short)
+            raise Conflict(f"conflict: unable to delete {short} (must be forced) - image has several tags",
+                           field="image", value=short)
         return held
 
     def prune(self, *, dangling_only: bool, in_use: Collection[str]) -> tuple[list[tuple[str, str]], int]:
