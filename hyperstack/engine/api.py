@@ -224,12 +224,18 @@ class System(Protocol):
 
 
 class Engine(Protocol):
-    containers: Containers
-    execs: Execs
-    pods: Pods
-    images: Images
-    volumes: Volumes
-    system: System
+    @property
+    def containers(self) -> Containers: ...
+    @property
+    def execs(self) -> Execs: ...
+    @property
+    def pods(self) -> Pods: ...
+    @property
+    def images(self) -> Images: ...
+    @property
+    def volumes(self) -> Volumes: ...
+    @property
+    def system(self) -> System: ...
 
     def events(self, who: Principal, *, since_ns: int = 0, until_ns: int = 0) -> AsyncIterator[Event]:
         """Past events from `since_ns` (a bounded memory of them), then live ones until `until_ns` (0: for ever).

@@ -8,6 +8,7 @@ import pytest
 
 from hyperstack.engine import launch, restarts
 from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.disks import ContainerDisks
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.network.api import Binding
 from hyperstack.pod.errors import InvalidArgument
@@ -77,7 +78,7 @@ def test_hosts_and_resolvers_of_a_pod() -> None:
     record = pod(PodSpec(extra_hosts=("db:10.0.0.9", "host:host-gateway", "six:fe80::1"), dns_search=("a", "b")),
                  binding=binding)
     files = {f.path: f.data.decode() for f in launch.creation(
-        record, container(), launch.ContainerDisks(layers=("l",), writable="w")).files}
+        record, container(), ContainerDisks(layers=("l",), writable="w")).files}
     assert files[b"/etc/hostname"] == "abcdef012345\n"
     assert files[b"/etc/resolv.conf"] == "nameserver 9.9.9.9\nsearch a b\n"
     assert "10.0.0.9\tdb\n10.1.0.1\thost\nfe80::1\tsix\n10.1.0.2\tabcdef012345\n" in files[b"/etc/hosts"]
@@ -90,7 +91,7 @@ def test_privileged_means_everything_within_the_machine() -> None:
     assert not strong.seccomp
     assert set(plain.capabilities) < set(strong.capabilities)
     created = launch.creation(pod(), container(security=Security(privileged=True)),
-                              launch.ContainerDisks(layers=("l",), writable="w"))
+                              ContainerDisks(layers=("l",), writable="w"))
     assert created.masked == ()
 
 
