@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,7 @@ async def test_a_pod_does_not_reach_the_hosts_loopback(site: Site, lab: Lab) -> 
 
 
 async def test_an_internal_network_has_no_way_out_or_in(site: Site, lab: Lab) -> None:
+    await site.network("beta")  # for which the host forwards
     network = await site.network(internal=True)
     one, two = await site.pod(network), await site.pod(network)
     assert one.binding.dns == ()
@@ -84,7 +86,7 @@ async def test_an_internal_network_has_no_way_out_or_in(site: Site, lab: Lab) ->
     assert lab.ask(one.namespace, two.address, 80) == one.address
     lab.ip(one.namespace, f"route add default via {network.gateway}")
     with pytest.raises(OSError, match=REFUSED):
-        lab.ask(one.namespace, lab.OUTSIDE, 80, timeout=1)
+        lab.ask(one.namespace, lab.OUTSIDE, 80)
     with pytest.raises(InvalidArgument, match="internal"):
         await site.publish(two, network, PortBinding(container_port=80))
 
@@ -117,6 +119,23 @@ async def test_published_ports_answer_on_every_address_of_the_host(site: Site, l
     await site.backend.unpublish(pod.binding.pod_id)
     with pytest.raises(ConnectionRefusedError):
         lab.ask(lab.outside, lab.HOST, 8080)
+
+
+async def test_a_udp_sender_that_never_pauses_reaches_whoever_has_the_port_now(site: Site, lab: Lab) -> None:
+    """Connection tracking would keep its flow on the first receiver."""
+    network = await site.network()
+    wanted = PortBinding(container_port=53, host_port=5353, protocol="udp")
+    with within(lab.outside, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.settimeout(5)
+        sender.sendto(b"to nobody", (lab.HOST, 5353))
+        for number in range(2):
+            pod = await site.pod(network)
+            with pod.bind(53) as receiver:
+                await site.publish(pod, network, wanted)
+                sender.sendto(b"to pod %d" % number, (lab.HOST, 5353))
+                assert receiver.recv(100) == b"to pod %d" % number
+            await site.backend.unpublish(pod.binding.pod_id)
+            site.ports.clear()
 
 
 async def test_a_port_published_on_one_address_answers_there_only(site: Site, lab: Lab) -> None:

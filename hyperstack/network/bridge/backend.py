@@ -22,7 +22,7 @@ from typing import TypeVar
 from pyroute2 import NetlinkError
 
 from hyperstack.network.api import Binding, Network, Published
-from hyperstack.network.bridge import addressing, nft
+from hyperstack.network.bridge import addressing, flows, nft
 from hyperstack.network.bridge.links import Links, ensure_forwarding
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.ports import PortChooser
@@ -86,13 +86,15 @@ class BridgeNetwork:
         if self._links is None:
             return
         links, self._links = self._links, None
-        taps = [name for name in await self._devices(links.names) if name.startswith(self._names.tap_prefix)]
-        if not taps:
-            await self._devices(lambda: _delete_all(links, self._names))
-            await self._filters(lambda: nft.apply(self._ruleset.nothing()))
-        await self._devices(links.close)
-        self._device_thread.shutdown()
-        self._filter_thread.shutdown()
+        try:
+            names = await self._devices(links.names)
+            if not any(name.startswith(self._names.tap_prefix) for name in names):
+                await self._devices(lambda: _delete_all(links, self._names))
+                await self._filters(lambda: nft.apply(self._ruleset.nothing()))
+        finally:
+            await self._devices(links.close)
+            self._device_thread.shutdown()
+            self._filter_thread.shutdown()
 
     def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
         resolvers = (IPv4Network(server) for server in host_resolvers(self._resolv_conf).reachable)
@@ -153,9 +155,12 @@ class BridgeNetwork:
     async def plug(self, binding: Binding, *, uid: int) -> int:
         """The tap's descriptor; the caller gives it to the machine and closes its own copy.
 
-        :raise Unavailable: the network was not ensured, or the host refuses. Nothing is left then.
+        :raise Unavailable: the network was not ensured, or the host refuses; `unplug` clears away what there is then.
         """
         links = self._require_links()
+        if binding.network_id not in self._desired.networks:
+            raise Unavailable(f"the network of {binding.bridge} has not been made", field="network",
+                              value=binding.network_id)
         former = self._desired.bindings.get(binding.pod_id)
         self._desired.bindings[binding.pod_id] = binding
         change = "" if former == binding else self._ruleset.bindings("add", [binding]) if former is None else None
@@ -205,11 +210,13 @@ class BridgeNetwork:
         self._desired.ports[pod_id] = ports
         removal = self._ruleset.ports("delete", former) if former else ""
         await self._tell(removal + self._ruleset.ports("add", ports))
+        await self._devices(lambda: flows.forget((*(former or ()), *ports)))
 
     async def unpublish(self, pod_id: str) -> None:
         known = self._desired.ports.pop(pod_id, None)
         if known:
             await self._tell(self._ruleset.ports("delete", known))
+            await self._devices(lambda: flows.forget(known))
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
                     ports: Collection[Published]) -> list[str]:

@@ -1,0 +1,60 @@
+"""UDP flows that the kernel's connection tracking remembers.
+
+A flow is translated as its first packet was, for as long as its sender goes on. One that began before its port was
+published, or while another pod had it, would never reach the pod that has it now; so what is remembered of a UDP port
+is forgotten whenever the port changes hands. (TCP needs no such help: the next connection is another flow.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Collection
+from typing import Any
+
+from pyroute2 import AsyncIPRoute, NetlinkError
+from pyroute2.netlink.nfnetlink.nfctsocket import AsyncNFCTSocket, NFCTAttrTuple
+
+from hyperstack.network.api import Published
+
+log = logging.getLogger(__name__)
+
+
+def forget(ports: Collection[Published]) -> None:
+    """Blocks; does nothing where no port is UDP. Failing is no error: such flows end by themselves once silent."""
+    numbers = {port.host_port for port in ports if port.protocol == "udp"}
+    if not numbers:
+        return
+    try:
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(_forget(numbers))
+    except (NetlinkError, OSError) as error:
+        log.warning("UDP flows to ports %s may go to their former receiver: %s", sorted(numbers), error)
+
+
+async def _forget(numbers: Collection[int]) -> None:
+    async with AsyncIPRoute() as netlink:
+        local = {message.get_attr("IFA_LOCAL") async for message in await netlink.get_addr(family=socket.AF_INET)}
+    async with AsyncNFCTSocket() as tracking:
+        for number in numbers:
+            for flow in await _to_port(tracking, number):
+                if flow.daddr in local or flow.daddr.startswith("127."):
+                    await _delete(tracking, flow)
+
+
+async def _to_port(tracking: Any, number: int) -> list[Any]:
+    """First directions of the flows to this port. The kernel filters (5.8 and newer), or everything is looked at."""
+    messages = await tracking.dump(tuple_orig=NFCTAttrTuple(proto=socket.IPPROTO_UDP, dport=number))
+    flows = [NFCTAttrTuple.from_netlink(socket.AF_INET, message.get_attr("CTA_TUPLE_ORIG"))
+             async for message in messages]
+    return [flow for flow in flows if (flow.proto, flow.dport) == (socket.IPPROTO_UDP, number)]
+
+
+async def _delete(tracking: Any, flow: Any) -> None:
+    try:
+        await tracking.entry("del", tuple_orig=flow)
+    except NetlinkError as error:
+        if error.code != errno.ENOENT:  # it ended meanwhile
+            raise
