@@ -293,6 +293,8 @@ class Connection:
         except GuestError as error:
             self._note(error)
         finally:
+            # Whatever else ended it, a mistake of ours included: nobody waits for ever.
+            self._note(GuestError("the connection to the guest's agent is no longer served"))
             self._writer.transport.abort()
             tasks = list(self._tasks)
             for task in tasks:

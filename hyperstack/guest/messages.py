@@ -407,6 +407,9 @@ Event = ExitEvent | OomEvent
 
 R = TypeVar("R", bound=Reply)
 
+_GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises about bytes that are no message; the second, for keys that are not UTF-8."""
+
 _encoder = msgspec.msgpack.Encoder()
 _error_decoder = msgspec.msgpack.Decoder(ErrorReply)
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
@@ -434,10 +437,10 @@ def decode_reply(payload: bytes, reply: type[R], operation: str) -> R | ErrorRep
     """
     try:
         return msgspec.msgpack.decode(payload, type=reply)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _GARBLED as error:
         try:
             return _error_decoder.decode(payload)
-        except (msgspec.DecodeError, RecursionError):
+        except _GARBLED:
             raise GuestError(f"garbled reply to {operation}: {error}", field=operation) from error
 
 
@@ -445,5 +448,5 @@ def decode_event(payload: bytes) -> Event:
     """:raise GuestError: not an event of the protocol."""
     try:
         return _event_decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _GARBLED as error:
         raise GuestError(f"garbled event: {error}", field="event") from error

@@ -165,9 +165,10 @@ def test_an_event_is_of_its_type_or_a_guest_error(payload: bytes) -> None:
     assert isinstance(found, (messages.ExitEvent, messages.OomEvent))
 
 
-@pytest.mark.parametrize("payload", [b"\x91" * 100_000, b"\x81\xa1a" * 30_000, b"\xdd\xff\xff\xff\xff",
-                                     b"\x81\xaacontainers\xdd\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x00"])
-def test_bombs_are_refused(payload: bytes) -> None:
+@pytest.mark.parametrize("payload", [
+    b"\x81\xa2\xff\xfe\x01", b"\x81\xa5error\xa1\xff", b"\x91" * 100_000, b"\x81\xa1a" * 30_000,
+    b"\xdd\xff\xff\xff\xff", b"\x81\xaacontainers\xdd\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x00"])
+def test_bombs_and_broken_strings_are_refused(payload: bytes) -> None:
     for reply in REPLIES:
         with pytest.raises(GuestError):
             messages.decode_reply(payload, reply, "op")
