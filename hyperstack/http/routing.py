@@ -36,7 +36,9 @@ class Route:
 def bind(routes: Iterable[Route], identity: IdentityBackend, check_version: CheckVersion, *, prefix: str = ""
          ) -> list[web.RouteDef]:
     """aiohttp's form of a table. A `version` part of the path (None: absent) goes through `check_version`."""
-    return [web.route(route.method, prefix + route.path, _adapt(route, identity, check_version)) for route in routes]
+    # aiohttp answers HEAD with GET's handler unless told not to; here that is a route of its own where it exists.
+    return [web.RouteDef(route.method, prefix + route.path, _adapt(route, identity, check_version),
+                         {"allow_head": False} if route.method == "GET" else {}) for route in routes]
 
 
 def make_runner(app: web.Application, *, shutdown_timeout: float = 3.0) -> web.AppRunner:
