@@ -18,6 +18,7 @@ from hyperstack.pod.errors import GuestError, InvalidArgument
 
 MAX_FILE = 256 << 10
 """Bytes of one `File`."""
+_MAX_WORDS = 4096
 MAX_PROCESSES = 4096
 """Entries in the replies of `processes` and `list`."""
 
@@ -28,7 +29,6 @@ _Code = Annotated[int, Meta(ge=0, le=255)]
 _Small = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Signed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Name = Annotated[str, Meta(max_length=128)]
-_Text = Annotated[str, Meta(max_length=4096)]
 _Path = Annotated[bytes, Meta(max_length=4096)]
 
 
@@ -254,7 +254,13 @@ class Reply(Message, frozen=True, kw_only=True):
 
 
 class ErrorReply(Reply, frozen=True, kw_only=True):
-    error: _Text
+    error: str
+    """At most 4096 characters of the guest's, for people."""
+    errno: int
+
+
+class _RawErrorReply(Reply, frozen=True, kw_only=True):
+    error: msgspec.Raw
     errno: Annotated[int, Meta(ge=0, le=4095)]
 
 
@@ -411,7 +417,9 @@ _GARBLED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises about bytes that are no message; the second, for keys that are not UTF-8."""
 
 _encoder = msgspec.msgpack.Encoder()
-_error_decoder = msgspec.msgpack.Decoder(ErrorReply)
+_error_decoder = msgspec.msgpack.Decoder(_RawErrorReply)
+_STRING_HEADERS = {0xD9: 2, 0xDA: 3, 0xDB: 5}
+"""First byte -> size, of msgpack's longer strings."""
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 
@@ -439,9 +447,21 @@ def decode_reply(payload: bytes, reply: type[R], operation: str) -> R | ErrorRep
         return msgspec.msgpack.decode(payload, type=reply)
     except _GARBLED as error:
         try:
-            return _error_decoder.decode(payload)
+            refusal = _error_decoder.decode(payload)
+            return ErrorReply(error=_words(bytes(refusal.error)), errno=refusal.errno)
         except _GARBLED:
             raise GuestError(f"garbled reply to {operation}: {error}", field=operation) from error
+
+
+def _words(string: bytes) -> str:
+    """Of a msgpack string that may quote a path, which need not be UTF-8: no reason to end a connection.
+
+    :raise msgspec.DecodeError: not a string.
+    """
+    header = 1 if 0xA0 <= string[0] <= 0xBF else _STRING_HEADERS.get(string[0])
+    if header is None:
+        raise msgspec.DecodeError("the error is not a string")
+    return string[header:].decode(errors="replace")[:_MAX_WORDS]
 
 
 def decode_event(payload: bytes) -> Event:

@@ -166,7 +166,7 @@ def test_an_event_is_of_its_type_or_a_guest_error(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize("payload", [
-    b"\x81\xa2\xff\xfe\x01", b"\x81\xa5error\xa1\xff", b"\x91" * 100_000, b"\x81\xa1a" * 30_000,
+    b"\x81\xa2\xff\xfe\x01", b"\x82\xa5error\x01\xa5errno\x01", b"\x91" * 100_000, b"\x81\xa1a" * 30_000,
     b"\xdd\xff\xff\xff\xff", b"\x81\xaacontainers\xdd\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x00"])
 def test_bombs_and_broken_strings_are_refused(payload: bytes) -> None:
     for reply in REPLIES:
@@ -193,3 +193,11 @@ def test_a_listing_is_read() -> None:
 def test_numbers_out_of_range_and_unknown_keys_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(GuestError, match="garbled reply to list"):
         messages.decode_reply(status(**changes), messages.ListReply, "list")
+
+
+@pytest.mark.parametrize(("string", "text"), [
+    (b"\xa5caf\xc3\xa9", "caf\u00e9"), (b"\xa4caf\xc3", "caf\ufffd"), (b"\xd9\x02\xffx", "\ufffdx"),
+    (b"\xda\x00\x01x", "x"), (b"\xdb\x00\x00\x00\x01x", "x"), (b"\xda\x20\x00" + b"x" * 8192, "x" * 4096)])
+def test_an_error_may_quote_what_is_not_utf_8(string: bytes, text: str) -> None:
+    payload = b"\x82\xa5error" + string + b"\xa5errno\x02"
+    assert messages.decode_reply(payload, messages.ListReply, "op") == messages.ErrorReply(error=text, errno=2)
