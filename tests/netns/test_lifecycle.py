@@ -85,13 +85,31 @@ async def test_a_sweep_completes_what_is_half_made_or_broken(site: Site, lab: La
     assert lab.ask(pod.namespace, lab.OUTSIDE, 80) == lab.HOST
 
 
-async def test_rules_that_somebody_flushed_come_back_with_the_next_pod(site: Site, lab: Lab) -> None:
+async def test_rules_that_somebody_flushed_come_back_by_themselves(site: Site, lab: Lab) -> None:
+    network = await site.network()
+    pod = await site.pod(network)
+    lab.serve(pod.namespace, 80)
+    await site.publish(pod, network, PortBinding(container_port=80, host_port=8080))
+    before = lab.run(lab.host, "nft", "list", "ruleset")
+    lab.run(lab.host, "nft", "flush", "ruleset")
+    async with asyncio.timeout(30):
+        while "hyperstack-test" not in tables(lab):
+            await asyncio.sleep(0.05)
+    assert lab.run(lab.host, "nft", "list", "ruleset") == before
+
+
+async def test_rules_that_somebody_flushed_come_back_with_the_next_pod(lab: Lab, resolv_conf: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperstack.network.bridge.backend._SETTLE_S", 600)
+    site = Site(lab, resolv_conf)
+    await site.backend.start()
     network = await site.network()
     pod = await site.pod(network)
     lab.serve(lab.outside, 80)
     lab.run(lab.host, "nft", "flush", "ruleset")
     await site.pod(network)
     assert lab.ask(pod.namespace, lab.OUTSIDE, 80) == lab.HOST
+    await site.backend.close()
 
 
 async def test_every_step_may_be_repeated(site: Site, lab: Lab) -> None:

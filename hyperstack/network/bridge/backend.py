@@ -29,6 +29,7 @@ from hyperstack.network.bridge.ports import PortChooser
 from hyperstack.network.bridge.probe import SAMPLE, probe
 from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
 from hyperstack.network.bridge.ruleset import Desired, Ruleset
+from hyperstack.network.bridge.watch import DeletionWatch
 from hyperstack.pod.errors import Conflict, InvalidArgument, Unavailable
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 DEFAULT_POOLS = ("10.212.0.0/14", "172.29.0.0/16", "192.168.208.0/20")
 """Where `choose_subnet` looks, in turn: away from the defaults of Docker (172.17-28, 192.168.0-), podman (10.88/16),
 Kubernetes (10.96/12, 10.244/16), libvirt (192.168.122/24); three, since hosts behind a VPN route all of 10/8."""
+
+_SETTLE_S = 0.05
 
 T = TypeVar("T")
 
@@ -65,6 +68,9 @@ class BridgeNetwork:
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-links")
         self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-nft")
         self._links: Links | None = None
+        self._watch: DeletionWatch | None = None
+        self._table_deleted = asyncio.Event()
+        self._repairs: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """See what this host can do; nothing is made before the first network.
@@ -77,6 +83,8 @@ class BridgeNetwork:
         self._links = await self._devices(Links)
         sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, resolvers=self._desired.resolvers))
         await self._filters(lambda: nft.apply(sample, check_only=True))
+        self._watch = DeletionWatch(self._table_deleted.set)
+        self._repairs = asyncio.create_task(self._restore_tables())
 
     async def probe(self) -> list[Finding]:
         return await asyncio.to_thread(probe, self._names, host_resolvers(self._resolv_conf))
@@ -86,6 +94,11 @@ class BridgeNetwork:
         if self._links is None:
             return
         links, self._links = self._links, None
+        if self._watch is not None:
+            self._watch.close()
+        if self._repairs is not None:
+            self._repairs.cancel()
+            await asyncio.gather(self._repairs, return_exceptions=True)
         try:
             names = await self._devices(links.names)
             if not any(name.startswith(self._names.tap_prefix) for name in names):
@@ -263,6 +276,21 @@ class BridgeNetwork:
                 return
         everything = self._ruleset.whole(self._desired)
         await self._filters(lambda: nft.apply(everything))
+
+    async def _restore_tables(self) -> None:
+        """Where somebody flushed our tables, tenants are not fenced until they are back."""
+        while True:
+            await self._table_deleted.wait()
+            # Our own replacements are told too, and a `flush ruleset` is told table by table: look after the last.
+            await asyncio.sleep(_SETTLE_S)
+            self._table_deleted.clear()
+            try:
+                present = await self._filters(nft.tables)
+                if self._desired.networks and not self._ruleset.tables <= present:
+                    log.warning("somebody deleted the nftables tables %s; making them again", self._names.table)
+                    await self._tell(None)
+            except Unavailable as error:
+                log.error("nftables may lack our tables: %s", error)
 
     async def _devices(self, work: Callable[[], T]) -> T:
         try:

@@ -134,6 +134,8 @@ class Ruleset:
 
     def __init__(self, names: Names) -> None:
         self._names = names
+        self.tables = frozenset({("ip", names.table), ("bridge", names.table)})
+        """Family and name."""
 
     def whole(self, desired: Desired) -> str:
         """Both tables from nothing, whatever is there; the packets never see a moment without."""
@@ -151,8 +153,7 @@ class Ruleset:
 
     def nothing(self) -> str:
         """Both tables gone, whether or not they are there."""
-        return "".join(f"add table {family} {self._names.table}\ndelete table {family} {self._names.table}\n"
-                       for family in ("ip", "bridge"))
+        return "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in self.tables)
 
     def network(self, verb: str, network: Network) -> str:
         bridge = self._names.bridge(network.id)
