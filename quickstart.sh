@@ -10,7 +10,7 @@
 #   HYPERSTACK_RUN    run-time directory         [/run/hyperstack]
 #   HYPERSTACK_IMAGE  image to run               [docker.io/library/alpine:3, where Docker Hub can be reached, else one
 #                                                 made from Debian's busybox, in a registry on the loopback]
-#   HYPERSTACK_CACHE  downloads kept for next time  [~/.cache/hyperstack]
+#   HYPERSTACK_CACHE  guest kernel, compiled agent, local registry's program  [in the state directory]
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=scripts/lib.sh
@@ -18,6 +18,8 @@ cd "$(dirname "$0")"
 
 STATE=${HYPERSTACK_STATE:-/var/lib/hyperstack}
 RUN=${HYPERSTACK_RUN:-/run/hyperstack}
+DAEMON_CACHE=${HYPERSTACK_CACHE:+$HYPERSTACK_CACHE/daemon}
+DAEMON_CACHE=${DAEMON_CACHE:-$STATE/cache}
 export HYPERSTACK_HOST=unix://$RUN/docker.sock
 REGISTRY=127.0.0.1:5099
 PUBLIC_IMAGE=docker.io/library/alpine:3
@@ -39,7 +41,7 @@ up() {
     local image
     need_packages "${RUN_PACKAGES[@]}"
     need_venv requirements.lock
-    need_kernel
+    need_kernel "$DAEMON_CACHE"
     start_hyperd
     image=$(obtain_image)
     step "Running $image as a pod: a virtual machine with a kernel of its own"
@@ -56,7 +58,7 @@ start_hyperd() {
     mkdir -p "$STATE" "$RUN"
     getent group hyperstack >/dev/null || groupadd --system hyperstack
     setsid "$VENV/bin/hyperd" --data-root "$STATE" --run-dir "$RUN" --insecure-registry "$REGISTRY" \
-        </dev/null >>"$STATE/hyperd.log" 2>&1 &
+        --cache-dir "$DAEMON_CACHE" </dev/null >>"$STATE/hyperd.log" 2>&1 &
     pid=$!
     echo "$pid" >"$RUN/quickstart.pid"
     until answers; do

@@ -34,7 +34,7 @@ need_packages "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_venv requirements-dev.lock
 if [[ ${paths[*]} != tests/unit ]]; then
     registry_binary >/dev/null
-    need_kernel
+    need_kernel "$CACHE/daemon"
 fi
 
 if [[ -n $checks ]]; then

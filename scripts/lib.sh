@@ -136,3 +136,9 @@ registry_binary() {
     fi
     echo "$unpacked/usr/bin/docker-registry"
 }
+
+# need_kernel DIRECTORY: the guest's kernel and agent in a cache directory of hyperd.
+need_kernel() {
+    [[ -f $1/kernels/default && -d $1/agent ]] || step "Preparing the guest's kernel and agent"
+    patiently "guest kernel and agent" "$VENV/bin/hyperd" --prepare --data-root "$1" --run-dir "$1" --cache-dir "$1"
+}

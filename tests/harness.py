@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,6 @@ from typing import Any
 
 import docker
 
-from hyperstack.daemon.config import Config
 from hyperstack.pod.ids import ID_LENGTH
 
 BIN = Path(sys.executable).parent
@@ -138,7 +138,8 @@ class Daemon:
         self.run_dir = self.directory / "run"
         self.socket = self.run_dir / "docker.sock"
         self.log = self.directory / "hyperd.log"
-        self.instance = Config(run_dir=str(self.run_dir)).instance
+        # As hypervisor/qemu/backend.py names the cgroups of one daemon's machines.
+        self.cgroup_name = "hyperstack-" + hashlib.sha256(os.fsencode(self.run_dir / "machines")).hexdigest()[:12]
         self.options = options
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
@@ -255,8 +256,8 @@ class Daemon:
         return found
 
     def cgroups(self) -> list[Path]:
-        """Every cgroup of this instance, in all hierarchies."""
-        return [Path(root) for root, _, _ in os.walk("/sys/fs/cgroup") if self.instance in root]
+        """Every cgroup of this daemon's machines, in all hierarchies, and their parents."""
+        return [Path(root) for root, _, _ in os.walk("/sys/fs/cgroup") if self.cgroup_name in root]
 
     def mounts(self) -> list[str]:
         """Mount points within this daemon's directories."""

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import msgspec
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-_NOISY = ("aiohttp.access", "asyncio", "pyroute2", "qemu.qmp")
-"""Libraries that tell at INFO what only their own developers want to read."""
+_NOISY = ("aiohttp", "asyncio", "pyroute2", "qemu.qmp")
+"""Libraries that tell, below WARNING, what only their own developers want to read."""
 
 
 class _TextFormatter(logging.Formatter):
@@ -59,4 +59,4 @@ def configure(level: str, form: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+        logging.getLogger(name).setLevel(logging.WARNING)

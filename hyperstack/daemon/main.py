@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -16,7 +17,10 @@ from hyperstack import __version__
 from hyperstack.daemon import logs
 from hyperstack.daemon.config import DEFAULT_FILE, Config, load
 from hyperstack.daemon.server import serve
+from hyperstack.daemon.wiring import prepare
 from hyperstack.pod.errors import HyperStackError
+
+_log = logging.getLogger(__name__)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -33,8 +37,10 @@ from hyperstack.pod.errors import HyperStackError
               help="Registry that is spoken to in plain http; may be repeated")
 @click.option("--registry-mirror", "mirrors", multiple=True, metavar="HOST=ENDPOINT",
               help="Fetch HOST's images from ENDPOINT, names kept; may be repeated")
+@click.option("--prepare", "only_prepare", is_flag=True,
+              help="Compile the guest's agent and fetch the default kernel, then end; else the first start does it")
 @click.version_option(__version__, prog_name="hyperd")
-def main(config_file: Path | None, **options: Any) -> None:
+def main(config_file: Path | None, only_prepare: bool, **options: Any) -> None:
     """The daemon of one HyperStack host: runs each pod of Docker images as its own small virtual machine.
 
     Options win over the configuration file. SIGTERM ends the daemon and leaves the pods running; SIGHUP reads the
@@ -45,7 +51,10 @@ def main(config_file: Path | None, **options: Any) -> None:
         config = load(config_file, overrides)
         _require_root()
         logs.configure(config.log_level, config.log_format)
-        uvloop.run(serve(config, _reloader(config_file, overrides)))
+        if only_prepare:
+            uvloop.run(prepare(config, _log.info))
+        else:
+            uvloop.run(serve(config, _reloader(config_file, overrides)))
     except HyperStackError as error:
         sys.exit(f"hyperd: {error}")
     except OSError as error:

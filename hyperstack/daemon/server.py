@@ -19,7 +19,7 @@ from hyperstack.daemon import logs, sockets
 from hyperstack.daemon.config import Config
 from hyperstack.daemon.lock import DirectoryLock
 from hyperstack.daemon.notify import Notifier
-from hyperstack.daemon.wiring import Rooms
+from hyperstack.daemon.wiring import Rooms, prepare
 from hyperstack.http.routing import make_runner
 from hyperstack.pod.errors import HyperStackError
 
@@ -47,9 +47,11 @@ async def serve(config: Config, reload: Callable[[], Config]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop_or_die, stop, number)
+        if not await _unless(stop, prepare(config, _tell(notifier))):
+            return
         rooms = Rooms(config)
-        await _start(rooms, stack, stop)
-        if stop.is_set():
+        stack.push_async_callback(rooms.engine.close)
+        if not await _unless(stop, rooms.engine.start()):
             return
         await _listen(rooms.app, config, stack)
         loop.add_signal_handler(signal.SIGHUP, _reload, rooms, reload, notifier)
@@ -63,19 +65,26 @@ async def serve(config: Config, reload: Callable[[], Config]) -> None:
         _log.info("stopping; pods go on running")
 
 
-async def _start(rooms: Rooms, stack: AsyncExitStack, stop: asyncio.Event) -> None:
-    """Recover what the last daemon left; a stop signal interrupts it (it is resumed at the next start)."""
-    starting = asyncio.create_task(rooms.engine.start())
-    stack.push_async_callback(rooms.engine.close)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Whether the work was done; a stop signal interrupts it, and the next start takes it up again."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if not starting.done():
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-    else:
-        starting.result()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    return False
+
+
+def _tell(notifier: Notifier) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        _log.info("%s", text)
+        notifier.status(text)
+
+    return tell
 
 
 async def _listen(app: web.Application, config: Config, stack: AsyncExitStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -47,6 +48,14 @@ class Rooms:
         self._mirrors.update({host: tuple(endpoints) for host, endpoints in config.registries.mirrors.items()})
         self._insecure.clear()
         self._insecure.update(config.registries.insecure)
+
+
+async def prepare(config: Config, progress: Callable[[str], None]) -> None:
+    """Make or fetch what pods boot; takes a moment on the first start of a host, and nothing later.
+
+    :raise Unavailable: the agent does not compile, or there is no kernel and Debian's archive cannot be reached.
+    """
+    await KernelStore(config.cache).ensure_default(progress)
 
 
 def engine_config(config: Config) -> EngineConfig:
