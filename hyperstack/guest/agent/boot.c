@@ -1,0 +1,162 @@
+/* From the kernel's hand to an open port. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "calls.h"
+#include "cgroup.h"
+#include "container.h"
+#include "loop.h"
+#include "machine.h"
+
+#define PORT_NAME "org.hyperstack.agent.0"
+#define OPEN_FILES 65536
+
+static int uevents = -1;
+
+static void must_mount(const char *type, const char *path, unsigned long flags, const char *options)
+{
+    make_directory(path, 0755);
+    if (mount(type, path, type, flags, options) < 0 && errno != EBUSY)
+        log_line("cannot mount %s on %s: %s", type, path, strerror(errno));
+}
+
+static void load_module(const char *name)
+{
+    char path[300];
+    snprintf(path, sizeof(path), "/modules/%s", name);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
+        log_line("cannot load module %s: %s", name, strerror(errno));
+    close_fd(&fd);
+    unlink(path);
+}
+
+/* /modules/order names the files to load, one a line. A kernel that has everything built in has no such file. */
+static void load_modules(void)
+{
+    static char order[8192];
+    char *rest = NULL;
+    if (read_text(AT_FDCWD, "/modules/order", order, sizeof(order)) < 0)
+        return;
+    for (char *name = strtok_r(order, "\n", &rest); name; name = strtok_r(NULL, "\n", &rest))
+        load_module(name);
+    unlink("/modules/order");
+    rmdir("/modules");
+}
+
+/* pivot_root refuses to leave the initramfs, so that what containers start from is to be another root. */
+static void leave_initramfs(void)
+{
+    static const char *const moved[] = {"/dev", "/proc", "/sys"};
+    char path[32];
+    must_mount("tmpfs", "/root", MS_NOSUID, "mode=0755");
+    for (size_t i = 0; i < COUNT_OF(moved); i++) {
+        snprintf(path, sizeof(path), "/root%s", moved[i]);
+        make_directory(path, 0755);
+        if (mount(moved[i], path, NULL, MS_MOVE, NULL) < 0)
+            log_line("cannot move %s: %s", moved[i], strerror(errno));
+    }
+    unlink("/init");
+    if (chdir("/root") < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
+        log_line("cannot leave the initramfs: %s", strerror(errno));
+}
+
+static void make_run_directories(void)
+{
+    static const char *const paths[] = {"/run", RUN_PATH, RUN_PATH "/containers", RUN_PATH "/volumes",
+                                        RUN_PATH "/empty"};
+    for (size_t i = 0; i < COUNT_OF(paths); i++)
+        make_directory(paths[i], 0700);
+}
+
+static void open_uevents(void)
+{
+    const struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
+    uevents = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
+    if (uevents < 0 || bind(uevents, (const struct sockaddr *)&address, sizeof(address)) < 0)
+        log_line("cannot listen for devices: %s", strerror(errno));
+}
+
+static bool find_port(char port[static 64])
+{
+    char path[300], name[64];
+    bool found = false;
+    DIR *directory = opendir("/sys/class/virtio-ports");
+    for (struct dirent *entry; directory && !found && (entry = readdir(directory));) {
+        snprintf(path, sizeof(path), "%s/name", entry->d_name);
+        if (entry->d_name[0] == '.' || read_text(dirfd(directory), path, name, sizeof(name)) < 0)
+            continue;
+        name[strcspn(name, "\n")] = 0;
+        found = strcmp(name, PORT_NAME) == 0;
+        snprintf(port, 64, "/dev/%.50s", entry->d_name);
+    }
+    if (directory)
+        closedir(directory);
+    return found && access(port, F_OK) == 0;
+}
+
+/* The name comes in a message of its own after the port has, and no event tells of it. */
+static void wait_for_port(char port[static 64])
+{
+    for (unsigned tries = 0; !find_port(port); tries++) {
+        if (tries == 5000)
+            log_line("there is no virtio-serial port named " PORT_NAME);
+        usleep(tries < 5000 ? 1000 : 100000);
+    }
+}
+
+void machine_boot(char port[static 64])
+{
+    const struct rlimit files = {OPEN_FILES, OPEN_FILES};
+    umask(022);
+    must_mount("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    must_mount("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    must_mount("devtmpfs", "/dev", MS_NOSUID, NULL);
+    must_mount("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    open_uevents();
+    load_modules();
+    leave_initramfs();
+    make_run_directories();
+    setrlimit(RLIMIT_NOFILE, &files);
+    setsid();
+    if (!cgroups_init())
+        log_line("cannot make control groups: %s", strerror(errno));
+    wait_for_port(port);
+}
+
+static void uevent_ready(struct watch *watch, uint32_t events)
+{
+    (void)events;
+    char message[8192];
+    bool block = false;
+    for (;;) {
+        ssize_t size = recv(watch->fd, message, sizeof(message) - 1, 0);
+        if (size < 0 && errno == ENOBUFS) {
+            block = true; /* some were lost: any may have been a disk's */
+            continue;
+        }
+        if (size <= 0)
+            break;
+        message[size] = 0;
+        block = block || (strncmp(message, "add@", 4) == 0 && strstr(message, "/block/"));
+    }
+    if (block)
+        disks_changed();
+}
+
+void machine_run_uevents(void)
+{
+    static struct watch watch = {.ready = uevent_ready};
+    if (uevents >= 0 && !loop_add(&watch, uevents, 1 /* EPOLLIN */))
+        log_line("cannot watch for devices: %s", strerror(errno));
+}

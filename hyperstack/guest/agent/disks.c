@@ -1,0 +1,77 @@
+#include "disks.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "mounts.h"
+
+#define DISKS_MAX 4096
+
+/* virtio-blk tells its serial itself; a SCSI disk in page 0x80 of its vital product data, after a header of four. */
+static bool read_serial(int block, const char *name, char serial[static 64])
+{
+    char path[300];
+    char page[68];
+    snprintf(path, sizeof(path), "%s/serial", name);
+    ssize_t size = read_text(block, path, serial, 64);
+    if (size < 0) {
+        snprintf(path, sizeof(path), "%s/device/vpd_pg80", name);
+        size = read_text(block, path, page, sizeof(page)) - 4;
+        if (size <= 0)
+            return false;
+        memcpy(serial, page + 4, (size_t)size);
+        serial[size] = 0;
+    }
+    while (size > 0 && (serial[size - 1] == '\n' || serial[size - 1] == ' '))
+        serial[--size] = 0;
+    return size > 0;
+}
+
+void disks_scan(struct disk_table *table)
+{
+    *table = (struct disk_table){0};
+    DIR *block = opendir("/sys/block");
+    if (!block)
+        return;
+    for (struct dirent *entry; (entry = readdir(block)) && table->count < DISKS_MAX;) {
+        struct disk disk;
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) > 32 ||
+            !read_serial(dirfd(block), entry->d_name, disk.serial))
+            continue;
+        struct disk *disks = realloc(table->disks, (table->count + 1) * sizeof(disk));
+        if (!disks)
+            break;
+        snprintf(disk.device, sizeof(disk.device), "/dev/%.32s", entry->d_name);
+        table->disks = disks;
+        table->disks[table->count++] = disk;
+    }
+    closedir(block);
+}
+
+void disks_free(struct disk_table *table)
+{
+    free(table->disks);
+    *table = (struct disk_table){0};
+}
+
+const char *disk_device(const struct disk_table *table, const char *serial, struct problem *problem)
+{
+    for (size_t i = 0; i < table->count; i++)
+        if (strcmp(table->disks[i].serial, serial) == 0 && access(table->disks[i].device, F_OK) == 0)
+            return table->disks[i].device;
+    fail(problem, ENXIO, "there is no disk with the serial %s", serial);
+    return NULL;
+}
+
+int disk_mount(const struct disk_table *table, const char *serial, const char *type, bool read_only,
+               struct problem *problem)
+{
+    static const char *const read_only_option[] = {"ro", NULL, NULL};
+    const char *device = disk_device(table, serial, problem);
+    return device ? mount_new(type, device, read_only ? read_only_option : NULL, read_only ? ATTR_RDONLY : 0, problem)
+                  : -1;
+}

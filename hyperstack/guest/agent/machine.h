@@ -1,0 +1,22 @@
+/* The VM itself: boot, what a clone of it must renew, network, power. */
+#pragma once
+
+#include "msgpack.h"
+
+void machine_boot(char port[static 64]); /* mounts, modules, waits for the port; its device's path */
+void machine_run_uevents(void);          /* calls `disks_changed` of calls.c whenever a block device comes */
+bool machine_configure(struct slice arguments, struct problem *problem);
+void machine_describe(struct buffer *out); /* the reply to `configure` */
+bool set_sysctls(struct slice map, struct problem *problem);
+_Noreturn void machine_power_off(void);
+
+/* network.c */
+struct network {
+    char *mac, *address, *gateway;
+    int64_t mtu;
+};
+
+bool network_up(const struct network *network, struct problem *problem); /* NULL: the loopback alone */
+void network_stats(struct buffer *out);
+
+#define AGENT_VERSION "1.0"
