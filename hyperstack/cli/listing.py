@@ -60,13 +60,13 @@ class Listing:
         return {**functions, **self._headings}
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]], *, min_width: int = _MIN_WIDTH) -> str:
     """Columns aligned; the first line, the headings, bold on a terminal."""
     lines = [[printable(cell) for cell in line] for line in lines]
     widths: dict[int, int] = {}
     for line in lines:
         for number, cell in enumerate(line[:-1]):
-            widths[number] = max(widths.get(number, _MIN_WIDTH), len(cell) + _PADDING)
+            widths[number] = max(widths.get(number, min_width), len(cell) + _PADDING)
     texts = ["".join(cell.ljust(widths[number]) for number, cell in enumerate(line[:-1])) + line[-1] for line in lines]
     if texts and styled():
         texts[0] = click.style(texts[0], bold=True)

@@ -52,11 +52,11 @@ def parse_timestamp(text: str) -> str:
     if re.fullmatch(r"\d{1,15}(\.\d{1,9})?", text):
         return text
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.fromisoformat(text).timestamp()  # without a zone it is local time
+    except (ValueError, OverflowError):
         raise CliError(f'invalid time: "{text}"',
                        hint="Write it as 42m (ago), 2013-01-02T13:23:37Z, 2013-01-02 or unix seconds.") from None
-    return f"{moment.timestamp():.9f}"  # without a zone it is local time
+    return f"{moment:.9f}"
 
 
 def decimal_size(size: float, precision: int = 4) -> str:

@@ -157,6 +157,8 @@ class _Extraction:
     @contextmanager
     def _parent(self, parts: tuple[str, ...]) -> Iterator[tuple[int, str]]:
         """(descriptor of the directory, last name); directories that the archive did not mention are made."""
+        if not parts:
+            raise CliError("the container sent an archive with a link to its own top")
         here = os.dup(self._root)
         try:
             for part in parts[:-1]:

@@ -109,7 +109,7 @@ class Process:
             try:
                 listener.sendall(data)
             except OSError:
-                self.listeners.remove(listener)
+                continue  # it hung up
 
     def _reap(self, pumps: list[threading.Thread]) -> None:
         assert self.popen is not None
@@ -212,6 +212,19 @@ class Daemon:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def add(self, name: str, argv: list[str], *, start: bool = False, **body: Any) -> Container:
+        """A container without asking for it over HTTP."""
+        number = next(self.numbers)
+        ident = f"{number:02x}" * 32
+        body = {"Image": KNOWN_IMAGE, "HostConfig": {}, **body}
+        root = self.directory / ident[:12]
+        root.mkdir()
+        container = Container(ident, name or f"made_up_{number}", body, Process(body, argv, root), time.time() - 7200)
+        self.containers[ident] = container
+        if start:
+            container.process.start()
+        return container
 
     def find(self, ref: str) -> Container:
         for container in self.containers.values():
@@ -362,7 +375,8 @@ def _pull(handler: _Handler, request: Request, _name: str) -> None:
     if "fromSrc" in request.query:
         return handler.answer({"status": f"sha256:{len(request.body):064x}"})
     handler.owner.images.append(f"{request.query['fromImage']}:{request.query['tag']}")
-    return handler.stream((json.dumps(step).encode() + b"\r\n" for step in handler.owner.pull_steps), "application/json")
+    steps = (json.dumps(step).encode() + b"\r\n" for step in handler.owner.pull_steps)
+    return handler.stream(steps, "application/json")
 
 
 @route("GET", "/images/json")
@@ -377,16 +391,11 @@ def _create(handler: _Handler, request: Request, _name: str) -> None:
     image = body["Image"] if ":" in body["Image"] else body["Image"] + ":latest"
     if image not in owner.images:
         raise Refused(404, f"No such image: {image}")
-    number = next(owner.numbers)
-    ident = f"{number:02x}" * 32
-    name = request.query.get("name", f"made_up_{number}")
+    name = request.query.get("name", "")
     if any(container.name == name for container in owner.containers.values()):
         raise Refused(409, f'Conflict. The container name "/{name}" is already in use')
-    root = owner.directory / ident[:12]
-    root.mkdir()
-    process = Process(body, [*(body.get("Entrypoint") or ()), *(body.get("Cmd") or ["true"])], root)
-    owner.containers[ident] = Container(ident, name, body, process, time.time() - 7200)
-    handler.answer({"Id": ident, "Warnings": ["a warning"] if name == "warned" else []}, 201)
+    made = owner.add(name, [*(body.get("Entrypoint") or ()), *(body.get("Cmd") or ["true"])], **body)
+    handler.answer({"Id": made.id, "Warnings": ["a warning"] if name == "warned" else []}, 201)
 
 
 @route("GET", "/containers/json")
@@ -405,10 +414,12 @@ def _start(handler: _Handler, _request: Request, name: str) -> None:
     container = handler.owner.find(name)
     try:
         container.process.start()
-    except FileNotFoundError:
-        raise Refused(400, f'exec: "{container.process.argv[0]}": executable file not found in $PATH') from None
-    except PermissionError:
-        raise Refused(400, f'exec: "{container.process.argv[0]}": permission denied') from None
+    except (FileNotFoundError, PermissionError) as error:
+        if container.body["HostConfig"].get("AutoRemove"):
+            handler.owner.containers.pop(container.id)
+            container.process.ended.set()
+        why = "executable file not found in $PATH" if isinstance(error, FileNotFoundError) else "permission denied"
+        raise Refused(400, f'exec: "{container.process.argv[0]}": {why}') from None
     if container.body["HostConfig"].get("AutoRemove"):
         def remove() -> None:
             container.process.ended.wait()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.cli_daemon import Daemon
+from tests.unit.cli_process import command, here, hyperctl, until
 
 
 @pytest.fixture
@@ -20,24 +18,6 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     served = Daemon(tmp_path)
     yield served
     served.close()
-
-
-def command(daemon: Daemon, *words: str) -> list[str]:
-    return [sys.executable, "-m", "hyperstack.cli.main", "-H", daemon.socket, *words]
-
-
-def hyperctl(daemon: Daemon, *words: str, stdin: bytes = b"", env: dict[str, str] | None = None
-             ) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(command(daemon, *words), input=stdin, capture_output=True, timeout=60, check=False,
-                          env={**os.environ, **(env or {})})
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that must come."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 30 s"
-        time.sleep(0.02)
 
 
 def test_run_gives_output_and_exit_code(daemon: Daemon) -> None:
@@ -131,7 +111,7 @@ def test_a_reader_that_goes_away_is_no_error(daemon: Daemon) -> None:
 
 def test_cidfile_is_written_once(daemon: Daemon, tmp_path: Path) -> None:
     file = tmp_path / "cid"
-    assert hyperctl(daemon, "create", "--cidfile", str(file), "busybox").returncode == 0
+    assert here(daemon, "create", "--cidfile", str(file), "busybox").returncode == 0
     assert file.read_text() in daemon.containers
     again = hyperctl(daemon, "run", "--cidfile", str(file), "busybox")
     assert again.returncode == 125
@@ -145,22 +125,22 @@ def test_a_tty_needs_a_terminal_for_its_input(daemon: Daemon) -> None:
 
 
 def test_warnings_of_the_daemon_are_shown(daemon: Daemon) -> None:
-    assert hyperctl(daemon, "create", "--name", "warned", "busybox").stderr == b"WARNING: a warning\n"
+    assert here(daemon, "create", "--name", "warned", "busybox").stderr == b"WARNING: a warning\n"
 
 
 def test_exec_gives_output_and_exit_code(daemon: Daemon) -> None:
-    hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sleep", "60")
+    daemon.add("web", ["sleep", "60"], start=True)
     done = hyperctl(daemon, "exec", "-i", "-e", "A=1", "web", "sh", "-c", "cat; echo $A >&2; exit 9", stdin=b"in")
     assert (done.stdout, done.stderr, done.returncode) == (b"in", b"1\n", 9)
 
 
 def test_exec_of_what_is_not_there_is_127(daemon: Daemon) -> None:
-    hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sleep", "60")
+    daemon.add("web", ["sleep", "60"], start=True)
     assert hyperctl(daemon, "exec", "web", "no-such-program-at-all").returncode == 127
 
 
 def test_exec_detached_returns_at_once(daemon: Daemon) -> None:
-    hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sleep", "60")
+    daemon.add("web", ["sleep", "60"], start=True)
     done = hyperctl(daemon, "exec", "-d", "web", "sleep", "60")
     assert (done.stdout, done.returncode) == (b"", 0)
 
@@ -170,10 +150,10 @@ def test_options_behind_the_image_belong_to_the_command(daemon: Daemon) -> None:
 
 
 def test_start_attached_and_logs(daemon: Daemon) -> None:
-    hyperctl(daemon, "create", "-i", "--name", "web", "busybox", "sh", "-c", "cat; echo err >&2; exit 4")
+    here(daemon, "create", "-i", "--name", "web", "busybox", "sh", "-c", "cat; echo err >&2; exit 4")
     done = hyperctl(daemon, "start", "-ai", "web", stdin=b"in\n")
     assert (done.stdout, done.stderr, done.returncode) == (b"in\n", b"err\n", 4)
-    log = hyperctl(daemon, "logs", "web")
+    log = here(daemon, "logs", "web")
     assert (log.stdout, log.stderr) == (b"in\n", b"err\n")
 
 
@@ -184,20 +164,20 @@ def test_attach_to_a_running_container(daemon: Daemon) -> None:
 
 
 def test_attach_to_a_stopped_container_says_what_to_do(daemon: Daemon) -> None:
-    hyperctl(daemon, "create", "--name", "web", "busybox")
-    done = hyperctl(daemon, "attach", "web")
+    here(daemon, "create", "--name", "web", "busybox")
+    done = here(daemon, "attach", "web")
     assert done.returncode == 1
     assert b"hyperctl start -a web" in done.stderr
 
 
 def test_stop_rm_and_their_failures(daemon: Daemon) -> None:
-    hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sleep", "60")
-    assert hyperctl(daemon, "stop", "web").stdout == b"web\n"
-    done = hyperctl(daemon, "rm", "web", "other")
+    daemon.add("web", ["sleep", "60"], start=True)
+    assert here(daemon, "stop", "web").stdout == b"web\n"
+    done = here(daemon, "rm", "web", "other")
     assert (done.stdout, done.returncode) == (b"web\n", 1)
     assert done.stderr == b"Error response from daemon: No such container: other\n"
 
 
 def test_wait_prints_exit_codes(daemon: Daemon) -> None:
     hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sh", "-c", "exit 6")
-    assert hyperctl(daemon, "wait", "web").stdout == b"6\n"
+    assert here(daemon, "wait", "web").stdout == b"6\n"

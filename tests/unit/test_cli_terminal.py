@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hyperstack.cli.errors import CliError
 from hyperstack.cli.terminal import DetachFilter, parse_detach_keys
 from tests.unit.cli_daemon import Daemon
-from tests.unit.test_cli_run import hyperctl, until
+from tests.unit.cli_process import here, until
 
 
 @pytest.fixture
@@ -136,11 +136,11 @@ def test_detach_keys_leave_the_container_running(on_terminal: Opener, daemon: Da
     shell.type(b"\x11")
     assert shell.exit_code() == 0
     assert daemon.find("web").process.running
-    assert not hyperctl(daemon, "ps", "-q").stderr
+    assert not here(daemon, "ps", "-q").stderr
 
 
 def test_the_terminal_is_as_before_afterwards(on_terminal: Opener, daemon: Daemon) -> None:
-    hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sleep", "60")
+    daemon.add("web", ["sleep", "60"], start=True)
     shell = on_terminal("exec", "-it", "--detach-keys", "ctrl-x,q", "web", "sh", "-c", "echo ready; cat")
     shell.expect(b"ready")
     until(lambda: is_raw(shell.master))
@@ -154,7 +154,7 @@ def test_headings_are_bold_on_a_terminal_only(on_terminal: Opener, daemon: Daemo
     table = on_terminal("ps", "-a")
     assert table.exit_code() == 0
     assert b"\x1b[1mCONTAINER ID" in table.seen
-    assert b"\x1b" not in hyperctl(daemon, "ps", "-a").stdout
+    assert b"\x1b" not in here(daemon, "ps", "-a").stdout
 
 
 def test_a_pull_draws_bars(on_terminal: Opener, daemon: Daemon) -> None:

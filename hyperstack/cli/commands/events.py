@@ -50,5 +50,5 @@ def _line(event: Mapping[str, Any]) -> str:
 def _stamp(event: Mapping[str, Any]) -> str:
     nanoseconds = int(event.get("timeNano") or int(event.get("time") or 0) * 1_000_000_000)
     local = datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).astimezone()
-    zone = local.strftime("%z")
-    return f"{local:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}{zone[:3]}:{zone[3:]}"
+    zone = local.isoformat()[-6:]
+    return f"{local:%Y-%m-%dT%H:%M:%S}.{nanoseconds % 1_000_000_000:09d}{'Z' if zone == '+00:00' else zone}"

@@ -119,7 +119,7 @@ def history(app: App, *, name: str, layout: str, human: bool, no_trunc: bool, qu
 
 def _step(item: Mapping[str, Any], *, human: bool, no_trunc: bool) -> dict[str, Any]:
     created = float(item.get("Created") or 0)
-    by = " ".join(str(item.get("CreatedBy") or "").split())
+    by = str(item.get("CreatedBy") or "").replace("\t", " ")
     at = units.local_time(created)
     return {
         "ID": short_id(item["Id"], no_trunc=no_trunc),

@@ -12,6 +12,9 @@ from hyperstack.cli.completing import containers, running_containers
 from hyperstack.cli.errors import CliError
 from hyperstack.cli.listing import table
 
+_MIN_WIDTH = 20
+"""Docker's, for this table alone."""
+
 _CHANGES = {0: "C", 1: "A", 2: "D"}
 
 
@@ -22,7 +25,7 @@ _CHANGES = {0: "C", 1: "A", 2: "D"}
 def top(app: App, *, name: str, ps_args: Sequence[str]) -> None:
     """Show the processes of a container."""
     found = app.client.get(f"/containers/{quoted(name)}/top", {"ps_args": " ".join(ps_args) or None})
-    click.echo(table([found["Titles"], *(found["Processes"] or ())]), nl=False)
+    click.echo(table([found["Titles"], *(found["Processes"] or ())], min_width=_MIN_WIDTH), nl=False)
 
 
 @click.command(cls=Command)
@@ -39,7 +42,7 @@ def port(app: App, *, name: str, wanted: str) -> None:
         return
     inside = wanted if "/" in wanted else f"{wanted}/tcp"
     if not published.get(inside):
-        raise CliError(f"Error: No public port '{inside}' published for {name}")
+        raise CliError(f"Error: No public port '{wanted}' published for {name}")
     for binding in published[inside]:
         click.echo(_address(binding["HostIp"], binding["HostPort"]))
 

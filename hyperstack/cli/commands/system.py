@@ -134,7 +134,8 @@ def kernel_ls(app: App, *, layout: str, quiet: bool) -> None:
 def df(app: App, *, layout: str) -> None:
     """Show what takes disk space."""
     usage = app.client.get("/system/df")
-    images, containers, volumes = (usage.get(key) or () for key in ("Images", "Containers", "Volumes"))
+    images, containers, volumes, cached = (
+        usage.get(key) or () for key in ("Images", "Containers", "Volumes", "BuildCache"))
     sizes = {image["Id"]: int(image.get("Size") or 0) for image in images}
     used = {item.get("ImageID") for item in containers}
     running = [item for item in containers if item.get("State") in ("running", "paused", "restarting")]
@@ -148,6 +149,9 @@ def df(app: App, *, layout: str) -> None:
                sum(written.values()) - sum(written[item["Id"]] for item in running)),
         _usage("Local Volumes", len(volumes), sum(count > 0 for _, count in disks), sum(size for size, _ in disks),
                sum(size for size, count in disks if count <= 0)),
+        _usage("Build Cache", len(cached), sum(bool(item.get("InUse")) for item in cached),
+               sum(int(item.get("Size") or 0) for item in cached),
+               sum(int(item.get("Size") or 0) for item in cached if not item.get("InUse"))),
     ], layout)
 
 

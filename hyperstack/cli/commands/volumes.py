@@ -25,12 +25,13 @@ _LISTING = Listing({"Driver": "DRIVER", "Name": "VOLUME NAME", "Scope": "SCOPE",
 @pass_app
 def ls(app: App, *, chosen: Sequence[str], layout: str, quiet: bool) -> None:
     """List volumes."""
-    found = app.client.get("/volumes", {"filters": filters(chosen)}).get("Volumes") or ()
+    answer = app.client.get("/volumes", {"filters": filters(chosen)})
+    found = sorted(answer.get("Volumes") or (), key=lambda volume: str(volume["Name"]))
     if quiet:
         for volume in found:
             click.echo(volume["Name"])
         return
-    _LISTING.show([_row(volume) for volume in sorted(found, key=lambda volume: str(volume["Name"]))], layout)
+    _LISTING.show([_row(volume) for volume in found], layout)
 
 
 def _row(volume: Mapping[str, Any]) -> dict[str, Any]:
