@@ -200,8 +200,9 @@ static bool port_read(void)
         ssize_t got = read(port.fd, input, sizeof(input));
         if (got > 0) {
             wire_feed(&wire, input, (size_t)got);
-        } else if (got == 0) { /* how the driver says that no host is connected */
-            wire_hangup(&wire);
+        } else if (got == 0) {
+            /* How the driver says that no host is connected. It may say so after the next host's hello has come, as
+             * data and control travel apart: so only a hello ends a connection. */
             return false;
         } else if (errno == EAGAIN) {
             wire_idle(&wire);

@@ -176,9 +176,3 @@ void wire_idle(struct wire *wire)
     parse(wire, wire->pattern + wire->given, wire->matched - wire->given);
     wire->given = wire->matched;
 }
-
-void wire_hangup(struct wire *wire)
-{
-    wire->live = false;
-    wire->have = 0;
-}

@@ -58,6 +58,3 @@ void wire_feed(struct wire *wire, const uint8_t *data, size_t size);
 
 /* No more bytes for now. A host sends its hello in one piece, so that what is withheld belongs to a frame after all. */
 void wire_idle(struct wire *wire);
-
-/* The host has gone: what is half there will never be completed. */
-void wire_hangup(struct wire *wire);
