@@ -31,6 +31,8 @@ from hyperstack.pod.states import ContainerState, SandboxState
 log = logging.getLogger(__name__)
 
 _SIGKILL = 9
+_PATIENCE_S = 10.0
+"""For all guests to answer before the daemon serves; a guest that does not must not keep the others' owners waiting."""
 
 
 class Recovery:
@@ -48,12 +50,14 @@ class Recovery:
         self._disks = disks
 
     async def run(self) -> None:
-        """Returns when every pod is as its record says; restarts that policies ask for go on in the background."""
+        """Returns when every pod is as its record says, but does not wait long for guests that do not answer: their
+        pods stay locked until they do, or are given up. Restarts that policies ask for go on in the background."""
         await self._remove_unknown_machines()
-        await asyncio.gather(*(self._recover_pod(pod) for pod in self._store.pods.all()))
+        tasks = [self._supervisor.spawn(self._recover_pod(pod)) for pod in self._store.pods.all()]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_PATIENCE_S)
         for what in [*await self._networks.sweep(), *await self._volumes.recover(), *await self._sweep_directories()]:
             log.warning("removed %s, which no record names", what)
-        self._start_wanted()
 
     async def _recover_pod(self, pod: PodRecord) -> None:
         async with self._supervisor.pod_lock(pod.id):
@@ -66,6 +70,7 @@ class Recovery:
                 await self._bury(pod.id)
         await self._finish_removals(pod.id)
         await self._supervisor.settle(pod.id)
+        self._start_wanted(pod.id)
 
     async def _recover_sandbox(self, pod: PodRecord) -> None:
         match pod.state:
@@ -160,16 +165,16 @@ class Recovery:
         return await asyncio.to_thread(self._disks.sweep, {pod.id for pod in self._store.pods.all()},
                                        {c.id for c in self._store.containers.all()})
 
-    def _start_wanted(self) -> None:
-        unwanted = set()
-        for pod in self._store.pods.all():
-            if pod.wanted:
-                self._supervisor.spawn(self._pods.bring_up(pod.id, fresh=False))
-            elif not pod.implicit:
-                unwanted.add(pod.id)
-        for container in self._store.containers.all():
+    def _start_wanted(self, pod_id: str) -> None:
+        """What the restart policies ask for, of a pod that has not been stopped by its user."""
+        pod = self._store.pods.get(pod_id)
+        if pod is None or not (pod.implicit or pod.wanted):
+            return
+        if pod.wanted:
+            self._supervisor.spawn(self._pods.bring_up(pod.id, fresh=False))
+        for container in self._sandboxes.containers_of(pod_id):
             idle = container.state in (ContainerState.EXITED, ContainerState.CREATED)
-            ran = container.started_at > 0 and container.pod_id not in unwanted
+            ran = container.started_at > 0
             if idle and ran and restarts.wants_start_at_boot(container.spec.restart,
                                                              manually_stopped=container.manually_stopped):
                 self._supervisor.spawn(self._supervisor.start(container.id))
