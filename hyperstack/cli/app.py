@@ -34,6 +34,10 @@ pass_app = click.make_pass_decorator(App, ensure=True)
 class Command(click.Command):
     """A command whose switches may be written as Docker's: `--rm=false`, `--sig-proxy=false`."""
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Arguments as they are declared, options by their long names, as Docker's help lists them."""
+        return sorted(super().get_params(ctx), key=_place_in_help)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _plain_switches(self, ctx, args))
 
@@ -97,6 +101,12 @@ class Group(click.Group):
     def _summary(self, ctx: click.Context, name: str) -> str:
         command = self.get_command(ctx, name)
         return command.get_short_help_str(limit=200) if command else ""
+
+
+def _place_in_help(parameter: click.Parameter) -> tuple[bool, str]:
+    if isinstance(parameter, click.Argument):
+        return False, ""
+    return True, max(parameter.opts, key=len).lstrip("-")
 
 
 def _plain_switches(command: click.Command, ctx: click.Context, args: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from hyperstack import cli
+from hyperstack import __version__, cli
 from hyperstack.cli.app import PROGRAM, App, Group
 from hyperstack.cli.client import DEFAULT_HOST
 from hyperstack.cli.errors import USAGE_EXIT, CliError
@@ -63,9 +63,7 @@ _COMMON = ("run", "exec", "ps", "logs", "stop", "rm", "pull", "images", "inspect
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"HyperStack version {version('hyperstack')}")
+        click.echo(f"HyperStack version {__version__}")
         ctx.exit()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from hyperstack import __version__
 from hyperstack.cli import units
 from hyperstack.cli.app import App, Command, pass_app
 from hyperstack.cli.client import API, NATIVE
@@ -27,10 +28,8 @@ _USAGE = Listing({"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Si
 @pass_app
 def version(app: App, *, layout: str) -> None:
     """Show the versions of hyperctl and hyperd."""
-    from importlib.metadata import version as installed
-
     facts: dict[str, Any] = {"Client": {
-        "Version": installed("hyperstack"), "ApiVersion": API.removeprefix("/v"),
+        "Version": __version__, "ApiVersion": API.removeprefix("/v"),
         "PythonVersion": platform.python_version(), "Os": "linux", "Arch": platform.machine()}, "Server": None}
     failure: DaemonUnreachable | None = None
     try:
