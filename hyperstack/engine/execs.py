@@ -75,7 +75,7 @@ class ExecService:
             pid = await sandbox.channel.exec(container.id, record.handle, process)
         except GuestCallError as error:
             ended.cancel()
-            failure = as_start_failure(error, record.argv)
+            failure = as_start_failure(error)
             code = failure.exit_code if isinstance(failure, StartFailed) else _SIGNALLED
             self._store.execs.put(replace(record, exit_code=code))
             raise failure from error

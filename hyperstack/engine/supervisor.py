@@ -257,7 +257,7 @@ class Supervisor:
             await self._sandboxes.publish(container.pod_id)
             pid = await sandbox.channel.start(container.id, container.handle, process)
         except BaseException as error:
-            failure = as_start_failure(error, launch.command_line(container))
+            failure = as_start_failure(error)
             await asyncio.shield(self._start_failed(container, failure))
             raise failure from error
         self._put(replace(container, pid=pid, started_at=time.time_ns(), next_restart_at=0,
@@ -482,15 +482,12 @@ class Supervisor:
             log.error("internal error", exc_info=error)
 
 
-def as_start_failure(error: BaseException, argv: tuple[str, ...]) -> BaseException:
+def as_start_failure(error: BaseException) -> BaseException:
     """What exec() said, in the words and exit codes of a container engine."""
     if not isinstance(error, GuestCallError):
         return error
-    command = argv[0] if argv else ""
     if error.errno == _ENOENT:
-        return StartFailed(f'exec: "{command}": {error.reason}', exit_code=_NOT_FOUND,
-                           hint="is the command in the image, and in its PATH?")
+        return StartFailed(error.reason, exit_code=_NOT_FOUND, hint="is the command in the image, and in its PATH?")
     if error.errno == _EACCES:
-        return StartFailed(f'exec: "{command}": {error.reason}', exit_code=_NOT_EXECUTABLE,
-                           hint="is it an executable file?")
+        return StartFailed(error.reason, exit_code=_NOT_EXECUTABLE, hint="is it an executable file?")
     return StartFailed(f"the guest could not start the process: {error.reason}", exit_code=_SIGNALLED)

@@ -85,7 +85,8 @@ class KernelStore:
     def __init__(self, root: Path, *, agent_binary: Path | None = None) -> None:
         self._root = root
         self._kernels = root / "kernels"
-        self._given_agent = agent_binary
+        self._agent_binary = agent_binary
+        """Settled at the first use, so that an upgrade of the package does not pull it from under a running daemon."""
         self._hashed: tuple[Path, str] | None = None
 
     async def ensure_default(self, progress: Callable[[str], None]) -> Kernel:
@@ -95,7 +96,7 @@ class KernelStore:
         :param progress: told in a few words what takes time now.
         :raise Unavailable: the agent does not compile, or Debian's archive cannot be reached.
         """
-        agent = self._given_agent or _agent_path(self._root)
+        agent = self._agent()
         if not agent.exists():
             progress("Compiling the guest agent")
             await asyncio.to_thread(build_agent, self._root)
@@ -186,7 +187,9 @@ class KernelStore:
         return directory / f"initrd-{self._hashed[1]}.cpio"
 
     def _agent(self) -> Path:
-        return self._given_agent or _agent_path(self._root)
+        if self._agent_binary is None:
+            self._agent_binary = _agent_path(self._root)
+        return self._agent_binary
 
     def _directories(self) -> list[Path]:
         return sorted(path.parent for path in self._kernels.glob("*/kernel.json"))
