@@ -19,6 +19,9 @@ from hyperstack.cli.main import hyperctl
 
 _COMPLETION_FILES = {"bash": "hyperctl.bash", "zsh": "_hyperctl", "fish": "hyperctl.fish"}
 _WITH_EXIT_CODES = ("run", "exec")
+_PREFORMATTED = "\b\n"
+"""Click's mark at the head of a paragraph that is not to be wrapped."""
+
 _NOTE = "<!-- Written by: python -m hyperstack.cli.docs docs/commands -->\n"
 
 
@@ -65,14 +68,15 @@ def _index(found: Mapping[str, tuple[click.Command, list[str]]]) -> str:
                    for path, (command, _) in found.items())
     ctx = click.Context(hyperctl, info_name=PROGRAM)
     return (f"{_NOTE}# hyperctl\n\n{hyperctl.help}\n\n```\nhyperctl [OPTIONS] COMMAND [ARG...]\n```\n\n"
-            f"{_options(hyperctl, ctx)}\n## Commands\n\n| command | |\n|---|---|\n{rows}\n## Exit codes of run and exec\n\n{EXIT_CODES}\n"
+            f"{_options(hyperctl, ctx)}\n## Commands\n\n| command | |\n|---|---|\n{rows}\n"
+            f"## Exit codes of run and exec\n\n{EXIT_CODES}\n"
             "Other commands end with 0, with 1 where something failed, and with 125 for an option that is wrong.\n")
 
 
 def _page(path: str, command: click.Command, aliases: list[str]) -> str:
     ctx = click.Context(command, info_name=f"{PROGRAM} {path}")
     usage = " ".join([f"{PROGRAM} {path}", *command.collect_usage_pieces(ctx)])
-    parts = [f"{_NOTE}# hyperctl {path}\n", _plain(inspect.cleandoc(command.help or "")), f"```\n{usage}\n```\n"]
+    parts = [f"{_NOTE}# hyperctl {path}\n", _plain(command.help or ""), f"```\n{usage}\n```\n"]
     if aliases:
         parts.append("The same: " + ", ".join(f"`hyperctl {alias}`" for alias in aliases) + ".\n")
     parts.append(_options(command, ctx))
@@ -96,11 +100,10 @@ def _options(command: click.Command, ctx: click.Context) -> str:
 def _plain(text: str) -> str:
     """A docstring without click's marks, its preformatted parts as code."""
     paragraphs = []
-    for paragraph in text.split("\n\n"):
-        if paragraph.startswith("\b\n"):
-            paragraphs.append(f"```sh\n{paragraph.removeprefix("\b\n").strip()}\n```")
-        else:
-            paragraphs.append(paragraph.strip())
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        preformatted = paragraph.startswith(_PREFORMATTED)
+        body = paragraph.removeprefix(_PREFORMATTED).strip()
+        paragraphs.append(f"```sh\n{body}\n```" if preformatted else body)
     return "\n\n".join(paragraphs) + "\n"
 
 
