@@ -42,7 +42,8 @@ def make_layer(directory: Path, image: Path) -> Path:
 def make_blank(image: Path, size_mib: int = 64) -> Path:
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-m", "0", str(image)],
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1", "-m", "0",
+                    str(image)],
                    check=True)
     return image
 
@@ -140,11 +141,11 @@ class Guest:
         await self.channel.create(Create(container=container, **(settings | changes)))
         return container
 
-    async def begin(self, container: str, *argv: str | bytes, exec: bool = False, stdin: bytes | None = None,
+    async def begin(self, container: str, *argv: str | bytes, further: bool = False, stdin: bytes | None = None,
                     **changes: Any) -> tuple[int, Collector]:
         """Start a process and attach to it."""
         handle, sink = self.handle(), Collector()
-        run = self.channel.exec if exec else self.channel.start
+        run = self.channel.exec if further else self.channel.start
         await run(container, handle, process(*argv, stdin=stdin is not None, **changes))
         await self.channel.attach(handle, sink, stdout=0, stderr=0)
         if stdin is not None:
@@ -165,7 +166,7 @@ class Guest:
 
     async def shell(self, container: str, script: str, **changes: Any) -> str:
         """What a script prints as a further process of a running container; it must succeed."""
-        event, sink = await self.run(container, "sh", "-c", script, exec=True, **changes)
+        event, sink = await self.run(container, "sh", "-c", script, further=True, **changes)
         assert event.code == 0, (event, sink.out, sink.err)
         return sink.out
 

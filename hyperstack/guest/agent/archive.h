@@ -3,6 +3,18 @@
 
 #include "msgpack.h"
 
+struct unpack_options {
+    int root;         /* nothing outside of it can be reached */
+    const char *path; /* the directory in it to unpack below */
+    bool no_overwrite_dir_non_dir;
+    bool owned; /* by `uid` and `gid`, whatever the archive says */
+    unsigned uid, gid;
+};
+
 bool archive_read(const char *path, int out, struct problem *problem);
-bool archive_write(const char *path, int in, bool no_overwrite_dir_non_dir, bool copy_uid_gid, struct problem *problem);
-bool archive_copy(int from, int to, struct problem *problem); /* what is in one directory into another */
+bool archive_write(const struct unpack_options *options, int in, struct problem *problem);
+/* What is in one directory into another, which takes its owner and mode as well. */
+bool archive_copy(int from, int to, struct problem *problem);
+
+/* pack.c: `name` in `directory`, called `as` in the archive. */
+bool pack(int directory, const char *name, const char *as, int out, struct problem *problem);

@@ -284,14 +284,29 @@ static void run_command(struct job *job, struct problem *problem)
     execute(spec, problem);
 }
 
+static bool write_archive(const struct job *job, struct problem *problem)
+{
+    struct unpack_options options = {.root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+                                     .path = job->path,
+                                     .no_overwrite_dir_non_dir = job->no_overwrite_dir_non_dir,
+                                     .owned = job->copy_uid_gid && *job->container->user};
+    if (options.owned) {
+        const struct process_spec spec = {.user = job->container->user};
+        struct identity identity;
+        if (!resolve_user(&spec, &identity, problem))
+            return false;
+        options.uid = identity.uid;
+        options.gid = identity.gid;
+    }
+    return archive_write(&options, 0, problem);
+}
+
 static _Noreturn void run_archive(struct job *job, struct problem *problem)
 {
     if (!enter_namespaces(job, problem) || !set_up_stdio(job, problem))
         report(job, problem);
     close_descriptors_from(3); /* what happens from here on is told by stderr and the exit code */
-    bool good = job->kind == PROCESS_ARCHIVE_READ
-                    ? archive_read(job->path, 1, problem)
-                    : archive_write(job->path, 0, job->no_overwrite_dir_non_dir, job->copy_uid_gid, problem);
+    bool good = job->kind == PROCESS_ARCHIVE_READ ? archive_read(job->path, 1, problem) : write_archive(job, problem);
     if (!good)
         dprintf(2, "%s\n", problem->text);
     _exit(good ? 0 : 1);

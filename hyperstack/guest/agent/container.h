@@ -46,6 +46,7 @@ struct container {
 
     struct process *main; /* running, else NULL */
     int32_t main_handle;  /* of the last one that was started; 0: none was */
+    char user[256];       /* whom it runs as, in the container's words */
     int main_pidfd;       /* its namespaces, for exec */
     int root;             /* its root directory as it sees it, with all its mounts; -1 while it does not run */
     int devpts;           /* its instance of devpts */

@@ -334,6 +334,7 @@ static bool spawn(struct job *job, struct process *process, size_t window, struc
     if (job->kind == PROCESS_MAIN) {
         job->container->main = process;
         job->container->main_pidfd = pidfd;
+        snprintf(job->container->user, sizeof(job->container->user), "%s", job->spec.user);
     } else {
         close_fd(&pidfd);
     }
