@@ -41,8 +41,10 @@ up() {
     local image
     need_packages "${RUN_PACKAGES[@]}"
     need_venv requirements.lock
-    need_kernel "$DAEMON_CACHE"
-    start_hyperd
+    if ! answers; then
+        need_kernel "$DAEMON_CACHE"
+        start_hyperd
+    fi
     image=$(obtain_image)
     step "Running $image as a pod: a virtual machine with a kernel of its own"
     show "$image"
@@ -53,7 +55,6 @@ answers() { hyperctl version >/dev/null 2>&1; }
 
 start_hyperd() {
     local pid waited=0
-    if answers; then return; fi
     step "Starting hyperd (its log: $STATE/hyperd.log)"
     mkdir -p "$STATE" "$RUN"
     getent group hyperstack >/dev/null || groupadd --system hyperstack
@@ -138,18 +139,22 @@ show() {
 }
 
 say_what_next() {
-    local sudo='' ctl=$VENV/bin/hyperctl at=''
+    local image=$1 sudo='' ctl=.venv/bin/hyperctl
     [[ -n ${SUDO_USER:-} ]] && sudo='sudo '
-    [[ $RUN != /run/hyperstack ]] && at=" -H $HYPERSTACK_HOST"
-    ctl=$sudo${ctl#"$PWD"/}$at
+    printf '%sNow try%s\n' "$BOLD" "$PLAIN"
+    if [[ $RUN != /run/hyperstack ]]; then
+        printf '  export HYPERSTACK_HOST=%s\n' "$HYPERSTACK_HOST"
+        sudo=${sudo:+sudo -E }
+    fi
+    ctl=$sudo$ctl
     cat <<END
-
-${BOLD}Now try${PLAIN}
-  $ctl run --rm -it $1 sh          a shell in a virtual machine
-  $ctl run -d --name web $1 sleep 600; $ctl exec web uname -a; $ctl rm -f web
-  $ctl ps -a                       what there is;  $ctl --help  for the rest
-  $ctl doctor                      what this host can do
-Docker's own client works as well:  ${sudo}docker -H $HYPERSTACK_HOST ps
+  $ctl run --rm -it $image sh
+  $ctl run -d --name sleeper $image sleep 600
+  $ctl exec sleeper uname -a
+  $ctl rm -f sleeper
+  $ctl doctor      what this host can do
+  $ctl --help      all the rest
+Docker's own client works as well: ${sudo}docker -H $HYPERSTACK_HOST ps
 hyperd goes on running; ${sudo}./quickstart.sh --stop ends it.
 END
 }

@@ -225,8 +225,10 @@ class Daemon:
         return self._client(["docker", *args], stdin=stdin, check=check, timeout=timeout)
 
     def ctl_popen(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
-        options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen([str(BIN / "hyperctl"), *args], env=self.environment, **options)
+        # Unbuffered: what was read before `communicate` must not stay behind in a buffer.
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        argv = [str(BIN / "hyperctl"), *args]
+        return subprocess.Popen(argv, env=self.environment, bufsize=0, **{**pipes, **options})
 
     def text(self, *args: str, stdin: bytes = b"") -> str:
         """The standard output of hyperctl, stripped."""

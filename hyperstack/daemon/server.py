@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -24,6 +25,8 @@ from hyperstack.http.routing import make_runner
 from hyperstack.pod.errors import HyperStackError
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _GRACE_S = 3.0
 """How long requests in flight may finish after SIGTERM; followed logs and attachments would last for ever."""
@@ -47,11 +50,13 @@ async def serve(config: Config, reload: Callable[[], Config]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop_or_die, stop, number)
-        if not await _unless(stop, prepare(config, _tell(notifier))):
+        kernels = await _unless(stop, prepare(config, _tell(notifier)))
+        if kernels is None:
             return
-        rooms = Rooms(config)
+        rooms = Rooms(config, kernels)
         stack.push_async_callback(rooms.engine.close)
-        if not await _unless(stop, rooms.engine.start()):
+        await _unless(stop, rooms.engine.start())
+        if stop.is_set():
             return
         await _listen(rooms.app, config, stack)
         loop.add_signal_handler(signal.SIGHUP, _reload, rooms, reload, notifier)
@@ -65,18 +70,17 @@ async def serve(config: Config, reload: Callable[[], Config]) -> None:
         _log.info("stopping; pods go on running")
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
-    """Whether the work was done; a stop signal interrupts it, and the next start takes it up again."""
+async def _unless(stop: asyncio.Event, work: Coroutine[None, None, T]) -> T | None:
+    """What the work returns; None where a stop signal interrupted it, and the next start takes it up again."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if working.done():
-        working.result()
-        return True
+        return working.result()
     working.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await working
-    return False
+    return None
 
 
 def _tell(notifier: Notifier) -> Callable[[str], None]:

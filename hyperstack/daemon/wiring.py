@@ -24,7 +24,7 @@ from hyperstack.volume.local import LocalVolumes
 class Rooms:
     """The engine with its backends, and the HTTP application in front of it. Nothing runs yet."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, kernels: KernelStore) -> None:
         root = Path(config.data_root)
         # The image store looks these up at each pull, so a reload changes their content, not them.
         self._mirrors: dict[str, tuple[str, ...]] = {}
@@ -36,7 +36,7 @@ class Rooms:
         self.engine = HostEngine(
             engine_config(config),
             hypervisor=QemuHypervisor(Path(config.run_dir) / "machines", config.cache),
-            kernels=KernelStore(config.cache),
+            kernels=kernels,
             images=images,
             network=BridgeNetwork(instance=config.instance, pools=config.network.pools or DEFAULT_POOLS),
             volumes=LocalVolumes(root / "volumes"))
@@ -50,12 +50,14 @@ class Rooms:
         self._insecure.update(config.registries.insecure)
 
 
-async def prepare(config: Config, progress: Callable[[str], None]) -> None:
-    """Make or fetch what pods boot; takes a moment on the first start of a host, and nothing later.
+async def prepare(config: Config, progress: Callable[[str], None]) -> KernelStore:
+    """The kernels of this host; makes or fetches what pods boot, which takes a moment on the first start only.
 
     :raise Unavailable: the agent does not compile, or there is no kernel and Debian's archive cannot be reached.
     """
-    await KernelStore(config.cache).ensure_default(progress)
+    kernels = KernelStore(config.cache)
+    await kernels.ensure_default(progress)
+    return kernels
 
 
 def engine_config(config: Config) -> EngineConfig:

@@ -7,6 +7,8 @@ import re
 import sqlite3
 from typing import Any
 
+from hyperstack.daemon.config import Config
+from hyperstack.network.bridge.names import Names
 from tests.harness import Daemon, processes
 
 _IDENT = re.compile(r"[0-9a-f]{64}")
@@ -45,7 +47,9 @@ def _cgroups(daemon: Daemon, running: set[str]) -> list[str]:
 
 def _taps(daemon: Daemon, pods: dict[str, dict[str, Any]], running: set[str]) -> list[str]:
     wanted = {pods[ident]["binding"]["tap"] for ident in running if pods[ident].get("binding")}
-    found = {name for name in daemon.namespace.links() if name.startswith("ht")}
+    # Other daemons may share the namespace, so only ours.
+    ours = Names(Config(run_dir=str(daemon.run_dir)).instance).tap_prefix
+    found = {name for name in daemon.namespace.links() if name.startswith(ours)}
     return [*(f"tap {name}" for name in found - wanted), *(f"no tap {name}" for name in wanted - found)]
 
 
