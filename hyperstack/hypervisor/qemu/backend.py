@@ -206,6 +206,7 @@ class QemuHypervisor:
         for machine in list(self._machines.values()):
             await machine.release()
         self._machines.clear()
+        self._cgroups.remove()
 
 
 def _hold(pid: int) -> VmmProcess:

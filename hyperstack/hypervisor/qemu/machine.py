@@ -252,7 +252,8 @@ class QemuMachine:
     async def attach_disk(self, disk: Disk) -> None:
         """:raise Conflict: a disk of that serial is attached. :raise Unavailable: QEMU refuses it."""
         if command.device_id(disk.serial) in await self._devices():
-            raise Conflict(f"machine {self.id[:12]} has a disk {disk.serial} already", field="serial", value=disk.serial)
+            raise Conflict(f"machine {self.id[:12]} has a disk {disk.serial} already", field="serial",
+                           value=disk.serial)
         # A daemon that died between these steps may have left the first of them.
         await self._drop_image(disk.serial)
         answer = await self._execute("add-fd", {"opaque": disk.serial}, fd=disk.fd)

@@ -203,6 +203,7 @@ int main(int argc, char **argv)
     (void)argc;
     parse(&options, argv);
     join_cgroups(&options);
+    check(setsid(), "leaving the session");
     umask(0);
     enter_root(&options);
     umask(077);
