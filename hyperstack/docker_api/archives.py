@@ -8,11 +8,12 @@ from aiohttp import web
 
 from hyperstack.docker_api import streams
 from hyperstack.docker_api.decompression import decompressed
-from hyperstack.docker_api.wording import go_mode, rfc3339
+from hyperstack.docker_api.wording import go_mode
 from hyperstack.engine.api import Engine, PathStat
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, encode
 from hyperstack.http.routing import Route
+from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import InvalidArgument
 
 _MAX_PATH = 4095

@@ -14,11 +14,11 @@ from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.progress import report
 from hyperstack.docker_api.registry_auth import credentials_of
-from hyperstack.docker_api.wording import rfc3339
 from hyperstack.engine.api import Engine, Image, Progress, ProgressSink
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
+from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import InvalidArgument, Unsupported, UnsupportedOption
 
 _NS = 1_000_000_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hyperstack.docker_api.networks import endpoint_settings, network_name, port_map
-from hyperstack.docker_api.wording import rfc3339
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.http.times import rfc3339
 from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind
 from hyperstack.pod.states import ContainerState
 

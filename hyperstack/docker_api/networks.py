@@ -9,12 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.wording import ZERO_TIME
 from hyperstack.engine.api import Engine
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.http.routing import Route
+from hyperstack.http.times import ZERO_TIME
 from hyperstack.pod.errors import NotFound, Unsupported
 
 _NAMES = ("bridge", "none")

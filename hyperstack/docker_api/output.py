@@ -12,12 +12,12 @@ from hyperstack.docker_api import streams
 from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.inspection import is_live
 from hyperstack.docker_api.versions import HEADERS
-from hyperstack.docker_api.wording import ZERO_TIME, rfc3339
 from hyperstack.engine.api import Attachment, ContainerStats, Engine
 from hyperstack.engine.records import ContainerRecord, LogRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, Spent, json_response
 from hyperstack.http.routing import Route
+from hyperstack.http.times import ZERO_TIME, rfc3339
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.states import ContainerState
 

@@ -16,12 +16,12 @@ from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.listing import all_rows
 from hyperstack.docker_api.versions import LATEST, OLDEST
-from hyperstack.docker_api.wording import rfc3339
 from hyperstack.engine.api import Engine
 from hyperstack.engine.records import Event
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, json_response
 from hyperstack.http.routing import Route
+from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import Unsupported
 
 _EVENT_FILTERS = ("container", "event", "image", "label", "network", "pod", "scope", "type", "volume", "daemon")

@@ -9,12 +9,12 @@ from aiohttp import web
 
 from hyperstack.docker_api.bodies import VolumeCreateBody
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.wording import rfc3339
 from hyperstack.engine.api import Engine
 from hyperstack.engine.records import VolumeRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
+from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import UnsupportedOption
 from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import MountKind

@@ -54,15 +54,18 @@ def decode(raw: bytes, kind: type[T]) -> T:
         value = msgspec.json.decode(raw) if raw.strip() else {}
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidArgument(f"the request body is not valid JSON: {error}", field="body") from error
-    _check(value, 0)
+    check_tree(value)
     try:
         return msgspec.convert(_as_go_reads(value, _type_info(kind)), kind)
     except msgspec.ValidationError as error:
         raise _wrong_type(str(error)) from error
 
 
-def _check(value: object, depth: int) -> None:
-    """Nothing behind this line needs to fear deep nesting, or a NUL that would end a C string early."""
+def check_tree(value: object, depth: int = 0) -> None:
+    """Nothing behind this line needs to fear deep nesting, or a NUL that would end a C string early.
+
+    :raise InvalidArgument: it has one of them.
+    """
     if depth > MAX_DEPTH:
         raise InvalidArgument(f"the request body is nested deeper than {MAX_DEPTH}", field="body")
     if isinstance(value, str):
@@ -70,11 +73,11 @@ def _check(value: object, depth: int) -> None:
             raise InvalidArgument("a string of the request body contains a NUL byte", field="body", value=value[:64])
     elif isinstance(value, dict):
         for key, item in value.items():
-            _check(key, depth)
-            _check(item, depth + 1)
+            check_tree(key, depth)
+            check_tree(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check(item, depth + 1)
+            check_tree(item, depth + 1)
 
 
 def _as_go_reads(value: Any, info: types.Type) -> Any:

@@ -1,0 +1,16 @@
+"""Times as both APIs write them."""
+
+from __future__ import annotations
+
+import datetime
+
+ZERO_TIME = "0001-01-01T00:00:00Z"
+_NS = 1_000_000_000
+
+
+def rfc3339(time_ns: int) -> str:
+    """UTC with nanoseconds; Go's zero time for 0."""
+    if time_ns <= 0:
+        return ZERO_TIME
+    seconds, rest = divmod(time_ns, _NS)
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
