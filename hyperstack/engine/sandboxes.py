@@ -23,6 +23,7 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.networks import NetworkService, exposed_ports
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.store import Store
+from hyperstack.engine.volumes import mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic
@@ -121,7 +122,8 @@ class Sandboxes:
     async def stop(self, pod_id: str, *, discard: bool = False) -> None:
         """Take the machine down and let go of its network; disks stay. Idempotent.
 
-        :param discard: nobody will look at the disks again, so the guest need not write them out.
+        :param discard: nobody will look at the containers' disks again, so the guest need not write them out; volumes
+            outlive their containers, so they are written out all the same.
         """
         sandbox = self._running.pop(pod_id, None)
         pod = self._pod(pod_id)
@@ -132,7 +134,7 @@ class Sandboxes:
         self._unwatch(pod_id)
         if sandbox is not None:
             # So that the writable file systems are whole; what kills the VM at once is only a silent guest.
-            if not discard:
+            if not discard or mounted_volumes(self.containers_of(pod_id)):
                 with contextlib.suppress(HyperStackError, TimeoutError):
                     async with asyncio.timeout(_SHUTDOWN_S):
                         await sandbox.channel.shutdown()
