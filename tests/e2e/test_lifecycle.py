@@ -32,7 +32,7 @@ def test_a_stopped_container_keeps_its_disk_and_gives_up_its_vm(daemon: Daemon) 
     daemon.ctl("run", "-d", "--name", "keeper", BUSYBOX, "sh", "-c", "date >>/kept; wc -l </kept; sleep 600")
     wait_until(lambda: daemon.text("logs", "keeper") == "1", "the first life wrote")
     daemon.ctl("stop", "-t", "0", "keeper")
-    assert daemon.vms() == {}
+    wait_until(lambda: daemon.vms() == {}, "the VM is gone")
     daemon.ctl("start", "keeper")
     wait_until(lambda: daemon.text("logs", "keeper").split() == ["1", "2"], "the second life found the file")
     daemon.ctl("restart", "-t", "0", "keeper")
