@@ -1,4 +1,4 @@
-"""A guest for tests of the hypervisor alone: the product's kernel and drivers, and busybox's shell in place of the agent.
+"""A guest for tests of the hypervisor alone: the product's kernel and drivers, with busybox's shell for an agent.
 
 The shell reads a command per line from the agent's port and answers with its output and a line ``done STATUS``.
 """
@@ -98,7 +98,7 @@ class Guest:
 
 
 def spec(kernel: Kernel, **changes: Any) -> MachineSpec:
-    return MachineSpec(**({"id": secrets.token_hex(32), "uid": UID, "kernel": kernel, "memory_mib": 128} | changes))
+    return replace(MachineSpec(id=secrets.token_hex(32), uid=UID, kernel=kernel, memory_mib=128), **changes)
 
 
 @contextlib.asynccontextmanager

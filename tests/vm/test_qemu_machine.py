@@ -54,7 +54,8 @@ async def end(guest: Guest) -> MachineExit:
     return await asyncio.wait_for(guest.machine.wait(), _END_DEADLINE_S)
 
 
-async def test_disks_are_found_by_serial_at_boot_and_later(made: QemuHypervisor, kernel: Kernel, tmp_path: Path) -> None:
+async def test_disks_are_found_by_serial_at_boot_and_later(made: QemuHypervisor, kernel: Kernel,
+                                                         tmp_path: Path) -> None:
     with image(tmp_path / "a", "writable0", content=b"first") as first, \
             image(tmp_path / "b", "layer-with-20-chars_", read_only=True, content=b"second") as second:
         async with boot(made, kernel, disks=(first,)) as guest:
@@ -80,14 +81,17 @@ async def test_disks_are_found_by_serial_at_boot_and_later(made: QemuHypervisor,
 
 async def test_two_machines_cannot_write_one_disk_but_share_a_layer(made: QemuHypervisor, kernel: Kernel,
                                                                    tmp_path: Path) -> None:
-    with image(tmp_path / "a", "writable0") as writable, image(tmp_path / "b", "layer0", read_only=True) as layer:
-        machine = await made.start(spec(kernel, disks=(writable, layer)))
+    with image(tmp_path / "b", "layer0", read_only=True) as layer:
+        with image(tmp_path / "a", "writable0") as writable:
+            machine = await made.start(spec(kernel, disks=(writable, layer)))
         other = await made.start(spec(kernel, disks=(layer,)))
-        # A lock belongs to an open file, so this is a file of its own.
-        second = replace(writable, fd=os.open(tmp_path / "a", os.O_RDWR | os.O_CLOEXEC))
+        # The lock belongs to the open file, which only the first machine holds now.
+        second = Disk(serial="writable0", fd=os.open(tmp_path / "a", os.O_RDWR | os.O_CLOEXEC), read_only=False)
         try:
-            with pytest.raises(Unavailable, match="lock"):
+            with pytest.raises(Conflict, match="in use"):
                 await other.attach_disk(second)
+            with pytest.raises(Conflict, match="in use"):
+                await made.start(spec(kernel, disks=(second,)))
             await machine.destroy()
             await other.attach_disk(second)
         finally:
@@ -123,7 +127,8 @@ async def test_an_nic_is_plugged_in(made: QemuHypervisor, kernel: Kernel) -> Non
             async with boot(made, kernel) as guest:
                 await guest.machine.attach_nic(Nic(fd=tap, mac="02:00:00:00:00:2a"))
                 await guest.succeed("for i in $(seq 200); do ip link show eth0 2>/dev/null | grep -q 02:00:00:00:00:2a"
-                                    " && break; usleep 50000; done; ip link set eth0 up; ip link show eth0 | grep -q UP")
+                                    " && break; usleep 50000; done; ip link set eth0 up")
+                assert "UP" in await guest.succeed("ip link show eth0")
         finally:
             os.close(tap)
     finally:
@@ -173,7 +178,8 @@ async def test_a_power_off_is_no_panic(made: QemuHypervisor, kernel: Kernel) -> 
         assert (await end(guest)).kind is ExitKind.SHUTDOWN
 
 
-async def test_a_killed_vmm_is_told_to_all_with_the_signal(made: QemuHypervisor, kernel: Kernel, tmp_path: Path) -> None:
+async def test_a_killed_vmm_is_told_to_all_with_the_signal(made: QemuHypervisor, kernel: Kernel,
+                                                         tmp_path: Path) -> None:
     machine = await made.start(spec(kernel))
     waiting = [asyncio.create_task(machine.wait()) for _ in range(3)]
     os.kill(machine.pid, signal.SIGKILL)
@@ -272,7 +278,7 @@ async def test_a_new_agent_connection_replaces_the_old_one(made: QemuHypervisor,
 
 
 async def test_pressure_inside_never_kills_the_machine(made: QemuHypervisor, kernel: Kernel, tmp_path: Path) -> None:
-    """All RAM is touched, disks are written through the host's page cache, and processes are killed in the guest only."""
+    """All RAM is touched, disks are written through the host's page cache; processes are killed in the guest only."""
     with image(tmp_path / "a", "writable0", size=512 << 20) as disk:
         async with boot(made, kernel, disks=(disk,), memory_mib=160) as guest:
             device = await guest.disk("writable0")

@@ -2,7 +2,7 @@
 
     backend       finds, starts and adopts machines
     machine       one running machine: its exit, its disks, its console
-    command       a machine as QEMU's command line (pure)
+    command       a machine as QEMU's command line (pure); disks: its disks
     qmp           a bounded client of QEMU's monitor
     launcher      runs the jail, jail/ is what it runs: namespaces, root, uid, capabilities, then exec of QEMU
     runtime_root  the read-only file system that every QEMU sees

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperstack.hypervisor.api import Capability, MachineSpec
-from hyperstack.hypervisor.qemu import command, launcher, probe, runtime_root
+from hyperstack.hypervisor.qemu import command, disks, launcher, probe, runtime_root
 from hyperstack.hypervisor.qemu.build import build
 from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
 from hyperstack.hypervisor.qemu.machine import QemuMachine
@@ -133,6 +133,8 @@ class QemuHypervisor:
                 stack.callback(os.close, fd)
                 return fd
 
+            for disk in spec.disks:
+                disks.claim(disk)
             place.path.mkdir(mode=0o700)
             place.cgroup.create(Limits(memory_bytes=(spec.memory_mib + OVERHEAD_MIB) << 20, cpus=spec.cpu_limit,
                                        pids=spec.vcpus + THREADS))

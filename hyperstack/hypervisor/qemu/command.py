@@ -12,13 +12,12 @@ of each PCI device; docs/hypervisor.md has the measurements behind this and the 
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hyperstack.hypervisor.api import Disk, MachineSpec, Nic
+from hyperstack.hypervisor.api import MachineSpec, Nic
+from hyperstack.hypervisor.qemu import disks
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """QEMU's own seccomp filter, with every set of calls denied that can be."""
@@ -30,7 +29,6 @@ CONSOLE_BYTES = 65_536
 NIC_DEVICE = "nic0"
 NIC_NETDEV = "net0"
 NIC_SLOT = "slot0"
-SCSI_BUS = "scsi0.0"
 
 _TB_SIZE_MIB = 64
 
@@ -47,43 +45,6 @@ class Channels:
 
     monitor: int
     agent: int
-
-
-def blockdev(disk: Disk, fdset: int) -> dict[str, Any]:
-    """The image behind a disk. Trimmed blocks of a writable one go back to the host.
-
-    Read-only images are shared by many machines and cannot change, so they are not locked; a writable one is, so that
-    no two machines ever write it.
-    """
-    block_special = stat.S_ISBLK(os.fstat(disk.fd).st_mode)
-    common: dict[str, Any] = {
-        "driver": "host_device" if block_special else "file",
-        "node-name": node_name(disk.serial),
-        "filename": f"/dev/fdset/{fdset}",
-        "read-only": disk.read_only,
-        "cache": {"direct": False, "no-flush": False},
-    }
-    if disk.read_only:
-        return common | {"locking": "off"}
-    return common | {"discard": "unmap", "detect-zeroes": "unmap"}
-
-
-def disk_device(disk: Disk) -> dict[str, Any]:
-    """The SCSI disk in front of the image; QEMU picks a free unit number of target 0.
-
-    One target, so that the guest finds all by one REPORT LUNS instead of scanning. Errors, no space above all, are the
-    guest's to see: the machine goes on.
-    """
-    return {"driver": "scsi-hd", "bus": SCSI_BUS, "channel": 0, "scsi-id": 0, "id": device_id(disk.serial),
-            "drive": node_name(disk.serial), "serial": disk.serial, "werror": "report", "rerror": "report"}
-
-
-def device_id(serial: str) -> str:
-    return f"disk-{serial}"
-
-
-def node_name(serial: str) -> str:
-    return f"node-{serial}"
 
 
 def nic_netdev(fd: str) -> dict[str, Any]:
@@ -124,13 +85,13 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, kernel: str,
         "-device", "virtio-serial-pci,id=serial0,max_ports=2",
         "-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off",
         "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
-        "-device", "virtio-scsi-pci,id=scsi0", "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
+        "-device", f"virtio-scsi-pci,id={disks.CONTROLLER}", "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
         "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
     ]
     for fdset, disk in enumerate(spec.disks, start=1):
         line += ["-add-fd", f"fd={give(disk.fd)},set={fdset},opaque={disk.serial}",
-                 "-blockdev", json.dumps(blockdev(disk, fdset)),
-                 "-device", json.dumps(disk_device(disk))]
+                 "-blockdev", json.dumps(disks.blockdev(disk, fdset)),
+                 "-device", json.dumps(disks.device(disk))]
     if spec.nic:
         line += ["-netdev", json.dumps(nic_netdev(str(give(spec.nic.fd)))), "-device", json.dumps(nic_device(spec.nic))]
     return line

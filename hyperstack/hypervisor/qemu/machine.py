@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic
-from hyperstack.hypervisor.qemu import command
+from hyperstack.hypervisor.qemu import command, disks
 from hyperstack.hypervisor.qemu.place import AGENT_SOCKET, MONITOR_SOCKET, Place, printable, read_last_words
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.hypervisor.qemu.qmp import CommandFailed, Monitor, connect_unix
@@ -250,17 +250,20 @@ class QemuMachine:
     # Devices
 
     async def attach_disk(self, disk: Disk) -> None:
-        """:raise Conflict: a disk of that serial is attached. :raise Unavailable: QEMU refuses it."""
-        if command.device_id(disk.serial) in await self._devices():
+        """:raise Conflict: a disk of that serial is attached, or another machine writes it.
+        :raise Unavailable: QEMU refuses it.
+        """
+        if disks.device_id(disk.serial) in await self._devices():
             raise Conflict(f"machine {self.id[:12]} has a disk {disk.serial} already", field="serial",
                            value=disk.serial)
+        disks.claim(disk)
         # A daemon that died between these steps may have left the first of them.
         await self._drop_image(disk.serial)
         answer = await self._execute("add-fd", {"opaque": disk.serial}, fd=disk.fd)
         try:
             fdset = int(answer["fdset-id"])
-            await self._execute("blockdev-add", command.blockdev(disk, fdset))
-            await self._execute("device_add", command.disk_device(disk))
+            await self._execute("blockdev-add", disks.blockdev(disk, fdset))
+            await self._execute("device_add", disks.device(disk))
         except BaseException as error:
             with contextlib.suppress(Unavailable):
                 await asyncio.shield(self._drop_image(disk.serial))
@@ -269,7 +272,7 @@ class QemuMachine:
             raise
 
     async def detach_disk(self, serial: str) -> None:
-        device = command.device_id(serial)
+        device = disks.device_id(serial)
         if device in await self._devices():
             await self._unplug(device)
         await self._drop_image(serial)
@@ -292,7 +295,7 @@ class QemuMachine:
 
     async def _drop_image(self, serial: str) -> None:
         """Close a disk's image, where it is open and no device uses it."""
-        node = command.node_name(serial)
+        node = disks.node_name(serial)
         nodes = await self._execute("query-named-block-nodes", {"flat": True})
         if any(item.get("node-name") == node for item in nodes or ()):
             await self._execute("blockdev-del", {"node-name": node})
