@@ -22,10 +22,10 @@ _NICENESS = 5
 _MAX_FILE = 1 << 43
 _ALLOWED = (
     "brk", "clock_gettime", "clock_nanosleep", "close", "copy_file_range", "dup", "exit", "exit_group", "fcntl",
-    "fstat", "ftruncate", "futex", "getpid", "getrandom", "gettid", "gettimeofday", "getuid", "lseek", "madvise", "mmap",
-    "mprotect", "mremap", "munmap", "newfstatat", "poll", "pread64", "pwrite64", "read", "readv", "restart_syscall",
-    "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield", "sendfile",
-    "set_robust_list", "sigaltstack", "tgkill", "write", "writev")
+    "fstat", "ftruncate", "futex", "getpid", "getrandom", "gettid", "gettimeofday", "getuid", "lseek", "madvise",
+    "mmap", "mprotect", "mremap", "munmap", "newfstatat", "poll", "pread64", "pwrite64", "read", "readv",
+    "restart_syscall", "rseq", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sched_getaffinity", "sched_yield",
+    "sendfile", "set_robust_list", "sigaltstack", "tgkill", "write", "writev")
 """What an interpreter with threads needs to compute, and to read and write what is open."""
 
 

@@ -61,7 +61,7 @@ MAX_XATTRS = 65536
 """Bytes of all extended attributes of a file together (XATTR_LIST_MAX; the format's own limit is 256 KiB)."""
 
 
-class ImageTooBig(ValueError):
+class ImageTooBig(Exception):
     """The image would pass the caller's limit."""
 
     def __init__(self, limit: int) -> None:
@@ -365,6 +365,8 @@ class ErofsWriter:
         for nid, links in self._links.items():
             os.pwrite(self._spool, struct.pack("<I", links), nid * _SLOT + _NLINK_OFFSET)
         size = self._data.position + self._meta.position
+        # Of a layer without files the spool holds just the root, short of a block.
+        os.ftruncate(self._spool, self._meta.position)
         copied = 0
         while copied < self._meta.position:
             copied += os.sendfile(self._image, self._spool, copied, self._meta.position - copied)

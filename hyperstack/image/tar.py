@@ -122,7 +122,8 @@ def parse_pax(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]
             raise TarError("a pax record's name holds a NUL")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             repeated.append((key, value))
-        else:
+        elif value or key.startswith(_XATTR):
+            # An empty value takes a record back: the header's own holds.
             records[key] = value
         position = end
     return records, repeated
