@@ -11,13 +11,14 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.guest.channel import AgentChannel
-from hyperstack.pod.errors import Conflict, InvalidArgument, UnsupportedOption
+from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import LogConfig
 from hyperstack.volume.local.sizes import parse_size
 
 log = logging.getLogger(__name__)
 
 _MAX_FILES = 1000
+_FULL_DISK_PAUSE_S = 1.0
 
 
 class Run:
@@ -77,7 +78,16 @@ class Run:
     # -- the guest's side
 
     async def write(self, stream: int, offset: int, data: bytes) -> None:
-        self.log.append(stream, offset, data, time.time_ns())
+        """A full disk holds the process up, as a pipe that nobody reads does; nothing is lost."""
+        warned = False
+        while True:
+            try:
+                return self.log.append(stream, offset, data, time.time_ns())
+            except Exhausted as error:
+                if not warned:
+                    log.warning("container %s waits for its log: %s", self.container_id[:12], error)
+                    warned = True
+                await asyncio.sleep(_FULL_DISK_PAUSE_S)
 
     async def eof(self, stream: int, offset: int) -> None:
         self._streams.discard(stream)

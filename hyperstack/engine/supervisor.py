@@ -44,6 +44,7 @@ ACTIVE = ALIVE | {ContainerState.RESTARTING}
 _SIGKILL = 9
 _KILL_DEADLINE_S = 30.0
 """For the death of a process after SIGKILL; a guest that takes longer is broken, and its machine is killed."""
+_LINGER_S = 3.0
 _LOST = 255
 """Exit code where nobody can know it any more, as containerd has it."""
 _SIGNALLED = 128
@@ -158,8 +159,7 @@ class Supervisor:
         try:
             yield sandbox
         finally:
-            self.release(pod_id)
-            self.spawn(self.settle(pod_id))
+            self.spawn(self._release_later(pod_id))
 
     # -- what others may need of the lives
 
@@ -187,6 +187,12 @@ class Supervisor:
         left = self._held.pop(pod_id) - 1
         if left:
             self._held[pod_id] = left
+
+    async def _release_later(self, pod_id: str) -> None:
+        """Who looked into a container often looks again at once: a copy is a question and then a transfer."""
+        await asyncio.sleep(_LINGER_S)
+        self.release(pod_id)
+        await self.settle(pod_id)
 
     async def settle(self, pod_id: str) -> None:
         """Stop the pod's sandbox where nothing needs it any more."""

@@ -97,23 +97,23 @@ class QemuMachine:
     async def _watch(self) -> None:
         death = asyncio.ensure_future(self._process.wait())
         lost = asyncio.ensure_future(self._monitor.lost())
+        stopped = asyncio.ensure_future(self._stopped.wait())
         try:
             while not self._guest_end.done() and not death.done() and not lost.done():
-                stopped = asyncio.ensure_future(self._stopped.wait())
                 waited: set[asyncio.Future[Any]] = {death, lost, stopped, self._guest_end}
                 await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
                 if stopped.done():
                     self._stopped.clear()
+                    stopped = asyncio.ensure_future(self._stopped.wait())
                     with contextlib.suppress(Unavailable, CommandFailed):
                         await self._look_at_state()
-                stopped.cancel()
             if self._guest_end.done():
                 end = await self._describe_guest_end(self._guest_end.result())
             else:
                 end = await self._describe_death()
         finally:
-            death.cancel()
-            lost.cancel()
+            for task in (death, lost, stopped):
+                task.cancel()
         log.info("machine %s: %s", self.id[:12], end.reason)
         self._finish(end)
 
