@@ -29,6 +29,7 @@ Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What Go's clients can send, and the store can keep."""
 
 _type_info: Callable[[Any], types.Type] = functools.cache(types.type_info)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
 
 
@@ -62,7 +63,8 @@ def decode(raw: bytes, kind: type[T]) -> T:
 
 
 def check_tree(value: object, depth: int = 0) -> None:
-    """Nothing behind this line needs to fear deep nesting, or a NUL that would end a C string early.
+    """Nothing behind this line needs to fear deep nesting, a NUL that would end a C string early, or half a surrogate
+    pair that no encoder takes.
 
     :raise InvalidArgument: it has one of them.
     """
@@ -71,6 +73,8 @@ def check_tree(value: object, depth: int = 0) -> None:
     if isinstance(value, str):
         if "\0" in value:
             raise InvalidArgument("a string of the request body contains a NUL byte", field="body", value=value[:64])
+        if _SURROGATE.search(value):
+            raise InvalidArgument("a string of the request body is not valid Unicode", field="body")
     elif isinstance(value, dict):
         for key, item in value.items():
             check_tree(key, depth)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from hyperstack.native_api import schema
 from hyperstack.native_api.documents import parse_documents
+from hyperstack.native_api.expansion import Expander
 from hyperstack.native_api.quantities import Quantity, amount
 from hyperstack.native_api.strict import read
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
@@ -215,22 +216,25 @@ class _Container:
         if body.working_dir and not body.working_dir.startswith("/"):
             raise InvalidArgument(f"{self.path}.workingDir: {body.working_dir[:64]!r} is not an absolute path",
                                   field=f"{self.path}.workingDir", value=body.working_dir[:64])
+        words = self._expander()
         return ContainerSpec(
-            image=body.image, name=body.name, entrypoint=None if body.command is None else tuple(body.command),
-            command=None if body.args is None else tuple(body.args), env=tuple(self._environment()),
-            working_dir=body.working_dir, user=self._user(), tty=body.tty, open_stdin=body.stdin,
+            image=body.image, name=body.name,
+            entrypoint=None if body.command is None else words.expand(body.command, f"{self.path}.command"),
+            command=None if body.args is None else words.expand(body.args, f"{self.path}.args"),
+            env=tuple(f"{name}={value}" for name, value in words.variables.items()), working_dir=body.working_dir,
+            user=self._user(), tty=body.tty, open_stdin=body.stdin,
             stdin_once=body.stdin_once, mounts=tuple(self._mounts()), resources=self._resources(),
             security=self._security(), disk_size=self._quantity("ephemeral-storage"),
             exposed_ports=tuple(f"{port.container_port}/{self._protocol(index)}"
                                 for index, port in enumerate(body.ports)))
 
-    def _environment(self) -> Iterable[str]:
+    def _expander(self) -> Expander:
         for index, item in enumerate(self.body.env):
             if not _ENV_NAME.match(item.name):
                 path = f"{self.path}.env[{index}].name"
                 raise InvalidArgument(f"{path}: {item.name[:64]!r} cannot be the name of a variable", field=path,
                                       value=item.name[:64])
-            yield f"{item.name}={item.value}"
+        return Expander(self.body.env, f"{self.path}.env")
 
     def _protocol(self, index: int) -> Literal["tcp", "udp", "sctp"]:
         return _choice(f"{self.path}.ports[{index}].protocol", self.body.ports[index].protocol, _PROTOCOLS)

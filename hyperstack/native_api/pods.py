@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -48,7 +49,8 @@ class PodRoutes:
     async def create(self, call: Call) -> web.StreamResponse:
         """All pods of the manifest, or none."""
         raw = await body.read(call.request, limit=MAX_SIZE)
-        manifests = parse_manifests(raw, project=call.who.project)
+        # A megabyte of YAML takes a second, which other callers shall not wait for.
+        manifests = await asyncio.to_thread(parse_manifests, raw, project=call.who.project)
         for manifest in manifests:
             await self._ensure_images(call, manifest)
         made: list[PodRecord] = []

@@ -183,7 +183,7 @@ REFUSED: dict[type, dict[str, Refused]] = {
         "hostnameOverride": Refused("the host name is what spec.hostname says", hint="use hostname"),
         "setHostnameAsFQDN": Refused("the host name is the short one", (False,)),
         "activeDeadlineSeconds": Refused("pods have no deadline"),
-        "imagePullSecrets": Refused(_SOURCES, hint="log in with hyperctl login, or pull the image first"),
+        "imagePullSecrets": Refused(_SOURCES, hint="pull the image first, with hyperctl image pull"),
         "serviceAccountName": Refused(_CLUSTER, ("default",)), "serviceAccount": Refused(_CLUSTER, ("default",)),
         "automountServiceAccountToken": Refused(_CLUSTER, (False,)),
         "enableServiceLinks": Refused("there are no services to link", (False, True)),
