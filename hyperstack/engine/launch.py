@@ -202,8 +202,8 @@ _MOUNT_FLAGS = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024}
 
 
 def _scratch_name(name: str) -> str:
-    """Apart from volumes of the same name: no volume's name holds a slash."""
-    return f"scratch/{name}"
+    """Apart from volumes of the same name: no volume's name begins with an underscore."""
+    return f"_{name}"
 
 
 def _files(pod: PodRecord) -> tuple[messages.File, ...]:
