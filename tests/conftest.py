@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is fast tells first: unit, then one VM, then the whole, then what kills it."""
-    order = ("tests/unit", "tests/vm", "tests/fuzz", "tests/e2e", "tests/faults")
+    order = ("tests/unit", "tests/fuzz", "tests/netns", "tests/vm", "tests/e2e", "tests/faults")
     items.sort(key=lambda item: next((i for i, part in enumerate(order) if part in str(item.path)), len(order)))
     needs_root = pytest.mark.skip(reason="needs root")
     for item in items:
@@ -69,11 +69,14 @@ def shared_daemon(namespace: Namespace) -> Iterator[Daemon]:
 
 @pytest.fixture
 def daemon(shared_daemon: Daemon) -> Iterator[Daemon]:
-    """The shared daemon, without containers before and after."""
+    """The shared daemon, without pods and containers before and after."""
     yield shared_daemon
-    left = shared_daemon.text("ps", "-aq").split()
-    if left:
-        shared_daemon.ctl("rm", "-f", *left)
+    pods = shared_daemon.text("pod", "ls", "-q").split()
+    if pods:
+        shared_daemon.ctl("pod", "rm", "-f", *pods, check=False)
+    containers = shared_daemon.text("ps", "-aq").split()
+    if containers:
+        shared_daemon.ctl("rm", "-f", *containers)
 
 
 @pytest.fixture
