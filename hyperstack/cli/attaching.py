@@ -8,7 +8,7 @@ from typing import Any
 
 from hyperstack.cli import session
 from hyperstack.cli.client import Client, Response, quoted
-from hyperstack.cli.errors import CliError
+from hyperstack.cli.errors import CliError, DaemonUnreachable
 
 ALL_STREAMS = frozenset({"stdin", "stdout", "stderr"})
 
@@ -32,11 +32,14 @@ class Exit:
                                                   query={"condition": condition})
 
     def code(self) -> int:
-        """Wait. :raise CliError: the daemon could not tell."""
+        """Wait. :raise CliError: the daemon could not tell, or went away."""
         answer: Any = self._response.json() or {}
         if failure := (answer.get("Error") or {}).get("Message"):
             raise CliError(f"Error response from daemon: {failure}")
-        return int(answer.get("StatusCode", 0))
+        if "StatusCode" not in answer:
+            raise DaemonUnreachable("Lost the connection to hyperd while waiting for the container",
+                                    hint="It keeps running: hyperctl ps shows it, hyperctl attach goes on with it.")
+        return int(answer["StatusCode"])
 
 
 def attached_run(client: Client, ident: str, wiring: Wiring, *, until_removed: bool,

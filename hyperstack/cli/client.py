@@ -271,7 +271,7 @@ def _parse_json(data: bytes) -> Any:
 def _hung_up(error: Exception) -> DaemonUnreachable:
     return DaemonUnreachable(
         f"Lost the connection to hyperd in the middle of a request ({error or type(error).__name__})",
-        hint="Containers keep running without it. Look at its log: journalctl -u hyperd")
+        hint="Containers keep running without it. Its log tells more: journalctl -u hyperd")
 
 
 def _unreachable(path: str, shown: str, error: OSError) -> DaemonUnreachable:

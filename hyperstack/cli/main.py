@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -67,7 +68,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
         ctx.exit()
 
 
-@click.group(cls=Group, name=PROGRAM, lazy=_TOP, no_args_is_help=False, invoke_without_command=True,
+@click.group(cls=Group, name=PROGRAM, lazy=_TOP, invoke_without_command=True, subcommand_metavar="COMMAND [ARG...]",
              sections={"Common Commands": _COMMON, "Management Commands": _MANAGEMENT,
                        "Commands": sorted(set(_TOP) - set(_COMMON))},
              epilog="Run 'hyperctl COMMAND --help' for more information on a command.")
@@ -96,7 +97,7 @@ def _management(name: str, summary: str, commands: dict[str, str]) -> None:
         _help_without_command(ctx)
 
     hyperctl.add_command(click.group(cls=Group, name=name, help=summary, lazy=commands, invoke_without_command=True,
-                                     hidden_names=("list", "remove"))(group))
+                                     subcommand_metavar="COMMAND [ARG...]", hidden_names=("list", "remove"))(group))
 
 
 _management("container", "Manage containers", _CONTAINER)
@@ -109,6 +110,9 @@ _management("volume", "Manage volumes", _VOLUME)
 
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with Docker's codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale without these characters is no reason to fail
     try:
         code: Any = hyperctl.main(args, prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -124,6 +128,9 @@ def main(args: list[str] | None = None) -> NoReturn:
         _leave(128 + signal.SIGINT)
     except (OutputClosed, BrokenPipeError):
         _leave(128 + signal.SIGPIPE)
+    except OSError as error:
+        _say(f"{PROGRAM}: {error}")
+        _leave(1)
     _leave(code if isinstance(code, int) else 0)
 
 

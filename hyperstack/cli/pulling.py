@@ -22,7 +22,9 @@ def pull(client: Client, reference: str, *, platform: str = "", quiet: bool = Fa
     name, version = references.split(reference)
     if not version and not quiet and not to_stderr:
         click.echo("Using default tag: latest")
-    response = client.request("POST", "/images/create", query={
+    from hyperstack.cli.credentials import headers_for
+
+    response = client.request("POST", "/images/create", headers=headers_for(reference), query={
         "fromImage": name, "tag": version or "latest", "platform": platform or None})
     show(response.json_lines(), quiet=quiet, to_stderr=to_stderr)
 

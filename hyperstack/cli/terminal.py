@@ -20,7 +20,7 @@ def raw_mode(fd: int) -> Iterator[None]:
     import tty
 
     saved = termios.tcgetattr(fd)
-    tty.setraw(fd)
+    tty.setraw(fd, termios.TCSANOW)  # what is typed ahead is not thrown away
     try:
         yield
     finally:

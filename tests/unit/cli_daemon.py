@@ -197,6 +197,7 @@ class Daemon:
             {"status": "Digest: sha256:" + "2" * 64}]
         self.answers: dict[tuple[str, str], Any] = {}
         """(method, path) -> the JSON to answer with, before anything else is looked at."""
+        self.connections: set[socket.socket] = set()
         self.numbers = itertools.count(1)
         self._server = _Server(str(self.path), self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -231,6 +232,12 @@ class Daemon:
             if ref == container.name or container.id.startswith(ref):
                 return container
         raise Refused(404, f"No such container: {ref}")
+
+    def cut(self) -> None:
+        """Close every connection, as the end of a daemon does."""
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def asked(self, method: str, path: str) -> Request:
         """The last request of that kind."""
@@ -271,6 +278,12 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.client_address = ("local", 0)
         super().setup()
+        self.owner.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.owner.connections.discard(self.connection)
+        with contextlib.suppress(ConnectionError):
+            super().finish()
 
     def log_message(self, *_args: object) -> None:
         """Quiet."""

@@ -217,28 +217,33 @@ def test_import_sends_a_file_with_its_name(daemon: Daemon) -> None:
     assert asked.query == {"fromSrc": "-", "repo": "host:5000/mine", "tag": "2", "message": "note", "changes": "CMD sh"}
 
 
-POD = {"id": "ab" * 32, "name": "two", "namespace": "", "state": "ready", "created_at": "2024-05-01T12:00:00Z",
+POD = {"id": "ab" * 32, "name": "two", "namespace": "", "state": "ready", "phase": "Running",
+       "created_at": "2024-05-01T12:00:00Z",
        "ip_address": "10.0.0.2", "kernel": "debian", "memory_mib": 128, "labels": {"a": "b"},
        "containers": [{"id": "c1", "name": "one", "state": "running"}, {"id": "c2", "name": "two", "state": "exited"}]}
 
 
 def test_pods(daemon: Daemon, tmp_path: Path) -> None:
     native = "/hyperstack/v1/pods"
-    daemon.answers = {("POST", native): POD, ("GET", native): [POD], ("GET", f"{native}/two"): POD,
-                      ("DELETE", f"{native}/two"): {}, ("POST", f"{native}/two/stop"): {},
-                      ("GET", "/containers/c2/logs"): b"log\n"}
+    daemon.answers = {("POST", native): {"id": POD["id"], "pods": [POD]}, ("GET", native): [POD],
+                      ("GET", f"{native}/two"): POD, ("DELETE", f"{native}/two"): {},
+                      ("POST", f"{native}/two/stop"): {}, ("GET", "/containers/c2/logs"): b"log\n"}
     (tmp_path / "pod.yaml").write_text("kind: Pod")
     assert here(daemon, "pod", "create", "-f", str(tmp_path / "pod.yaml")).stdout.decode() == f"{POD['id']}\n"
     asked = daemon.asked("POST", native)
     assert (asked.body, asked.headers["Content-Type"]) == (b"kind: Pod", "application/yaml")
     lines = here(daemon, "pod", "ls").stdout.decode().splitlines()
-    assert lines[1].split()[:4] == ["abababababab", "two", "ready", "1/2"]
+    assert lines[1].split()[:4] == ["abababababab", "two", "Running", "1/2"]
     assert here(daemon, "pod", "inspect", "-f", "{{.ip_address}}", "two").stdout == b"10.0.0.2\n"
     assert here(daemon, "pod", "stop", "-t", "3", "two").stdout == b"two\n"
     assert daemon.asked("POST", f"{native}/two/stop").query == {"t": "3"}
     assert here(daemon, "pod", "rm", "-f", "two").stdout == b"two\n"
     assert daemon.asked("DELETE", f"{native}/two").query == {"force": "1"}
     assert here(daemon, "pod", "logs", "-c", "two", "two").stdout == b"log\n"
+    daemon.answers["GET", f"{native}/two"] = {**POD, "containers": [{"id": "c2", "name": "two_one"}]}
+    assert here(daemon, "pod", "logs", "-c", "one", "two").stdout == b"log\n"
+    assert here(daemon, "pod", "logs", "two").stdout == b"log\n"
+    daemon.answers["GET", f"{native}/two"] = POD
     several = here(daemon, "pod", "logs", "two")
     assert (several.returncode, b"choose one with -c" in several.stderr) == (1, True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -229,3 +230,29 @@ def test_completion_offers_commands_options_and_names(populated: Daemon) -> None
     assert "plain,--format" in offered("ps --form")
     assert offered("stop w") == ["plain,web"]
     assert offered("run busy") == ["plain,busybox:latest"]
+
+
+def test_pulls_take_the_credentials_of_docker_login(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                    ) -> None:
+    def sent(reference: str) -> dict[str, str] | None:
+        assert here(daemon, "pull", reference).returncode == 0
+        value = daemon.asked("POST", "/images/create").headers.get("X-Registry-Auth")
+        return json.loads(base64.urlsafe_b64decode(value)) if value else None
+
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text("#!/bin/sh\nread key\nif [ $key = kept.example ]; then echo '{\"Username\": \"<token>\", "
+                      "\"Secret\": \"t\"}'; else exit 1; fi\n")
+    helper.chmod(0o755)
+    (tmp_path / "config.json").write_text(json.dumps({
+        "auths": {"https://index.docker.io/v1/": {"auth": base64.b64encode(b"me:pass:word").decode()},
+                  "host:5000": {"identitytoken": "i"}, "broken.example": {"auth": "?"}},
+        "credHelpers": {"kept.example": "test", "other.example": "test", "gone.example": "none-such"}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert sent("alpine") == {"username": "me", "password": "pass:word", "serveraddress": "docker.io"}
+    assert sent("host:5000/x") == {"identitytoken": "i", "serveraddress": "host:5000"}
+    assert sent("kept.example/x") == {"identitytoken": "t", "serveraddress": "kept.example"}
+    assert sent("other.example/x") is None
+    assert sent("unknown.example/x") is None
+    assert b"log in to it again" in here(daemon, "pull", "broken.example/x").stderr
+    assert b"docker-credential-none-such failed" in here(daemon, "pull", "gone.example/x").stderr

@@ -181,3 +181,16 @@ def test_stop_rm_and_their_failures(daemon: Daemon) -> None:
 def test_wait_prints_exit_codes(daemon: Daemon) -> None:
     hyperctl(daemon, "run", "-d", "--name", "web", "busybox", "sh", "-c", "exit 6")
     assert here(daemon, "wait", "web").stdout == b"6\n"
+
+
+def test_a_daemon_that_dies_meanwhile_is_told(daemon: Daemon) -> None:
+    """The fake closes its streams, and its answer to the wait, without a word."""
+    with subprocess.Popen(command(daemon, "run", "--name", "web", "busybox", "sh", "-c", "echo up; sleep 60"),
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"up\n"
+        daemon.cut()
+        assert b"Lost the connection to hyperd" in process.stderr.read()
+        assert process.wait(30) == 125
+    assert daemon.find("web").process.running

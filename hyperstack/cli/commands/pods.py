@@ -20,8 +20,10 @@ from hyperstack.cli.listing import Listing, short_id
 MAX_MANIFEST = 1024 * 1024
 """Bytes; Kubernetes' own limit of an object is near it."""
 
-_HEADINGS = {"ID": "POD ID", "Name": "NAME", "Status": "STATUS", "Ready": "READY", "Created": "CREATED", "IP": "IP",
-             "Kernel": "KERNEL", "Memory": "MEMORY", "Namespace": "NAMESPACE", "Labels": "LABELS"}
+_HEADINGS = {
+    "ID": "POD ID", "Name": "NAME", "Status": "STATUS", "State": "VM", "Ready": "READY", "Created": "CREATED", "IP": "IP",
+    "Kernel": "KERNEL", "Memory": "MEMORY", "Namespace": "NAMESPACE", "Labels": "LABELS", "Reason": "REASON",
+}
 _LISTING = Listing(_HEADINGS, ("ID", "Name", "Status", "Ready", "Created", "IP", "Kernel"))
 _NAMES = click.argument("names", nargs=-1, required=True, metavar="POD [POD...]", shell_complete=pods)
 
@@ -31,10 +33,11 @@ _NAMES = click.argument("names", nargs=-1, required=True, metavar="POD [POD...]"
 @click.option("--no-start", is_flag=True, help="Do not start it")
 @pass_app
 def create(app: App, *, manifest: str, no_start: bool) -> None:
-    """Create and start a pod from a Kubernetes Pod manifest, and print its id."""
+    """Create and start the pods of a Kubernetes Pod manifest, all or none, and print their ids."""
     answer = app.client.request("POST", f"{NATIVE}/pods", query={"start": "0"} if no_start else None,
                                 body=_manifest(manifest), headers={"Content-Type": "application/yaml"}).json()
-    click.echo(answer["id"])
+    for pod in answer["pods"]:
+        click.echo(pod["id"])
 
 
 def _manifest(name: str) -> bytes:
@@ -67,11 +70,12 @@ def ls(app: App, *, layout: str, no_trunc: bool, quiet: bool) -> None:
 
 
 def _row(pod: Mapping[str, Any], *, no_trunc: bool) -> dict[str, Any]:
-    containers = pod.get("containers") or ()
+    containers = [item for item in pod.get("containers") or () if not item.get("init")]
     running = sum(container.get("state") == "running" for container in containers)
     labels: Mapping[str, str] = pod.get("labels") or {}
     return {
-        "ID": short_id(pod["id"], no_trunc=no_trunc), "Name": pod["name"], "Status": pod["state"],
+        "ID": short_id(pod["id"], no_trunc=no_trunc), "Name": pod["name"], "Status": pod["phase"],
+        "State": pod["state"], "Reason": pod.get("reason") or "",
         "Ready": f"{running}/{len(containers)}",
         "Created": units.ago(units.unix_time(str(pod.get("created_at") or ""))),
         "IP": pod.get("ip_address") or "", "Kernel": pod.get("kernel") or "", "Namespace": pod.get("namespace") or "",
@@ -129,11 +133,17 @@ def stop(app: App, *, names: Sequence[str], timeout: int | None) -> None:
 @pass_app
 def logs(app: App, *, name: str, container: str, follow: bool, since: str, tail: str, timestamps: bool) -> None:
     """Show what a container of a pod wrote."""
-    held = app.client.get(f"{NATIVE}/pods/{quoted(name)}").get("containers") or ()
-    chosen = [item for item in held if container in (item["name"], item["id"])] if container else \
+    pod = app.client.get(f"{NATIVE}/pods/{quoted(name)}")
+    held = pod.get("containers") or ()
+    chosen = [item for item in held if _is_named(item, pod["name"], container)] if container else \
         [item for item in held if not item.get("init")]
     if len(chosen) != 1:
         names = ", ".join(str(item["name"]) for item in held)
         raise CliError(f"pod {name} has no container {container}" if container else
                        f"pod {name} has {len(chosen)} containers: choose one with -c", hint=f"Containers: {names}")
     show_logs(app.client, chosen[0]["id"], follow=follow, since=since, until="", tail=tail, timestamps=timestamps)
+
+
+def _is_named(item: Mapping[str, Any], pod: str, wanted: str) -> bool:
+    """By its name on the host (pod_container), its name in the manifest, or its id."""
+    return wanted in (item["name"], item["name"].removeprefix(f"{pod}_")) or str(item["id"]).startswith(wanted)
