@@ -107,7 +107,7 @@ class Worker(threading.Thread):
         counters = [c for c in self.mine if c.reached is Stage.RUNNING and c.exit_code is None]
         choices = [self._run] * (len(self.mine) < self.MOST) * 3 + [self._image] * (self._number == 0)
         if counters:
-            choices += [self._exec, self._follow] * 2 + [self._stop]
+            choices += [self._exec, self._follow] * 2 + [self._end]
         if any(c.reached is Stage.EXITED for c in self.mine):
             choices += [self._remove] * 2
         if not choices:
@@ -155,7 +155,7 @@ class Worker(threading.Thread):
             stream.close()
             check_consecutive(seen, owned.name)
 
-    def _stop(self) -> None:
+    def _end(self) -> None:
         owned = self._counter()
         with self._step(owned, Stage.EXITED):
             self._api.stop(owned.name, timeout=self._rng.choice([0, 1]))
