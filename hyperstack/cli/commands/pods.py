@@ -21,8 +21,9 @@ MAX_MANIFEST = 1024 * 1024
 """Bytes; Kubernetes' own limit of an object is near it."""
 
 _HEADINGS = {
-    "ID": "POD ID", "Name": "NAME", "Status": "STATUS", "State": "VM", "Ready": "READY", "Created": "CREATED", "IP": "IP",
-    "Kernel": "KERNEL", "Memory": "MEMORY", "Namespace": "NAMESPACE", "Labels": "LABELS", "Reason": "REASON",
+    "ID": "POD ID", "Name": "NAME", "Status": "STATUS", "State": "VM", "Ready": "READY", "Created": "CREATED",
+    "IP": "IP", "Kernel": "KERNEL", "Memory": "MEMORY", "Namespace": "NAMESPACE", "Labels": "LABELS",
+    "Reason": "REASON",
 }
 _LISTING = Listing(_HEADINGS, ("ID", "Name", "Status", "Ready", "Created", "IP", "Kernel"))
 _NAMES = click.argument("names", nargs=-1, required=True, metavar="POD [POD...]", shell_complete=pods)
