@@ -181,7 +181,7 @@ def read_archive(pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> A
 def store_stream(pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> Member:
     """A whole stream in a temporary file; for a thread. Errors as `read_archive`."""
     with _refusals("layer", store):
-        return _store_pieces(pieces, store, max_bytes)
+        return _store_pieces(_bounded(pieces, max_bytes), store)
 
 
 @contextmanager
@@ -198,12 +198,10 @@ def _refusals(what: str, store: BlobStore) -> Iterator[None]:
 
 
 def _read_members(archive: Archive, pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> None:
-    stream = tar.TarStream(unpacked(_reader(pieces)))
-    total = 0
+    stream = tar.TarStream(_bounded(unpacked(_reader(pieces)), max_bytes))
     for count, entry in enumerate(stream, 1):
-        total += entry.stored
-        if count > MAX_MEMBERS or total > max_bytes:
-            raise tar.TarError(f"it has more than {MAX_MEMBERS} members or {max_bytes} bytes")
+        if count > MAX_MEMBERS:
+            raise tar.TarError(f"it has more than {MAX_MEMBERS} members")
         name = posixpath.normpath(entry.name.decode("utf-8", "replace"))
         if entry.kind in (tar.SYMLINK, tar.HARD_LINK):
             # Docker used to write a layer that comes twice as a link to ../<id>/layer.tar.
@@ -213,15 +211,26 @@ def _read_members(archive: Archive, pieces: Iterator[bytes], store: BlobStore, m
         elif entry.kind == tar.REGULAR:
             if entry.extents is not None:
                 raise tar.TarError("it has a sparse file")
-            member = _store_pieces(stream.pieces(entry.stored), store, max_bytes)
+            member = _store_pieces(stream.pieces(entry.stored), store)
             replaced = archive.by_name.get(name)
             archive.by_name[name] = member
             archive.by_digest[member.digest] = member
             if replaced is not None:
                 discard(replaced.path)
+    # A compressed stream that breaks behind the tar's end is broken all the same.
+    stream.drain()
 
 
-def _store_pieces(pieces: Iterable[bytes | memoryview], store: BlobStore, max_bytes: int) -> Member:
+def _bounded(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        if total > max_bytes:
+            raise tar.TarError(f"it is longer than {max_bytes} bytes")
+        yield piece
+
+
+def _store_pieces(pieces: Iterable[bytes | memoryview], store: BlobStore) -> Member:
     path = store.temporary()
     digest = hashlib.sha256()
     size = 0
@@ -229,8 +238,6 @@ def _store_pieces(pieces: Iterable[bytes | memoryview], store: BlobStore, max_by
         with path.open("wb") as file:
             for piece in pieces:
                 size += len(piece)
-                if size > max_bytes:
-                    raise tar.TarError(f"it is longer than {max_bytes} bytes")
                 file.write(piece)
                 digest.update(piece)
     except BaseException:

@@ -12,6 +12,8 @@ _PIECE = 1 << 18
 """Bytes given on at once: a bomb grows by no more than this before the reader's bounds see it."""
 _MAX_WINDOW = 1 << 27
 """128 MiB, zstd's own default bound (`--long=27`)."""
+_HEAD = 6
+"""Bytes that tell the kinds apart."""
 _ZSTD_STEP = 2048
 """A run-length block of 4 bytes stands for 128 KiB."""
 _ZSTD_READ = 8 * _ZSTD_STEP
@@ -41,6 +43,8 @@ def unpacked(read: Callable[[int], bytes]) -> Iterator[bytes]:
     :raise CompressionError: it is broken, cut off, or of an unknown kind.
     """
     head = read(_PIECE)
+    while len(head) < _HEAD and (more := read(_PIECE)):
+        head += more
     kind = detect(head)
     if kind == GZIP:
         return _gunzip(head, read)

@@ -149,7 +149,7 @@ class ImageStore:
             self._images.pop(ident, None)
             events += [("Untagged", self.display(name)) for name in names]
             events.append(("Deleted", ident))
-        return events, self._sweep()
+        return events, self._sweep() + self._drop_partials()
 
     def _forget(self, ident: str) -> None:
         self._index.remove_image(ident)
@@ -169,6 +169,11 @@ class ImageStore:
             if digest not in used and digest not in self._pins:
                 freed += self._blobs.remove(digest)
         return freed
+
+    def _drop_partials(self) -> int:
+        """Remove what no running pull is downloading. Returns the bytes freed."""
+        return sum(discard(path) for path in self._blobs.partials()
+                   if f"sha256:{path.name.partition('.')[0]}" not in self._pins)
 
     async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
         return [self._image(ident) for ident in await self._loader.load(stream, progress or _unheard)]

@@ -23,6 +23,8 @@ from hyperstack.image.erofs import ErofsWriter, ImageTooBig
 from hyperstack.image.layer import LayerBuilder, LayerError
 
 _PROGRESS_STEP = 1 << 22
+_TAR_OVERHEAD = 2
+"""What a tar may have of headers, padding and holes beside the data, as a factor; what follows its end counts, too."""
 _AHEAD = 8
 """Pieces that are unpacked ahead of the tar's reader."""
 
@@ -65,8 +67,9 @@ class Report:
 class _Unpacking:
     """Unpacks in a thread of its own (zlib and SHA-256 let others run meanwhile) and hands the pieces over."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, limit: int) -> None:
         self._fd = fd
+        self._limit = limit
         self._read = 0
         self._told = 0
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_AHEAD)
@@ -83,6 +86,8 @@ class _Unpacking:
                 return
             self.digest.update(piece)
             self.total += len(piece)
+            if self.total > self._limit:
+                raise LayerError(f"its tar is longer than {self._limit} bytes")
             yield piece
 
     def _run(self) -> None:
@@ -109,7 +114,7 @@ def tell(report: Report) -> None:
 
 def convert(settings: Settings) -> Report:
     """:raise ValueError: the layer is refused."""
-    unpacking = _Unpacking(settings.blob)
+    unpacking = _Unpacking(settings.blob, settings.max_bytes * _TAR_OVERHEAD)
     writer = ErofsWriter(settings.image, settings.spool, max_bytes=settings.max_bytes)
     builder = LayerBuilder(writer, max_entries=settings.max_entries)
     stream = tar.TarStream(iter(unpacking))

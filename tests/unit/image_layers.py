@@ -18,7 +18,10 @@ MAX_BYTES = 1 << 30
 MAX_ENTRIES = 10_000
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: object) -> tuple[tarfile.TarInfo, bytes]:
+Member = tuple[tarfile.TarInfo, bytes]
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: object) -> Member:
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(data)
     info.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
@@ -27,7 +30,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields
     return info, data
 
 
-def make_tar(*members: tuple[tarfile.TarInfo, bytes], layout: int = tarfile.PAX_FORMAT) -> bytes:
+def make_tar(*members: Member, layout: int = tarfile.PAX_FORMAT) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=layout) as archive:
         for info, data in members:
@@ -67,5 +70,6 @@ def tree(root: Path) -> dict[str, tuple[int, int, int, int, bytes]]:
     for path in sorted(root.rglob("*")):
         state = path.lstat()
         content = os.readlink(path).encode() if path.is_symlink() else path.read_bytes() if path.is_file() else b""
-        found[path.relative_to(root).as_posix()] = (state.st_mode, state.st_uid, state.st_gid, int(state.st_mtime), content)
+        found[path.relative_to(root).as_posix()] = (
+            state.st_mode, state.st_uid, state.st_gid, int(state.st_mtime), content)
     return found

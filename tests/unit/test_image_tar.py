@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -16,8 +17,7 @@ from hypothesis import strategies as st
 from hyperstack.image import tar
 from tests.unit.image_layers import cut, make_tar, member
 
-NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\", exclude_categories=["Cs"]),
-                min_size=1, max_size=120)
+NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\"), min_size=1, max_size=120)
 
 
 def read_all(data: bytes, piece: int = 4096) -> list[tuple[tar.Entry, bytes]]:
@@ -39,7 +39,8 @@ def read_sparse(entry: tar.Entry, data: bytes) -> bytes:
 def test_reads_what_tarfile_writes(members: list[tuple[str, bytes, int, int]], layout: int, piece: int) -> None:
     data = make_tar(*(member(name, data=content, uid=uid, gid=uid // 2, mtime=time)
                       for name, content, uid, time in members), layout=layout)
-    seen = [(entry.name.decode(), content, entry.uid, entry.gid, entry.mtime) for entry, content in read_all(data, piece)]
+    seen = [(entry.name.decode(), content, entry.uid, entry.gid, entry.mtime)
+            for entry, content in read_all(data, piece)]
     assert seen == [(name, content, uid, uid // 2, time) for name, content, uid, time in members]
 
 
@@ -55,9 +56,9 @@ def test_types_links_and_devices() -> None:
 
 
 def test_xattrs_are_binary() -> None:
-    value = "\x01\udc80\n=\x00".encode("utf-8", "surrogateescape")
-    data = make_tar(member("f", pax_headers={"SCHILY.xattr.security.capability": value.decode("utf-8", "surrogateescape")}))
-    assert read_all(data)[0][0].xattrs == {b"security.capability": value}
+    text = "\x01\udc80\n=\x00"
+    data = make_tar(member("f", pax_headers={"SCHILY.xattr.security.capability": text}))
+    assert read_all(data)[0][0].xattrs == {b"security.capability": b"\x01\x80\n=\0"}
 
 
 @pytest.mark.parametrize(("text", "seconds", "nanoseconds"), [
@@ -74,7 +75,8 @@ def test_an_empty_pax_value_leaves_the_header_s() -> None:
 
 def test_a_global_header_changes_nothing() -> None:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"path": "other", "uid": "77"}) as archive:
+    headers = {"path": "other", "uid": "77"}
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT, pax_headers=headers) as archive:
         archive.addfile(tarfile.TarInfo("f"))
     entry = read_all(out.getvalue())[0][0]
     assert (entry.name, entry.uid) == (b"f", 0)
@@ -126,7 +128,8 @@ def record(key: bytes, value: bytes) -> bytes:
 
 
 def test_base_256_numbers() -> None:
-    entry = read_all(header(at_108=b"\x80" + (2**33).to_bytes(7, "big"), at_136=(-5 & (1 << 96) - 1).to_bytes(12, "big")))[0][0]
+    data = header(at_108=b"\x80" + (2**33).to_bytes(7, "big"), at_136=(-5 & (1 << 96) - 1).to_bytes(12, "big"))
+    entry = read_all(data)[0][0]
     assert (entry.uid, entry.mtime) == (2**33, -5)
 
 
@@ -185,7 +188,5 @@ def test_an_archive_may_end_without_its_zero_blocks() -> None:
 
 @given(st.binary(max_size=3000), st.integers(1, 700))
 def test_any_bytes_are_read_or_refused(data: bytes, piece: int) -> None:
-    try:
+    with contextlib.suppress(tar.TarError):
         read_all(data, piece)
-    except tar.TarError as error:
-        assert str(error)
