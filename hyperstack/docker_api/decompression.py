@@ -5,7 +5,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
 import zstandard
@@ -13,12 +13,18 @@ import zstandard
 from hyperstack.pod.errors import InvalidArgument
 
 _CHUNK = 256 * 1024
-_LZMA_MEMORY = 64 * 1024 * 1024
-"""What an xz stream may make the decoder take; xz -6 needs 9 MiB."""
+_DECODER_MEMORY = 64 * 1024 * 1024
+"""What a stream may make the decoder take; xz -6 needs 9 MiB, zstd -19 8 MiB."""
 
 
-class _Decoder(Protocol):
-    """One compressed stream. The output comes in pieces of `_CHUNK`, so that a bomb takes time but no memory."""
+class _Member(Protocol):
+    """One compressed stream. The output comes in bounded pieces, so that a bomb takes time but no memory."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes:
+        """What came after the stream's end."""
 
     def feed(self, data: bytes) -> Iterator[bytes]: ...
 
@@ -26,6 +32,14 @@ class _Decoder(Protocol):
 class _Gzip:
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data and not self._decoder.eof:
@@ -39,6 +53,14 @@ class _Limited:
     def __init__(self, decoder: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
         self._decoder = decoder
 
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         while not self._decoder.eof:
             yield self._decoder.decompress(data, _CHUNK)
@@ -49,44 +71,89 @@ class _Limited:
 
 class _Zstandard:
     def __init__(self) -> None:
-        self._decoder = zstandard.ZstdDecompressor(max_window_size=_LZMA_MEMORY).decompressobj(write_size=_CHUNK)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_DECODER_MEMORY)
+        self._decoder = decompressor.decompressobj(write_size=_CHUNK)
+        self._rest = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data + self._rest
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         # This decoder has no limit of its own: little in is a bounded amount out.
-        for start in range(0, len(data), 1024):
-            yield self._decoder.decompress(data[start:start + 1024])
+        for start in range(0, len(data), 256):
+            if self._decoder.eof:
+                self._rest = data[start:]
+                return
+            yield self._decoder.decompress(data[start:start + 256])
 
 
-def _decoder_for(head: bytes) -> _Decoder | None:
-    if head.startswith(b"\x1f\x8b"):
-        return _Gzip()
-    if head.startswith(b"BZh"):
-        return _Limited(bz2.BZ2Decompressor())
-    if head.startswith(b"\xfd7zXZ\0"):
-        return _Limited(lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY))
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return _Zstandard()
-    return None
+_KINDS: tuple[tuple[bytes, Callable[[], _Member]], ...] = (
+    (b"\x1f\x8b", _Gzip),
+    (b"BZh", lambda: _Limited(bz2.BZ2Decompressor())),
+    (b"\xfd7zXZ\0", lambda: _Limited(lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_DECODER_MEMORY))),
+    (b"\x28\xb5\x2f\xfd", _Zstandard),
+)
+_LONGEST = max(len(magic) for magic, _ in _KINDS)
+
+
+class _Plain:
+    """Whatever is not compressed."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        yield data
+
+    def finish(self) -> None: ...
+
+
+class _Compressed:
+    """Members one after the other, as parallel compressors write them."""
+
+    def __init__(self, make: Callable[[], _Member]) -> None:
+        self._make = make
+        self._member = make()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while data:
+            if self._member.eof:
+                if not data.strip(b"\0"):  # Padding, as tapes have it.
+                    return
+                self._member = self._make()
+            yield from self._member.feed(data)
+            data = self._member.unused_data if self._member.eof else b""
+
+    def finish(self) -> None:
+        """:raise EOFError: the last member is not whole."""
+        if not self._member.eof:
+            raise EOFError("it ends too early")
 
 
 async def decompressed(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The plain bytes of a stream that is plain, gzip, bzip2, xz or zstd, as its first bytes say.
 
-    :raise InvalidArgument: the compressed data is damaged.
+    :raise InvalidArgument: the compressed data is damaged, or not whole.
     """
     head = b""
     async for part in stream:
         head += part
-        if len(head) >= 6:  # The longest of the magic numbers, xz's.
+        if len(head) >= _LONGEST:
             break
-    decoder = _decoder_for(head)
+    make = next((make for magic, make in _KINDS if head.startswith(magic)), None)
+    decoder = _Plain() if make is None else _Compressed(make)
     try:
-        for piece in (head,) if decoder is None else decoder.feed(head):
+        for piece in decoder.feed(head):
             if piece:
                 yield piece
         async for part in stream:
-            for piece in (part,) if decoder is None else decoder.feed(part):
+            for piece in decoder.feed(part):
                 if piece:
                     yield piece
-    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
+        decoder.finish()
+    except (zlib.error, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+        if isinstance(error, ConnectionError):
+            raise
         raise InvalidArgument(f"the archive is damaged: {error}", field="body") from error

@@ -62,11 +62,9 @@ class Filters:
         values = self.get(name)
         return not values or any(value in candidate for value in values)
 
-    def any_pattern(self, name: str, *candidates: str) -> bool:
-        """One of the values, a regular expression, is found in one of the candidates."""
-        values = self.get(name)
-        return not values or any(_pattern(value, name).search(candidate) for value in values
-                                 for candidate in candidates)
+    def patterns(self, name: str) -> list[re.Pattern[str]]:
+        """The values, which are regular expressions. :raise InvalidArgument: one is none, or too complicated."""
+        return [_pattern(value, name) for value in self.get(name)]
 
     def labels(self, labels: Mapping[str, str], name: str = "label") -> bool:
         """All of `name` and `name=value` hold."""

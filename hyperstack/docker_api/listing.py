@@ -76,19 +76,23 @@ class _Selection:
         self._since = [containers.get(call.who, ref).created_at for ref in wanted.get("since")]
         self._ancestors = {*wanted.get("ancestor"), *(image for ref in wanted.get("ancestor")
                                                       if (image := _image_id(engine, call, ref)))}
+        self._names = wanted.patterns("name")
         self._networks = {*wanted.get("network")}
 
     def has(self, record: ContainerRecord) -> bool:
         if not self._everything and not is_live(record) and record.state is not ContainerState.RESTARTING:
             return False
         wanted = self._wanted
-        return (wanted.any_prefix("id", record.id) and wanted.any_pattern("name", record.name, f"/{record.name}")
+        return (wanted.any_prefix("id", record.id) and self._has_name(record.name)
                 and wanted.any_is("status", status(record)) and wanted.any_is("health", "none")
                 and wanted.any_is("is-task", "false", "0") and wanted.any_is("isolation", "default")
                 and wanted.labels({**record.image_config.labels, **record.spec.labels})
                 and self._has_exit_code(record) and self._has_time(record)
                 and (not self._ancestors or bool({record.spec.image, record.image_id} & self._ancestors))
                 and self._has_volume(record) and self._has_place(record, self._engine.containers.pod_of(record)))
+
+    def _has_name(self, name: str) -> bool:
+        return not self._names or any(pattern.search(shown) for pattern in self._names for shown in (name, f"/{name}"))
 
     def _has_exit_code(self, record: ContainerRecord) -> bool:
         codes = self._wanted.get("exited")

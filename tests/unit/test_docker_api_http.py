@@ -1,0 +1,495 @@
+"""Docker's API over a real socket: versions, errors, shapes and streams of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import bz2
+import gzip
+import io
+import json
+import lzma
+import stat
+import struct
+import tarfile
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import zstandard
+
+from hyperstack.docker_api.decompression import decompressed
+from hyperstack.docker_api.wording import duration, go_mode
+from tests.unit.docker_api_server import Served, serve
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    async with serve() as running:
+        yield running
+
+
+async def make(served: Served, *argv: str, name: str = "", **body: Any) -> str:
+    """A created container's id."""
+    status, answer = await served.call("POST", f"/containers/create?name={name}",
+                                       json={"Image": "busybox", "Cmd": list(argv), **body})
+    assert status == 201, answer
+    assert isinstance(answer, dict)
+    return str(answer["Id"])
+
+
+async def run(served: Served, *argv: str, name: str = "", **body: Any) -> str:
+    """A started container's id."""
+    ident = await make(served, *argv, name=name, **body)
+    status, answer = await served.call("POST", f"/containers/{ident}/start")
+    assert status == 204, answer
+    return ident
+
+
+async def finish(served: Served, ident: str) -> Any:
+    status, answer = await served.call("POST", f"/containers/{ident}/wait")
+    assert status == 200
+    return answer
+
+
+# -- versions, identities and errors
+
+async def test_ping_tells_the_version_that_clients_negotiate_with(served: Served) -> None:
+    for method in ("HEAD", "GET"):
+        async with served.client.request(method, "http://d/_ping") as answer:
+            assert answer.status == 200
+            assert answer.headers["Api-Version"] == "1.50"
+            assert answer.headers["Docker-Experimental"] == "false"
+            assert answer.headers["Ostype"] == "linux"
+            assert answer.headers["Server"].startswith("HyperStack/")
+
+
+@pytest.mark.parametrize(("version", "status", "words"), [
+    ("v1.24", 200, ""), ("v1.50", 200, ""),
+    ("v1.51", 400, "client version 1.51 is too new. Maximum supported API version is 1.50"),
+    ("v1.5", 400, "client version 1.5 is too old. Minimum supported API version is 1.24"),
+    ("v99999.1", 404, "page not found"), ("vx", 404, "page not found"),
+])
+async def test_versions_in_the_path(served: Served, version: str, status: int, words: str) -> None:
+    found, answer = await served.call("GET", f"/{version}/containers/json")
+    assert found == status
+    if words:
+        assert isinstance(answer, dict)
+        assert words in answer["message"]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "words"), [
+    ("GET", "/nothing", 404, "page not found"),
+    ("PUT", "/containers/json", 404, "page not found"),
+    ("GET", "/containers/nobody/json", 404, "No such container: nobody"),
+    ("POST", "/containers/nobody/wait", 404, "No such container"),
+    ("POST", "/containers/nobody/wait?condition=never", 400, "invalid condition: 'never'"),
+    ("POST", "/containers/nobody/attach?stream=1&detachKeys=ctrl-9", 404, "No such container"),
+    ("GET", "/containers/nobody/logs?stdout=1", 404, "No such container"),
+    ("GET", "/containers/json?limit=many", 400, "limit must be an integer, not 'many'"),
+    ("GET", "/containers/json?filters={", 400, "invalid filters"),
+    ("GET", '/containers/json?filters={"color":["red"]}', 400, "invalid filter 'color'"),
+    ("GET", '/containers/json?filters={"status":["asleep"]}', 400, "invalid filter 'status=asleep'"),
+    ("GET", '/containers/json?filters={"name":["(a%2B)%2B$"]}', 400, "too complicated"),
+    ("GET", '/containers/json?filters={"name":["[a"]}', 400, "invalid filter 'name'"),
+    ("GET", "/events?since=yesterday", 400, "since must be seconds since the epoch"),
+    ("POST", '/containers/prune?filters={"until":["soon"]}', 400, "until must be seconds"),
+    ("POST", "/containers/create", 400, "no image given"),
+    ("POST", "/images/create", 400, "fromImage or fromSrc must be given"),
+    ("POST", "/images/create?fromSrc=http://x/y", 400, "fromSrc with an URL is not supported"),
+    ("GET", "/images/absent/json", 404, "No such image: absent"),
+    ("GET", "/images/search?term=x", 501, "does not support searching"),
+    ("POST", "/build", 501, "does not support building images"),
+    ("POST", "/networks/create", 501, "user-defined networks"),
+    ("GET", "/networks/absent", 404, "No such network: absent"),
+    ("GET", "/volumes/absent", 404, "No such volume: absent"),
+    ("GET", "/swarm", 503, "This node is not a swarm manager"),
+    ("POST", "/services/create", 503, "This node is not a swarm manager"),
+    ("GET", "/exec/absent/json", 404, "No such exec instance"),
+    ("GET", "/containers/x%00y/json", 400, "NUL byte"),
+])
+async def test_errors_have_dockers_status_and_a_message(served: Served, method: str, path: str, status: int, words: str
+                                                        ) -> None:
+    found, answer = await served.call(method, path)
+    assert isinstance(answer, dict)
+    assert (found, words in answer["message"]) == (status, True), answer
+
+
+async def test_bodies_are_bounded(served: Served) -> None:
+    status, answer = await served.call("POST", "/containers/create", data=b" " * 5_000_000, headers=JSON)
+    assert (status, isinstance(answer, dict) and "longer than" in answer["message"]) == (400, True)
+
+
+async def test_a_stranger_is_refused(served: Served) -> None:
+    status, answer = await served.call("GET", "/info", headers={"X-Project": "forbidden"})
+    assert (status, answer) == (403, {"message": "that project is not yours"})
+
+
+async def test_a_taken_name_is_a_conflict(served: Served) -> None:
+    await make(served, "true", name="twin")
+    status, answer = await served.call("POST", "/containers/create?name=twin", json={"Image": "busybox"})
+    assert status == 409
+    assert isinstance(answer, dict)
+    assert 'name "/twin" is already in use' in answer["message"]
+
+
+async def test_another_processor_is_refused(served: Served) -> None:
+    status, answer = await served.call("POST", "/containers/create?platform=linux/s390x", json={"Image": "busybox"})
+    assert (status, isinstance(answer, dict) and "platform=linux/s390x" in answer["message"]) == (400, True)
+
+
+# -- containers
+
+async def test_a_life(served: Served) -> None:
+    ident = await make(served, "sh", "-c", "echo out; echo err >&2; exit 7", name="life", Labels={"a": "b"})
+    _, created = await served.call("GET", f"/containers/{ident}/json")
+    assert isinstance(created, dict)
+    assert (created["State"]["Status"], created["Name"], created["Path"]) == ("created", "/life", "sh")
+    assert created["State"]["StartedAt"] == "0001-01-01T00:00:00Z"
+    assert created["Config"]["Env"] == ["PATH=/bin"]
+    assert created["Config"]["Labels"] == {"maker": "us", "a": "b"}
+    assert (await served.call("POST", f"/containers/{ident}/start"))[0] == 204
+    assert await finish(served, ident) == {"StatusCode": 7}
+    _, ended = await served.call("GET", "/containers/life/json")
+    assert isinstance(ended, dict)
+    assert (ended["State"]["Status"], ended["State"]["ExitCode"], ended["State"]["Running"]) == ("exited", 7, False)
+    assert (await served.call("DELETE", "/containers/life"))[0] == 204
+    assert (await served.call("GET", "/containers/life/json"))[0] == 404
+
+
+async def test_the_verbs(served: Served) -> None:
+    ident = await run(served, "sleep", "100")
+    assert (await served.call("POST", f"/containers/{ident}/start"))[0] == 304
+    assert (await served.call("POST", f"/containers/{ident}/pause"))[0] == 204
+    status, answer = await served.call("POST", f"/containers/{ident}/attach?stream=1&stdout=1")
+    assert (status, isinstance(answer, dict) and "is paused" in answer["message"]) == (409, True)
+    assert (await served.call("POST", f"/containers/{ident}/unpause"))[0] == 204
+    assert (await served.call("POST", f"/containers/{ident}/rename?name=other"))[0] == 204
+    assert (await served.call("POST", "/containers/other/rename?name="))[0] == 400
+    assert await served.call("POST", "/containers/other/update", json={"Memory": 64 << 20}) == (200, {"Warnings": None})
+    assert (await served.call("GET", "/containers/other/json"))[1]["HostConfig"]["Memory"] == 64 << 20  # type: ignore[index]
+    assert (await served.call("DELETE", "/containers/other"))[0] == 409
+    assert (await served.call("POST", "/containers/other/kill?signal=SIGKILL"))[0] == 204
+    assert await finish(served, "other") == {"StatusCode": 137}
+    assert (await served.call("POST", "/containers/other/stop"))[0] == 304
+    assert (await served.call("POST", "/containers/other/kill"))[0] == 409
+    assert (await served.call("POST", "/containers/other/restart?t=1"))[0] == 204
+    assert (await served.call("POST", "/containers/other/stop?t=1"))[0] == 204
+    status, pruned = await served.call("POST", '/containers/prune?filters={"until":["0s"]}')
+    assert (status, pruned) == (200, {"ContainersDeleted": [ident], "SpaceReclaimed": 0})
+
+
+async def test_a_command_that_is_absent_says_so_in_words_that_clients_know(served: Served) -> None:
+    ident = await make(served, "no-such-command")
+    status, answer = await served.call("POST", f"/containers/{ident}/start")
+    assert (status, isinstance(answer, dict) and "executable file not found" in answer["message"]) == (400, True)
+
+
+async def test_wait_sends_its_headers_before_the_end(served: Served) -> None:
+    ident = await make(served, "true")
+    async with served.client.post(f"http://d/containers/{ident}/wait?condition=next-exit") as answer:
+        assert answer.status == 200  # The container has not even been started.
+        await served.call("POST", f"/containers/{ident}/start")
+        assert json.loads(await answer.read()) == {"StatusCode": 0}
+
+
+@pytest.mark.parametrize(("query", "found"), [
+    ("", {"one"}), ("all=1", {"one", "two"}), ("limit=1", {"two"}), ('filters={"name":["^/tw"]}&all=1', {"two"}),
+    ('filters={"name":["one|two"]}&all=1', {"one", "two"}), ('filters={"label":{"k=v":true}}&all=1', {"two"}),
+    ('filters={"label":{"k=v":false}}&all=1', {"one", "two"}), ('filters={"status":["created"]}', {"two"}),
+    ('filters={"since":["one"]}&all=1', {"two"}), ('filters={"before":["two"]}', {"one"}),
+    ('filters={"ancestor":["busybox:latest"]}&all=1', {"one", "two"}), ('filters={"ancestor":["other"]}', set()),
+    ('filters={"volume":["data"]}&all=1', {"two"}), ('filters={"network":["none"]}&all=1', {"two"}),
+    ('filters={"expose":["80"]}&all=1', {"two"}), ('filters={"exited":["0"]}', set()),
+    ('filters={"publish":["80"]}&all=1', set()), ('filters={"health":["none"]}', {"one"}),
+])
+async def test_lists_are_filtered(served: Served, query: str, found: set[str]) -> None:
+    await run(served, "sleep", "100", name="one")
+    await make(served, "true", name="two", Labels={"k": "v"}, ExposedPorts={"80/tcp": {}},
+               HostConfig={"Binds": ["data:/data"], "NetworkMode": "none"})
+    status, answer = await served.call("GET", f"/containers/json?{query}")
+    assert status == 200
+    assert isinstance(answer, list)
+    assert {row["Names"][0].removeprefix("/") for row in answer} == found
+
+
+async def test_sizes_are_given_where_asked(served: Served) -> None:
+    await make(served, "true")
+    _, answer = await served.call("GET", "/containers/json?all=1&size=1")
+    assert isinstance(answer, list)
+    assert (answer[0]["SizeRw"], answer[0]["SizeRootFs"]) == (512, 512 + (4 << 20))
+
+
+async def test_strings_of_guests_that_are_not_utf8_are_escaped(served: Served) -> None:
+    ident = await run(served, "sleep", "100")
+    async with served.client.get(f"http://d/containers/{ident}/top") as answer:
+        assert json.loads(await answer.read())["Processes"] == [["1", "sleep\udcff"]]
+
+
+async def test_stats_have_a_sample_before(served: Served) -> None:
+    ident = await run(served, "sleep", "100")
+    _, once = await served.call("GET", f"/containers/{ident}/stats?stream=0&one-shot=1")
+    assert isinstance(once, dict)
+    assert once["precpu_stats"]["cpu_usage"]["total_usage"] == 0
+    assert once["memory_stats"]["usage"] - once["memory_stats"]["stats"]["inactive_file"] == 2 << 20
+    _, twice = await served.call("GET", f"/containers/{ident}/stats?stream=0")
+    assert isinstance(twice, dict)
+    assert 0 < twice["precpu_stats"]["cpu_usage"]["total_usage"] < twice["cpu_stats"]["cpu_usage"]["total_usage"]
+    assert twice["networks"]["eth0"]["rx_bytes"] == 5
+    read, _ = twice["blkio_stats"]["io_service_bytes_recursive"]
+    assert (read["op"], read["value"]) == ("read", 4096)
+
+
+async def test_stats_of_what_does_not_run_are_zeros(served: Served) -> None:
+    ident = await make(served, "true")
+    _, answer = await served.call("GET", f"/containers/{ident}/stats?stream=0")
+    assert isinstance(answer, dict)
+    assert (answer["memory_stats"], answer["read"]) == ({}, "0001-01-01T00:00:00Z")
+
+
+# -- logs and events
+
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    found = []
+    while data:
+        stream, length = struct.unpack(">BxxxL", data[:8])
+        found.append((stream, data[8:8 + length]))
+        data = data[8 + length:]
+    return found
+
+
+async def test_logs_are_framed_and_chosen(served: Served) -> None:
+    ident = await run(served, "sh", "-c", "echo out; sleep 0.1; printf '\\000\\377' >&2")
+    await finish(served, ident)
+
+    async def logs(query: str) -> tuple[str, bytes]:
+        async with served.client.get(f"http://d/containers/{ident}/logs?{query}") as answer:
+            return answer.headers["Content-Type"], await answer.read()
+
+    kind, both = await logs("stdout=1&stderr=1")
+    assert kind == "application/vnd.docker.multiplexed-stream"
+    assert frames(both) == [(1, b"out\n"), (2, b"\0\xff")]
+    assert frames((await logs("stderr=true"))[1]) == [(2, b"\0\xff")]
+    assert frames((await logs("stdout=1&stderr=1&tail=1"))[1]) == [(2, b"\0\xff")]
+    assert frames((await logs("stdout=1&since=99999999999"))[1]) == []
+    [(_, stamped)] = frames((await logs("stdout=1&timestamps=1"))[1])
+    assert stamped.endswith(b"Z out\n")
+    assert (await served.call("GET", f"/containers/{ident}/logs"))[0] == 400
+    assert (await served.call("GET", f"/containers/{ident}/logs?stdout=1&details=1"))[0] == 400
+
+
+async def test_followed_logs_end_with_the_container(served: Served) -> None:
+    ident = await run(served, "sh", "-c", "echo one; read line; echo two", OpenStdin=True)
+    async with served.client.get(f"http://d/containers/{ident}/logs?stdout=1&follow=1") as answer:
+        first = await answer.content.readexactly(12)
+        assert frames(first) == [(1, b"one\n")]
+        await served.engine.containers.processes[ident].write(b"go\n")
+        assert frames(await answer.content.read()) == [(1, b"two\n")]
+
+
+async def test_logs_of_a_terminal_are_raw(served: Served) -> None:
+    ident = await run(served, "echo", "hi", Tty=True)
+    await finish(served, ident)
+    async with served.client.get(f"http://d/containers/{ident}/logs?stdout=1") as answer:
+        assert answer.headers["Content-Type"] == "application/vnd.docker.raw-stream"
+        assert await answer.read() == b"hi\r\n"
+
+
+async def test_a_follower_who_goes_away_is_forgotten(served: Served) -> None:
+    async with served.client.get("http://d/events") as answer:
+        assert answer.status == 200
+        assert len(served.engine.listeners) == 1
+    while served.engine.listeners:
+        await asyncio.sleep(0.01)
+
+
+async def test_events_are_lines_of_json(served: Served) -> None:
+    async with served.client.get('http://d/events?filters={"event":["start"],"type":["container"]}') as answer:
+        ident = await run(served, "true", name="seen")
+        line = json.loads(await answer.content.readline())
+    assert (line["Type"], line["Action"], line["status"], line["id"], line["from"]) == (
+        "container", "start", "start", ident, "busybox")
+    assert line["Actor"]["Attributes"]["name"] == "seen"
+    assert line["timeNano"] // 10**9 == line["time"]
+
+
+async def test_past_events_end_at_until(served: Served) -> None:
+    await make(served, "true", name="past")
+    async with served.client.get('http://d/events?since=1&until=99999999999&filters={"container":["past"]}') as answer:
+        lines = [json.loads(line) async for line in answer.content]
+    assert [line["Action"] for line in lines] == ["create"]
+
+
+# -- images, volumes, networks
+
+async def test_a_pull_tells_its_progress(served: Served) -> None:
+    login = base64.urlsafe_b64encode(json.dumps({"username": "me", "password": "secret?>"}).encode()).decode()
+    async with served.client.post("http://d/images/create?fromImage=busybox&tag=latest",
+                                  headers={"X-Registry-Auth": login}) as answer:
+        lines = [json.loads(line) async for line in answer.content]
+    assert {"status": "Pull complete", "progressDetail": {}, "id": "abababababab"} in lines
+    assert lines[-1] == {"status": "Status: Image is up to date for busybox:latest"}
+    assert served.engine.images.pulled_with is not None
+    assert served.engine.images.pulled_with.password == "secret?>"
+
+
+async def test_an_error_before_the_first_line_is_a_status_and_later_a_line(served: Served) -> None:
+    assert (await served.call("POST", "/images/create?fromImage=absent"))[0] == 404
+    async with served.client.post("http://d/images/create?fromImage=broken") as answer:
+        lines = [json.loads(line) async for line in answer.content]
+    assert answer.status == 200
+    assert lines[-1]["error"] == "the registry lies about digests"
+    assert lines[-1]["errorDetail"]["code"] == 503
+
+
+@pytest.mark.parametrize("header", ["%%%", base64.b64encode(b"[1]").decode(), "A" * 7000])
+async def test_credentials_that_are_none_are_refused(served: Served, header: str) -> None:
+    status, answer = await served.call("POST", "/images/create?fromImage=x", headers={"X-Registry-Auth": header})
+    assert (status, isinstance(answer, dict)) == (400, True)
+
+
+async def test_images_are_shown_tagged_and_removed(served: Served) -> None:
+    _, rows = await served.call("GET", '/images/json?filters={"reference":["busy*"],"dangling":["false"]}')
+    assert isinstance(rows, list)
+    assert (rows[0]["RepoTags"], rows[0]["Containers"]) == (["busybox:latest"], 0)
+    assert (await served.call("GET", '/images/json?filters={"reference":["b"]}'))[1] == []
+    _, image = await served.call("GET", "/images/busybox/json")
+    assert isinstance(image, dict)
+    assert (image["Config"]["Cmd"], image["RootFS"]["Layers"], image["Author"]) == (
+        ["sh"], ["sha256:" + "ef" * 32], "somebody")
+    _, history = await served.call("GET", "/images/busybox/history")
+    assert isinstance(history, list)
+    assert (history[0]["CreatedBy"], history[0]["Created"]) == ("ADD file", 1704164645)
+    assert (await served.call("POST", "/images/busybox/tag?repo=mine&tag=1"))[0] == 201
+    assert (await served.call("GET", "/images/mine:1/json"))[0] == 200
+    async with served.client.get("http://d/images/get?names=busybox&names=mine:1") as answer:
+        assert await answer.text() == image["Id"] * 2
+    assert (await served.call("GET", "/images/get"))[0] == 400
+    _, removed = await served.call("DELETE", "/images/busybox")
+    assert removed == [{"Untagged": "busybox:latest"}, {"Deleted": image["Id"]}]
+
+
+async def test_a_load_names_what_it_loaded(served: Served) -> None:
+    async with served.client.post("http://d/images/load?quiet=1", data=b"a tar") as answer:
+        assert json.loads(await answer.read()) == {"stream": "Loaded image: busybox:latest\n"}
+
+
+async def test_volumes(served: Served) -> None:
+    status, made = await served.call("POST", "/volumes/create", json={"Name": "data", "Labels": {"a": "b"}})
+    assert (status, isinstance(made, dict) and made["Name"]) == (201, "data")
+    await make(served, "true", HostConfig={"Binds": ["data:/data"]})
+    _, listed = await served.call("GET", '/volumes?filters={"dangling":["true"]}')
+    assert listed == {"Volumes": [], "Warnings": None}
+    _, listed = await served.call("GET", '/volumes?filters={"label":["a=b"]}')
+    assert isinstance(listed, dict)
+    assert [volume["Name"] for volume in listed["Volumes"]] == ["data"]
+    assert (await served.call("POST", "/volumes/create", json={"Name": "a/b"}))[0] == 400
+    assert (await served.call("DELETE", "/volumes/data"))[0] == 204
+
+
+async def test_the_two_networks(served: Served) -> None:
+    _, networks = await served.call("GET", "/networks")
+    assert isinstance(networks, list)
+    assert [network["Name"] for network in networks] == ["bridge", "none"]
+    _, found = await served.call("GET", f"/networks/{networks[0]['Id'][:12]}")
+    assert isinstance(found, dict)
+    assert found["Name"] == "bridge"
+
+
+async def test_info_and_version(served: Served) -> None:
+    _, info = await served.call("GET", "/info")
+    assert isinstance(info, dict)
+    assert (info["NCPU"], info["Swarm"]["LocalNodeState"]) == (2, "inactive")
+    _, version = await served.call("GET", "/version")
+    assert isinstance(version, dict)
+    assert (version["ApiVersion"], version["MinAPIVersion"], version["Os"]) == ("1.50", "1.24", "linux")
+    _, usage = await served.call("GET", "/system/df")
+    assert isinstance(usage, dict)
+    assert usage["LayersSize"] == 4 << 20
+
+
+# -- files
+
+def tar_of(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+COMPRESSORS = [pytest.param(gzip.compress, id="gzip"), pytest.param(bz2.compress, id="bz2"),
+               pytest.param(lzma.compress, id="xz"), pytest.param(zstandard.ZstdCompressor().compress, id="zstd")]
+
+
+@pytest.mark.parametrize("compress", [pytest.param(bytes, id="plain"), *COMPRESSORS])
+async def test_archives_go_in_and_out(served: Served, compress: Any) -> None:
+    ident = await run(served, "sleep", "100")
+    content = bytes(range(256)) * 4096
+    tar = compress(tar_of("f", content))
+    status, answer = await served.call("PUT", f"/containers/{ident}/archive?path=/", data=tar)
+    assert (status, answer) == (200, None)
+    async with served.client.get(f"http://d/containers/{ident}/archive?path=/f") as out:
+        assert out.headers["Content-Type"] == "application/x-tar"
+        with tarfile.open(fileobj=io.BytesIO(await out.read())) as opened:
+            member = opened.extractfile("f")
+            assert member is not None
+            assert member.read() == content
+    async with served.client.head(f"http://d/containers/{ident}/archive?path=/f") as head:
+        found = json.loads(base64.b64decode(head.headers["X-Docker-Container-Path-Stat"]))
+    assert (found["name"], found["size"], found["linkTarget"]) == ("f", len(content), "")
+    assert (await served.call("GET", f"/containers/{ident}/archive?path=/absent"))[0] == 404
+    assert (await served.call("GET", f"/containers/{ident}/archive"))[0] == 400
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS)
+async def test_members_one_after_the_other_are_one_archive(compress: Any) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        data = compress(b"a" * 1000) + compress(b"b" * 1000) + bytes(512)
+        for start in range(0, len(data), 7):
+            yield data[start:start + 7]
+
+    assert b"".join([part async for part in decompressed(parts())]) == b"a" * 1000 + b"b" * 1000
+
+
+@pytest.mark.parametrize("compress", COMPRESSORS)
+async def test_a_bomb_comes_in_pieces(compress: Any) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield compress(bytes(32 << 20))
+
+    sizes = [len(part) async for part in decompressed(parts())]
+    assert sum(sizes) == 32 << 20
+    assert max(sizes) <= 16 << 20
+
+
+@pytest.mark.parametrize("damaged", [
+    gzip.compress(bytes(range(256)) * 50)[:100], gzip.compress(b"x" * 9000)[:20] + b"\xff" * 50,
+    lzma.compress(b"x" * 9000)[:40], bz2.compress(b"x" * 9000)[:20],
+    zstandard.ZstdCompressor().compress(b"x" * 900)[:9],
+])
+async def test_a_damaged_archive_is_the_clients_fault(served: Served, damaged: bytes) -> None:
+    ident = await run(served, "sleep", "100")
+    status, answer = await served.call("PUT", f"/containers/{ident}/archive?path=/", data=damaged)
+    assert (status, isinstance(answer, dict) and "archive is damaged" in answer["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(("mode", "go"), [
+    (stat.S_IFREG | 0o644, 0o644), (stat.S_IFDIR | 0o1777, 1 << 31 | 1 << 20 | 0o777),
+    (stat.S_IFLNK | 0o777, 1 << 27 | 0o777), (stat.S_IFREG | 0o6755, 1 << 23 | 1 << 22 | 0o755),
+    (stat.S_IFCHR | 0o600, 1 << 26 | 1 << 21 | 0o600), (stat.S_IFBLK | 0o600, 1 << 26 | 0o600),
+    (stat.S_IFIFO, 1 << 25), (stat.S_IFSOCK, 1 << 24),
+])
+def test_modes_are_gos(mode: int, go: int) -> None:
+    assert go_mode(mode) == go
+
+
+@pytest.mark.parametrize(("seconds", "words"), [
+    (0, "Less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "About a minute"), (150, "2 minutes"),
+    (3600, "About an hour"), (7200, "2 hours"), (3 * 86400, "3 days"), (15 * 86400, "2 weeks"),
+    (70 * 86400, "2 months"), (800 * 86400, "2 years"), (-5, "Less than a second"),
+])
+def test_durations_are_dockers(seconds: int, words: str) -> None:
+    assert duration(seconds * 10**9) == words
