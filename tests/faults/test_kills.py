@@ -5,6 +5,7 @@ The work and the instants come from one seed, which a failure prints: ./test.sh 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -65,7 +66,7 @@ class Siege:
     def check(self) -> None:
         """Every promise holds, and the host holds nothing else."""
         assert self.ledger.failures == []
-        with docker.DockerClient(base_url=f"unix://{self.daemon.socket}", timeout=120) as client:
+        with contextlib.closing(docker.DockerClient(base_url=f"unix://{self.daemon.socket}", timeout=120)) as client:
             self._check_steady(client)
             for owned in self.ledger.containers:
                 if owned.reached is not Stage.GONE:
