@@ -77,8 +77,12 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
         partial = _Partial(store.partial(blob.digest, source.url))
         try:
             await asyncio.to_thread(partial.load, blob.size)
-            await _fill(client, source, blob, partial, patience, tell)
+            pieced = await _fill(client, source, blob, partial, patience, tell)
             tell("Verifying Checksum", 0, 0)
+            if pieced and partial.digest != blob.digest:
+                # The beginning may be of a time when the registry sent something else; so once more, without it.
+                partial.reset()
+                await _fill(client, source, blob, partial, patience, tell)
             if partial.digest != blob.digest:
                 partial.path.unlink()
                 raise RegistryError(f"{source.host} sent {partial.digest} in place of the blob {blob.digest}",
@@ -96,20 +100,24 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
 
 
 async def _fill(client: RegistryClient, source: Source, blob: Descriptor, partial: _Partial, patience: Patience,
-                tell: Watcher) -> None:
-    """Try until all bytes are there. A try that brought a good part of them does not count."""
+                tell: Watcher) -> bool:
+    """Try until all bytes are there. A try that brought a good part of them does not count. Returns whether they came
+    in several pieces, be it over several pulls."""
     attempt = 0
+    pieced = partial.size > 0
     while partial.size < blob.size:
         await client.back_off(attempt)
         before = partial.size
         try:
             await _transfer(client, source, blob, partial, patience, tell)
         except TransferFailed as error:
+            pieced = True
             attempt = 1 if partial.size >= before + _PIECE else attempt + 1
             if attempt >= patience.tries:
                 raise
             _LOG.info("blob %s: %s; trying again at byte %d", short(blob.digest), error.message, partial.size)
             tell("Retrying", partial.size, blob.size)
+    return pieced
 
 
 async def _transfer(client: RegistryClient, source: Source, blob: Descriptor, partial: _Partial, patience: Patience,

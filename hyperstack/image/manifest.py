@@ -27,6 +27,9 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEX_TYPES = (OCI_INDEX, DOCKER_LIST)
+_KNOWN_TYPES = (*MANIFEST_TYPES, *INDEX_TYPES)
+_VAGUE_TYPES = ("application/json", "application/octet-stream", "text/plain")
+"""What a plain file server says."""
 _CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\d*(Z|[+-]\d\d:\d\d)\Z")
@@ -142,18 +145,19 @@ def parse(data: bytes, content_type: str = "") -> Manifest | Index:
 
     :raise DocumentError: it is neither, or of a kind that is not supported.
     """
+    sent = content_type.partition(";")[0].strip().lower()
+    if sent and not sent.startswith(_SCHEMA_1) and sent not in (*_KNOWN_TYPES, *_VAGUE_TYPES):
+        raise DocumentError(f"{printable(sent)} was sent in place of a manifest")
     probe = _decode(data, _Probe, "manifest")
-    said = (content_type or probe.media_type).partition(";")[0].strip().lower()
-    if said.startswith(_SCHEMA_1) or probe.schema_version == 1:
+    if sent.startswith(_SCHEMA_1) or probe.schema_version == 1:
         raise DocumentError("the manifest is of schema version 1, which is no longer supported")
-    if probe.media_type and content_type and probe.media_type != said and said in (*MANIFEST_TYPES, *INDEX_TYPES):
-        raise DocumentError(f"the manifest calls itself {printable(probe.media_type)} and was sent as {said}")
-    if said not in (*MANIFEST_TYPES, *INDEX_TYPES, "", "application/json", "application/octet-stream"):
-        raise DocumentError(f"{printable(said)} was sent in place of a manifest")
+    if probe.media_type and sent in _KNOWN_TYPES and probe.media_type != sent:
+        raise DocumentError(f"the manifest calls itself {printable(probe.media_type)} and was sent as {sent}")
     if probe.schema_version != 2 or bool(probe.config) == bool(probe.manifests):
         raise DocumentError("the document is neither an image manifest nor an index")
-    if bool(probe.manifests) != (said in INDEX_TYPES) and said in (*MANIFEST_TYPES, *INDEX_TYPES):
-        raise DocumentError(f"the document is not the {said} that it was sent as")
+    kind = sent if sent in _KNOWN_TYPES else probe.media_type
+    if kind and bool(probe.manifests) != (kind in INDEX_TYPES):
+        raise DocumentError(f"the document is not the {printable(kind)} that it is said to be")
     if probe.manifests:
         index = _decode(data, Index, "index")
         if len(index.manifests) > MAX_INDEX_ENTRIES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import crypt
+import crypt  # Debian 12 has Python 3.11
 import os
 import socket
 import subprocess
