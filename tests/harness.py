@@ -234,8 +234,10 @@ class Daemon:
         """The standard output of hyperctl, stripped."""
         return self.ctl(*args, stdin=stdin).stdout.decode().strip()
 
-    def sdk(self) -> docker.DockerClient:
-        return docker.DockerClient(base_url=f"unix://{self.socket}", timeout=int(PATIENCE_S))
+    @contextlib.contextmanager
+    def sdk(self) -> Iterator[docker.DockerClient]:
+        with contextlib.closing(docker.DockerClient(base_url=f"unix://{self.socket}", timeout=int(PATIENCE_S))) as client:
+            yield client
 
     def _client(self, argv: list[str], *, stdin: bytes, check: bool, timeout: float) -> Output:
         done = subprocess.run(argv, input=stdin, capture_output=True, env=self.environment, timeout=timeout,

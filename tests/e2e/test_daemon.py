@@ -84,7 +84,7 @@ def test_sighup_reads_the_log_level_and_the_registries_again(make_daemon: Callab
     settings.write_text('log_level = "info"\n')
     daemon.options = ("--config", str(settings))
     daemon.start()
-    settings.write_text('log_level = "nonsense"\n')
+    settings.write_text('log_levle = "info"\n')
     os.kill(daemon.pid, signal.SIGHUP)
     wait_until(lambda: "not reloaded" in daemon.log.read_text(), "the bad file was refused")
     settings.write_text('[registries]\ninsecure = ["example.test:5000"]\n')
