@@ -16,8 +16,9 @@ SECONDS = int(os.environ.get("HYPERSTACK_FUZZ_SECONDS", "10"))
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang with libFuzzer: apt-get install clang")
 def test_agent_parsers_survive_fuzzing(tmp_path: Path) -> None:
-    done = subprocess.run(["make", "-s", "-C", str(AGENT_SOURCES), f"OUT={tmp_path}", f"FUZZ_SECONDS={SECONDS}", "fuzz"],
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    command = ["make", "-s", "-C", str(AGENT_SOURCES), f"OUT={tmp_path}", f"FUZZ_SECONDS={SECONDS}", "fuzz"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          check=False)
     assert done.returncode == 0, done.stdout[-4000:]
     runs = [line.split()[-1] for line in done.stdout.splitlines() if "number_of_executed_units" in line]
     assert runs, done.stdout[-4000:]

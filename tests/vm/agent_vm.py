@@ -154,9 +154,14 @@ class Guest:
         return handle, sink
 
     async def finish(self, handle: int, sink: Collector) -> ExitEvent:
-        event = await asyncio.wait_for(asyncio.shield(self.exited(handle)), 60)
-        for end in sink.ends.values():
-            await asyncio.wait_for(end.wait(), 60)
+        try:
+            async with asyncio.timeout(60):
+                event = await asyncio.shield(self.exited(handle))
+                for end in sink.ends.values():
+                    await end.wait()
+        except TimeoutError as error:
+            raise AssertionError(f"process {handle} does not end: {await self.channel.list_all()}, "
+                                 f"console: {self.console()}") from error
         await self.channel.release(handle)
         return event
 

@@ -115,6 +115,14 @@ static void wait_for_port(char port[static 64])
     }
 }
 
+/* A guest whose memory is full of programs' data thrashes for minutes on the few pages of code that are left, before
+ * the kernel gives up and kills. With generations it kills when it cannot keep what was used within the last second. */
+static void prevent_thrashing(void)
+{
+    if (write_text(AT_FDCWD, "/sys/kernel/mm/lru_gen/enabled", "y") == 0)
+        write_text(AT_FDCWD, "/sys/kernel/mm/lru_gen/min_ttl_ms", "1000");
+}
+
 void machine_boot(char port[static 64])
 {
     const struct rlimit files = {OPEN_FILES, OPEN_FILES};
@@ -129,6 +137,7 @@ void machine_boot(char port[static 64])
     make_run_directories();
     setrlimit(RLIMIT_NOFILE, &files);
     setsid();
+    prevent_thrashing();
     if (!cgroups_init())
         log_line("cannot make control groups: %s", strerror(errno));
     wait_for_port(port);

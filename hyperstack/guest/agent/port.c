@@ -15,6 +15,7 @@
 #define QUEUE_LIMIT (4 * 1024 * 1024)                           /* replies and events that wait for the host */
 #define QUEUE_BUSY (2 * 1024 * 1024)                            /* beyond it no more calls are read */
 #define CALL_HEADER (WIRE_HEADER + 4)
+#define RETRY_NS (NSEC_PER_SEC / 50)
 
 static struct wire wire;
 static struct watch port;
@@ -151,15 +152,27 @@ static size_t next_stream_frame(void)
     return DATA_HEADER + frame.size;
 }
 
+static void try_again(struct timer *timer)
+{
+    (void)timer;
+    port_flush();
+}
+
 /* Everything of `data` from `*sent` on, as far as the port takes it. */
 static bool write_port(const uint8_t *data, size_t size, size_t *sent)
 {
+    static struct timer retry = {.expired = try_again};
     while (*sent < size) {
         ssize_t put = write(port.fd, data + *sent, size - *sent);
-        if (put > 0)
+        if (put > 0) {
             *sent += (size_t)put;
-        else if (put >= 0 || errno != EINTR)
-            return false; /* EAGAIN: full, or no host; the port becomes writable again */
+        } else if (put >= 0 || errno != EINTR) {
+            /* EAGAIN: full, or no host; an edge tells when to go on. The driver copies what is written, and where the
+             * guest has no memory for that (ENOMEM) nothing but time helps. */
+            if (put == 0 || errno != EAGAIN)
+                timer_set(&retry, RETRY_NS);
+            return false;
+        }
     }
     return true;
 }
