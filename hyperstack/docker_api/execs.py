@@ -12,8 +12,8 @@ from hyperstack.docker_api.containers import window_size
 from hyperstack.docker_api.creation import parse_environment
 from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.versions import HEADERS
-from hyperstack.engine.api import Engine, ExecRequest
-from hyperstack.engine.records import ExecRecord
+from hyperstack.engine.api import Engine
+from hyperstack.engine.records import ExecRecord, ExecRequest
 from hyperstack.http.call import Call
 from hyperstack.http.errors import message_of
 from hyperstack.http.responses import Spent, empty, json_response
@@ -61,19 +61,19 @@ class ExecRoutes:
     async def _start_attached(self, call: Call, record: ExecRecord, rows: int, columns: int) -> web.StreamResponse:
         """As Docker: the connection is taken first, and a command that does not start is told of on it; clients read
         the exit code from the record."""
-        kind = streams.media_type(tty=record.tty, version=call.version)
+        kind = streams.media_type(tty=record.request.tty, version=call.version)
         connection = await hijack(call.request, content_type=kind, headers=HEADERS)
         try:
             attachment = await self._execs.start(call.who, record.id, rows=rows, columns=columns)
         except HyperStackError as error:
             text = f"{message_of(error)}\r\n".encode()
-            await connection.write(text if record.tty else streams.frame(2, text))
+            await connection.write(text if record.request.tty else streams.frame(2, text))
             attachment = None
         if attachment is None:
             connection.close()
         else:
-            await streams.pump(connection, attachment, stdin=record.attach_stdin,
-                               keys=streams.parse_detach_keys(record.detach_keys))
+            await streams.pump(connection, attachment, stdin=record.request.attach_stdin,
+                               keys=streams.parse_detach_keys(record.request.detach_keys))
         return Spent()
 
     def _check_startable(self, call: Call, record: ExecRecord) -> None:
@@ -108,9 +108,10 @@ def _console_size(size: list[int]) -> tuple[int, int]:
 
 
 def _describe(record: ExecRecord) -> dict[str, Any]:
+    request = record.request
     return {
-        "ID": record.id, "Running": record.running, "ExitCode": record.exit_code, "OpenStdin": record.attach_stdin,
-        "OpenStdout": record.attach_stdout, "OpenStderr": record.attach_stderr, "CanRemove": False,
-        "ContainerID": record.container_id, "DetachKeys": record.detach_keys, "Pid": record.pid,
-        "ProcessConfig": {"tty": record.tty, "entrypoint": record.argv[0], "arguments": list(record.argv[1:]),
-                          "privileged": record.privileged, "user": record.user}}
+        "ID": record.id, "Running": record.running, "ExitCode": record.exit_code, "OpenStdin": request.attach_stdin,
+        "OpenStdout": request.attach_stdout, "OpenStderr": request.attach_stderr, "CanRemove": False,
+        "ContainerID": record.container_id, "DetachKeys": request.detach_keys, "Pid": record.pid,
+        "ProcessConfig": {"tty": request.tty, "entrypoint": request.argv[0], "arguments": list(request.argv[1:]),
+                          "privileged": request.privileged, "user": request.user}}

@@ -14,7 +14,15 @@ from typing import Any, Protocol
 
 import msgspec
 
-from hyperstack.engine.records import ContainerRecord, Event, ExecRecord, LogRecord, PodRecord, VolumeRecord
+from hyperstack.engine.records import (
+    ContainerRecord,
+    Event,
+    ExecRecord,
+    ExecRequest,
+    LogRecord,
+    PodRecord,
+    VolumeRecord,
+)
 from hyperstack.identity.api import Principal
 
 # Exported again: API modules know the engine's door alone.
@@ -132,19 +140,6 @@ class Containers(Protocol):
                           no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False) -> None: ...
     async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
         """Remove what is stopped. Returns ids and bytes freed."""
-
-
-class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
-    argv: tuple[str, ...]
-    env: tuple[str, ...] = ()
-    working_dir: str = ""
-    user: str = ""
-    tty: bool = False
-    privileged: bool = False
-    attach_stdin: bool = False
-    attach_stdout: bool = False
-    attach_stderr: bool = False
-    detach_keys: str = ""
 
 
 class Execs(Protocol):

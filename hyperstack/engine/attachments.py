@@ -40,8 +40,9 @@ class ContainerAttachment:
         await self._run.write_stdin(data)
 
     async def close_stdin(self) -> None:
-        """Docker's rule: the end of one client's input is the container's only where it was made for one client."""
-        if self._stdin and self._run.stdin_once:
+        """Docker's rule: the end of one client's input is the container's only where it was made for one client, and
+        never on a terminal, where a client that detaches ends its input too."""
+        if self._stdin and self._run.stdin_once and not self.tty:
             await self._run.close_stdin()
 
     async def close(self) -> None:
@@ -52,7 +53,7 @@ class ExecAttachment:
     def __init__(self, channel: AgentChannel, record: ExecRecord, stream: ProcessStream, recorded: asyncio.Task[None]
                  ) -> None:
         """:param recorded: done when the exit code is stored."""
-        self.tty = record.tty
+        self.tty = record.request.tty
         self._channel = channel
         self._record = record
         self._stream = stream
@@ -66,12 +67,12 @@ class ExecAttachment:
         return chunk
 
     async def write(self, data: bytes) -> None:
-        if not self._record.attach_stdin:
+        if not self._record.request.attach_stdin:
             raise Conflict("The exec's standard input is not open", field="stdin", hint="use -i")
         await self._channel.write_stdin(self._record.handle, data)
 
     async def close_stdin(self) -> None:
-        if self._record.attach_stdin:
+        if self._record.request.attach_stdin:
             await self._channel.close_stdin(self._record.handle)
 
     async def close(self) -> None:

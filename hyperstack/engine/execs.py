@@ -9,11 +9,10 @@ import time
 from msgspec.structs import replace
 
 from hyperstack.engine import launch
-from hyperstack.engine.api import ExecRequest
 from hyperstack.engine.attachments import ExecAttachment
 from hyperstack.engine.exits import exit_of
 from hyperstack.engine.lookup import find
-from hyperstack.engine.records import ContainerRecord, ExecRecord
+from hyperstack.engine.records import ContainerRecord, ExecRecord, ExecRequest
 from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.streams import ProcessStream
@@ -42,11 +41,8 @@ class ExecService:
         if not request.argv:
             raise InvalidArgument("No exec command specified", field="Cmd")
         found = self._runnable(find(self._store.containers, "container", who.project, container))
-        record = self._store.execs.put(ExecRecord(
-            id=new_id(), container_id=found.id, project=who.project, argv=request.argv, env=request.env,
-            working_dir=request.working_dir, user=request.user, tty=request.tty, privileged=request.privileged,
-            attach_stdin=request.attach_stdin, attach_stdout=request.attach_stdout,
-            attach_stderr=request.attach_stderr, detach_keys=request.detach_keys, created_at=time.time_ns()))
+        record = self._store.execs.put(ExecRecord(id=new_id(), container_id=found.id, project=who.project,
+                                                  request=request, created_at=time.time_ns()))
         self._forget_old(found.id)
         self._supervisor.emit(found, f"exec_create: {' '.join(request.argv)}", execID=record.id)
         return record
@@ -66,8 +62,8 @@ class ExecService:
         sandbox = self._sandboxes.require(container.pod_id)
         pod = self._store.pods.get(container.pod_id)
         assert pod is not None
-        process = launch.exec_process(pod, container, record)
-        if record.tty and rows and columns:
+        process = launch.exec_process(pod, container, record.request)
+        if record.request.tty and rows and columns:
             process = replace(process, rows=rows, columns=columns)
         record = self._store.execs.put(replace(record, handle=sandbox.new_handle()))
         ended = self._supervisor.exits.expect(container.pod_id, record.handle)
@@ -80,11 +76,11 @@ class ExecService:
             self._store.execs.put(replace(record, exit_code=code))
             raise failure from error
         record = self._store.execs.put(replace(record, pid=pid, running=True))
-        self._supervisor.emit(container, f"exec_start: {' '.join(record.argv)}", execID=record.id)
-        stream = ProcessStream(1 if record.tty else 2)
+        self._supervisor.emit(container, f"exec_start: {' '.join(record.request.argv)}", execID=record.id)
+        stream = ProcessStream(1 if record.request.tty else 2)
         if detach:
             stream.close()
-        await sandbox.channel.attach(record.handle, stream, stdout=0, stderr=None if record.tty else 0)
+        await sandbox.channel.attach(record.handle, stream, stdout=0, stderr=None if record.request.tty else 0)
         recorded = self._supervisor.spawn(self._record_end(record, ended))
         self._supervisor.spawn(self._forget_process(sandbox, record, recorded, stream))
         return None if detach else ExecAttachment(sandbox.channel, record, stream, recorded)
@@ -98,14 +94,14 @@ class ExecService:
 
     async def adopt(self, sandbox: Sandbox, record: ExecRecord, status: ProcessStatus) -> None:
         """An exec of an earlier daemon: its client is gone, its exit code is still wanted."""
-        stream = ProcessStream(1 if record.tty else 2)
+        stream = ProcessStream(1 if record.request.tty else 2)
         stream.close()
         future = self._supervisor.exits.expect(sandbox.pod_id, record.handle)
         if not status.running:
             future.set_result(exit_of(status))
         recorded = self._supervisor.spawn(self._record_end(record, future))
         await sandbox.channel.attach(record.handle, stream, stdout=status.stdout.acknowledged,
-                                     stderr=None if record.tty else status.stderr.acknowledged)
+                                     stderr=None if record.request.tty else status.stderr.acknowledged)
         self._supervisor.spawn(self._forget_process(sandbox, record, recorded, stream))
 
     def lose(self, record: ExecRecord) -> None:

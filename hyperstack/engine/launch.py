@@ -10,7 +10,7 @@ from typing import TypedDict
 
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import ContainerDisks
-from hyperstack.engine.records import ContainerRecord, ExecRecord, PodRecord
+from hyperstack.engine.records import ContainerRecord, ExecRequest, PodRecord
 from hyperstack.guest import messages
 from hyperstack.guest.linux import capability_numbers, container_capabilities, rlimit
 from hyperstack.guest.seccomp import default_profile
@@ -128,16 +128,16 @@ def main_process(pod: PodRecord, container: ContainerRecord) -> messages.Process
         **_privileges(spec.security))
 
 
-def exec_process(pod: PodRecord, container: ContainerRecord, record: ExecRecord) -> messages.Process:
+def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecRequest) -> messages.Process:
     spec, image = container.spec, container.image_config
-    env = _merge(environment(container, hostname(pod), tty=record.tty), record.env)
+    env = _merge(environment(container, hostname(pod), tty=request.tty), request.env)
     security = spec.security
-    if record.privileged:
+    if request.privileged:
         security = Security(privileged=True)
     return messages.Process(
-        argv=_encode(record.argv), env=_encode(env),
-        cwd=(record.working_dir or spec.working_dir or image.working_dir or "/").encode(),
-        user=(record.user or spec.user or image.user).encode(), tty=record.tty, stdin=record.attach_stdin,
+        argv=_encode(request.argv), env=_encode(env),
+        cwd=(request.working_dir or spec.working_dir or image.working_dir or "/").encode(),
+        user=(request.user or spec.user or image.user).encode(), tty=request.tty, stdin=request.attach_stdin,
         groups=spec.security.supplemental_groups,
         rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
         **_privileges(security))

@@ -69,10 +69,9 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     next_restart_at: int = 0
 
 
-class ExecRecord(Struct, frozen=True, kw_only=True):
-    id: str
-    container_id: str
-    project: str
+class ExecRequest(Struct, frozen=True, kw_only=True):
+    """One more process in a running container, as asked for."""
+
     argv: tuple[str, ...]
     env: tuple[str, ...] = ()
     working_dir: str = ""
@@ -83,11 +82,18 @@ class ExecRecord(Struct, frozen=True, kw_only=True):
     attach_stdout: bool = False
     attach_stderr: bool = False
     detach_keys: str = ""
+
+
+class ExecRecord(Struct, frozen=True, kw_only=True):
+    id: str
+    container_id: str
+    project: str
+    request: ExecRequest
+    created_at: int
     handle: int = 0
     pid: int = 0
     running: bool = False
     exit_code: int | None = None
-    created_at: int = 0
 
     @property
     def name(self) -> str:

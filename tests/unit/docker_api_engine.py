@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import io
 import os
@@ -25,14 +26,21 @@ import msgspec
 from hyperstack.engine.api import (
     ContainerStats,
     Credentials,
-    ExecRequest,
     Image,
     PathStat,
     Progress,
     ProgressSink,
     WaitCondition,
 )
-from hyperstack.engine.records import ContainerRecord, Event, ExecRecord, LogRecord, PodRecord, VolumeRecord
+from hyperstack.engine.records import (
+    ContainerRecord,
+    Event,
+    ExecRecord,
+    ExecRequest,
+    LogRecord,
+    PodRecord,
+    VolumeRecord,
+)
 from hyperstack.identity.api import Peer, Principal
 from hyperstack.pod.errors import Conflict, Forbidden, NameTaken, NotFound, NotModified, RegistryError, StartFailed
 from hyperstack.pod.finding import Finding
@@ -401,8 +409,7 @@ class Execs:
         record = self.engine.containers.get(who, container)
         if record.state is not ContainerState.RUNNING:
             raise Conflict(f"container {record.id} is not running")
-        created = ExecRecord(id=new_id(), container_id=record.id, project=who.project,
-                             **{name: getattr(request, name) for name in ExecRequest.__struct_fields__})
+        created = ExecRecord(id=new_id(), container_id=record.id, project=who.project, request=request, created_at=1)
         self.records[created.id] = created
         return created
 
@@ -414,10 +421,10 @@ class Execs:
     async def start(self, who: Principal, ident: str, *, detach: bool = False, rows: int = 0, columns: int = 0
                     ) -> Attached | None:
         record = self.get(who, ident)
-        process = self.processes[ident] = Process(tty=record.tty, open_stdin=record.attach_stdin)
-        attached = None if detach else process.attach(stdin=record.attach_stdin)
+        process = self.processes[ident] = Process(tty=record.request.tty, open_stdin=record.request.attach_stdin)
+        attached = None if detach else process.attach(stdin=record.request.attach_stdin)
         try:
-            await process.start(record.argv, self.engine.root, record.env)
+            await process.start(record.request.argv, self.engine.root, record.request.env)
         except StartFailed as error:
             self.records[ident] = msgspec.structs.replace(record, exit_code=error.exit_code)
             raise
@@ -465,16 +472,16 @@ class Images:
 
     async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
                    progress: ProgressSink | None = None) -> Image:
-        assert progress is not None
+        tell = progress or (lambda step: None)
         self.pulled_with = credentials
         if "absent" in reference:
             raise NotFound("image", reference)
         for step in range(3):
-            progress(Progress(ident="abababababab", status="Downloading", current=step, total=3))
+            tell(Progress(ident="abababababab", status="Downloading", current=step, total=3))
             await asyncio.sleep(0.01)
         if "broken" in reference:
             raise RegistryError("the registry lies about digests")
-        progress(Progress(ident="abababababab", status="Pull complete"))
+        tell(Progress(ident="abababababab", status="Pull complete"))
         self.images[BUSYBOX.id] = BUSYBOX
         return BUSYBOX
 
@@ -485,8 +492,8 @@ class Images:
 
     async def tag(self, who: Principal, name: str, reference: str) -> None:
         image = self.get(who, name)
-        self.images[image.id] = Image(**{**{field: getattr(image, field) for field in image.__dataclass_fields__},
-                                         "references": (*image.references, f"docker.io/library/{reference}")})
+        canonical = f"docker.io/library/{self.display(reference)}"
+        self.images[image.id] = dataclasses.replace(image, references=(*image.references, canonical))
 
     async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
                    ) -> ImageList:
@@ -562,7 +569,8 @@ class Pods:
 
     def containers_of(self, pod: PodRecord) -> list[ContainerRecord]:
         return [ContainerRecord(id=new_id(), pod_id=pod.id, project=pod.project, name=spec.name, spec=spec,
-                                image_id=BUSYBOX.id, image_config=BUSYBOX.config, created_at=pod.created_at)
+                                image_id=BUSYBOX.id, image_config=BUSYBOX.config, created_at=pod.created_at,
+                                init=spec in pod.spec.init_containers)
                 for spec in (*pod.spec.init_containers, *pod.spec.containers)]
 
     async def start(self, who: Principal, ref: str) -> None:
