@@ -14,7 +14,6 @@ _NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "dock
              "swarm and try again.")
 _LATER = {
     ("POST", "/build"): "building images",
-    ("POST", "/build/prune"): "building images",
     ("POST", "/build/cancel"): "building images",
     ("POST", "/session"): "building images with BuildKit",
     ("POST", "/grpc"): "building images with BuildKit",
@@ -34,6 +33,11 @@ async def _no_swarm(call: Call) -> web.StreamResponse:
     return json_response({"message": _NO_SWARM}, status=503)
 
 
+async def _no_build_cache(call: Call) -> web.StreamResponse:
+    """Part of `docker system prune`, which must not fail for want of something to remove."""
+    return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
+
+
 async def _no_plugins(call: Call) -> web.StreamResponse:
     return json_response([])
 
@@ -49,4 +53,4 @@ def table() -> list[Route]:
     """Routes of what is not here."""
     swarm = [Route("*", f"/{kind}{tail}", _no_swarm) for kind in _SWARM for tail in ("", "/{tail:.*}")]
     later = [Route(method, path, _unsupported(what)) for (method, path), what in _LATER.items()]
-    return [*swarm, *later, Route("GET", "/plugins", _no_plugins)]
+    return [*swarm, *later, Route("POST", "/build/prune", _no_build_cache), Route("GET", "/plugins", _no_plugins)]
