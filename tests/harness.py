@@ -236,7 +236,8 @@ class Daemon:
 
     @contextlib.contextmanager
     def sdk(self) -> Iterator[docker.DockerClient]:
-        with contextlib.closing(docker.DockerClient(base_url=f"unix://{self.socket}", timeout=int(PATIENCE_S))) as client:
+        client = docker.DockerClient(base_url=f"unix://{self.socket}", timeout=int(PATIENCE_S))
+        with contextlib.closing(client):
             yield client
 
     def _client(self, argv: list[str], *, stdin: bytes, check: bool, timeout: float) -> Output:

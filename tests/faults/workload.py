@@ -135,9 +135,10 @@ class Worker(threading.Thread):
         token = f"{self._rng.randrange(1 << 64):x}"
         ident = self._api.exec_create(name, ["sh", "-c", f"echo {token}; exit 5"])["Id"]
         output = self._api.exec_start(ident)
+        # Asked before the output is judged: a stream that a kill cut off looks like one that ended.
+        code = self._api.exec_inspect(ident)["ExitCode"]
         if output != f"{token}\n".encode():
             raise AssertionError(f"exec in {name} printed {output!r}, not {token}")
-        code = self._api.exec_inspect(ident)["ExitCode"]
         if code != 5:
             raise AssertionError(f"exec in {name} ended with {code}")
 
