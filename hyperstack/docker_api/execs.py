@@ -69,6 +69,9 @@ class ExecRoutes:
             text = f"{message_of(error)}\r\n".encode()
             await connection.write(text if record.request.tty else streams.frame(2, text))
             attachment = None
+        except BaseException:
+            connection.close()
+            raise
         if attachment is None:
             connection.close()
         else:

@@ -11,7 +11,7 @@ from hyperstack.http import body
 from hyperstack.http.call import Call
 from hyperstack.pod.errors import InvalidArgument
 
-_MAX_HEADER = 16 * 1024
+_MAX_HEADER = 64 * 1024
 
 
 def credentials_of(call: Call) -> Credentials | None:

@@ -60,21 +60,37 @@ async def unknown_paths(request: web.Request, handler: Callable[[web.Request], A
 
 
 async def guarded(request: web.Request, work: Awaitable[web.StreamResponse]) -> web.StreamResponse:
-    """The answer of `work`, whatever happens in it."""
+    """The answer of `work`, whatever happens in it. Where a part of the answer is out already, all that can be told is
+    that it is not whole: the connection ends without the stream's last chunk."""
     try:
         return await work
     except errors.HyperStackError as error:
-        return answer(error)
+        return answer(error) if _unanswered(request) else _cut(request, error)
+    except web.RequestPayloadError:
+        return json_response({"message": "the request body is malformed or not whole"}, status=400)
     except web.HTTPException as error:
         return json_response({"message": error.reason.lower()}, status=error.status)
-    except ConnectionError:
+    except ConnectionError as error:
         if request.transport is None or request.transport.is_closing():
             return Spent()  # The client went away; nobody is left to be told.
-        return _internal(request)
-    except Exception:  # The outermost boundary: a defect of ours must not look like the client's.
-        return _internal(request)
+        return _internal(request, error)
+    except Exception as error:  # The outermost boundary: a defect of ours must not look like the client's.
+        return _internal(request, error)
 
 
-def _internal(request: web.Request) -> web.StreamResponse:
+def _unanswered(request: web.Request) -> bool:
+    return request.writer.output_size == 0
+
+
+def _cut(request: web.Request, error: Exception) -> web.StreamResponse:
+    _log.warning("%s %s ends early: %s", request.method, request.path, error)
+    if request.transport is not None:
+        request.transport.close()
+    return Spent()
+
+
+def _internal(request: web.Request, error: Exception) -> web.StreamResponse:
     _log.exception("%s %s failed", request.method, request.path)
+    if not _unanswered(request):
+        return _cut(request, error)
     return json_response({"message": "internal error; the daemon's log has the details"}, status=500)

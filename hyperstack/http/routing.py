@@ -20,6 +20,10 @@ CheckVersion = Callable[[str | None], tuple[int, int]]
 _shielded: set[asyncio.Future[web.StreamResponse]] = set()
 """The event loop itself refers to its tasks only weakly."""
 
+MAX_LINE = 64 * 1024
+"""Bytes of a request's first line and of a header. Filters travel in the one and registry tokens in the other, and
+both outgrow aiohttp's 8 KiB."""
+
 _UCRED = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
@@ -45,7 +49,7 @@ def make_runner(app: web.Application, *, shutdown_timeout: float = 3.0) -> web.A
     """The runner these handlers are made for: a connection's end cancels its handler (`Route.cancellable` decides what
     that means), and idle connections cost nothing in the log."""
     return web.AppRunner(app, handle_signals=False, access_log=None, handler_cancellation=True,
-                         shutdown_timeout=shutdown_timeout)
+                         shutdown_timeout=shutdown_timeout, max_line_size=MAX_LINE, max_field_size=MAX_LINE)
 
 
 def peer_of(request: web.Request) -> Peer:

@@ -47,7 +47,8 @@ class PodRoutes:
         return json_response({**self._describe(pod), "spec": msgspec.to_builtins(pod.spec)})
 
     async def create(self, call: Call) -> web.StreamResponse:
-        """All pods of the manifest, or none."""
+        """All pods of the manifest are made, or none. Then they are started; one that does not start stays, with its
+        logs, and the error says why."""
         raw = await body.read(call.request, limit=MAX_SIZE)
         # A megabyte of YAML takes a second, which other callers shall not wait for.
         manifests = await asyncio.to_thread(parse_manifests, raw, project=call.who.project)
@@ -56,13 +57,16 @@ class PodRoutes:
         made: list[PodRecord] = []
         try:
             for manifest in manifests:
-                made.append(await self._pods.create(call.who, manifest.spec, start=call.flag("start", default=True)))
+                made.append(await self._pods.create(call.who, manifest.spec, start=False))
         except HyperStackError:
             for pod in made:
                 with contextlib.suppress(NotFound):
                     await self._pods.remove(call.who, pod.id, force=True)
             raise
-        pods = [self._describe(pod) for pod in made]
+        if call.flag("start", default=True):
+            for pod in made:
+                await self._pods.start(call.who, pod.id)
+        pods = [self._describe(self._pods.get(call.who, pod.id)) for pod in made]
         return json_response({"id": pods[0]["id"], "pods": pods}, status=201)
 
     async def _ensure_images(self, call: Call, manifest: Manifest) -> None:

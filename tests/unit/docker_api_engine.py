@@ -42,7 +42,16 @@ from hyperstack.engine.records import (
     VolumeRecord,
 )
 from hyperstack.identity.api import Peer, Principal
-from hyperstack.pod.errors import Conflict, Forbidden, NameTaken, NotFound, NotModified, RegistryError, StartFailed
+from hyperstack.pod.errors import (
+    Conflict,
+    Forbidden,
+    InvalidArgument,
+    NameTaken,
+    NotFound,
+    NotModified,
+    RegistryError,
+    StartFailed,
+)
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.ids import check_name, new_id, random_name
 from hyperstack.pod.spec import ContainerSpec, ImageConfig, PodSpec, Resources, RestartPolicy
@@ -497,7 +506,8 @@ class Images:
 
     async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
                    ) -> ImageList:
-        assert b"".join([part async for part in stream])
+        if not b"".join([part async for part in stream]):
+            raise InvalidArgument("the archive is empty")
         self.images[BUSYBOX.id] = BUSYBOX
         return [BUSYBOX]
 
