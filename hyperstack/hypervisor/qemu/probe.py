@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hyperstack.hypervisor.qemu import launcher, runtime_root
 from hyperstack.hypervisor.qemu.cgroups import CgroupParent
-from hyperstack.hypervisor.qemu.command import SANDBOX
+from hyperstack.hypervisor.qemu.command import SANDBOX, cpu
 from hyperstack.hypervisor.qemu.place import new_last_words, read_last_words
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.pod.errors import Unavailable
@@ -45,7 +45,7 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     seconds: float | None
     """None: it did not pass."""
     words: str
@@ -70,13 +70,13 @@ async def choose_accelerator(*, cache_dir: Path, root: runtime_root.RuntimeRoot,
 
 
 async def _try_all(*, root: runtime_root.RuntimeRoot, jail: Path, rom: Path) -> Accelerator:
-    emulated = await _try("tcg", _TCG_DEADLINE_S, root=root, jail=jail, rom=rom)
+    emulated = await try_machine("tcg", _TCG_DEADLINE_S, root=root, jail=jail, rom=rom)
     if emulated.seconds is None:
         raise Unavailable(f"QEMU cannot run a machine on this host: {emulated.words}",
                           hint="is the daemon root, and is this host allowed to make namespaces?")
     if not os.access(_KVM, os.F_OK):
         return Accelerator("tcg", "there is no /dev/kvm")
-    virtual = await _try("kvm", _KVM_DEADLINE_S, root=root, jail=jail, rom=rom)
+    virtual = await try_machine("kvm", _KVM_DEADLINE_S, root=root, jail=jail, rom=rom)
     if virtual.seconds is None:
         return Accelerator("tcg", f"/dev/kvm exists, but a trial machine failed: {virtual.words}")
     if virtual.seconds > emulated.seconds:
@@ -85,8 +85,9 @@ async def _try_all(*, root: runtime_root.RuntimeRoot, jail: Path, rom: Path) -> 
     return Accelerator("kvm", f"a trial machine took {virtual.seconds:.2f} s")
 
 
-async def _try(accelerator: str, deadline: float, *, root: runtime_root.RuntimeRoot, jail: Path, rom: Path) -> _Trial:
-    """Boot the ROM as a machine would be booted."""
+async def try_machine(accelerator: str, deadline: float, *, root: runtime_root.RuntimeRoot, jail: Path, rom: Path
+                      ) -> Trial:
+    """Boot the ROM, confined as every machine; it is gone when this returns."""
     with contextlib.ExitStack() as stack:
         words = new_last_words()
         stack.callback(os.close, words)
@@ -94,7 +95,7 @@ async def _try(accelerator: str, deadline: float, *, root: runtime_root.RuntimeR
         stack.callback(os.close, null)
         command = [root.program, "-nodefaults", "-no-user-config", "-display", "none", "-L", root.firmware,
                    "-sandbox", SANDBOX, "-M", "pc,hpet=off", "-accel", accelerator,
-                   "-cpu", "host" if accelerator == "kvm" else "max", "-m", "16", "-no-reboot",
+                   "-cpu", cpu(accelerator), "-m", "16", "-no-reboot",
                    "-device", "isa-debug-exit,iobase=0xf4,iosize=1", "-bios", f"/{runtime_root.KERNEL}"]
         begin = time.monotonic()
         pid = launcher.spawn(jail, uid=_NOBODY, root=root.path, kvm=accelerator == "kvm", cgroups=(),
@@ -105,15 +106,15 @@ async def _try(accelerator: str, deadline: float, *, root: runtime_root.RuntimeR
             async with asyncio.timeout(deadline):
                 how = await process.wait()
         except TimeoutError:
-            return _Trial(None, f"it had not passed after {deadline:.0f} s")
+            return Trial(None, f"it had not passed after {deadline:.0f} s")
         finally:
             process.kill()
             await process.wait()
             process.close()
         if how == _PASSED_STATUS:
-            return _Trial(time.monotonic() - begin, "")
+            return Trial(time.monotonic() - begin, "")
         said = read_last_words(words)
-        return _Trial(None, f"QEMU {how}" + (f": {said[:300]}" if said else ""))
+        return Trial(None, f"QEMU {how}" + (f": {said[:300]}" if said else ""))
 
 
 def _key(root: runtime_root.RuntimeRoot, jail: Path, rom: Path) -> str:
