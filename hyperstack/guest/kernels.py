@@ -23,6 +23,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -46,8 +47,10 @@ _DEBIAN_COMMAND_LINE = "cgroup_no_v1=all"
 """What needs no host: speed under emulation is the backend's business."""
 _BUILD_DEADLINE_S = 300
 _APT_DEADLINE_S = 600
+_STALE_S = 24 * 3600
 _TAIL = 800
 """Characters of a failed program's output that an error repeats."""
+_NAME = re.compile(r"[a-zA-Z0-9][\w.+~-]{0,127}\Z")
 _RELEASE = re.compile(r"linux-image-(\d[\w.+~-]*-cloud-amd64)\Z")
 
 
@@ -100,6 +103,7 @@ class KernelStore:
         if not agent.exists():
             progress("Compiling the guest agent")
             await asyncio.to_thread(build_agent, self._root)
+        await asyncio.to_thread(self._clean)
         name = self._default_name()
         if name is None:
             name = await self._import_debian(progress)
@@ -115,7 +119,7 @@ class KernelStore:
         if chosen is None:
             raise NotFound("kernel", "default", hint="Run `hyperd` once with access to Debian's archive.")
         directory = self._kernels / chosen
-        if "/" in chosen or chosen.startswith(".") or not (directory / "kernel.json").exists():
+        if not _NAME.match(chosen) or not (directory / "kernel.json").exists():
             raise NotFound("kernel", chosen[:64], hint="`hyperctl kernel ls` shows what there is.")
         initrd = self._initrd(directory)
         if not initrd.exists():
@@ -132,21 +136,12 @@ class KernelStore:
                 found.append(self.get(directory.name))
         return found
 
-    # --- import ---
+    def import_tree(self, tree: Path, release: str) -> str:
+        """Import a packaged kernel, and make it the default; its name in the store. `ensure_default` makes it bootable.
 
-    async def _import_debian(self, progress: Callable[[str], None]) -> str:
-        unpacked = await asyncio.to_thread(_installed)
-        if unpacked:
-            progress(f"Importing the installed kernel {unpacked[1]}")
-            return await asyncio.to_thread(self._add_packaged, *unpacked)
-        with _temporary_directory(self._root) as work:
-            progress("Downloading Debian's cloud kernel")
-            release = await asyncio.to_thread(_download, work)
-            progress(f"Importing the kernel {release}")
-            return await asyncio.to_thread(self._add_packaged, work / "x", release)
-
-    def _add_packaged(self, tree: Path, release: str) -> str:
-        """Import from a tree with boot/ and lib/modules/, and make it the default."""
+        :param tree: holds boot/vmlinuz-RELEASE and lib/modules/RELEASE, as Debian's packages have them.
+        :raise InvalidArgument: no kernel image that this can read. :raise NotFound: it lacks a driver that pods need.
+        """
         name = f"debian-{release}"
         chosen = modules.select(tree / "lib/modules" / release, _REQUIRED, _OPTIONAL)
         image = vmlinux.extract((tree / "boot" / f"vmlinuz-{release}").read_bytes())
@@ -160,11 +155,25 @@ class KernelStore:
             (work / "kernel.json").write_bytes(msgspec.json.encode(record))
             self._kernels.mkdir(parents=True, exist_ok=True)
             work.chmod(0o755)
-            # Where another daemon was first, its directory is as good.
-            if not (self._kernels / name).exists():
+            # Where another daemon was first, its directory is as good; one without a record is nobody's.
+            if not (self._kernels / name / "kernel.json").exists():
+                shutil.rmtree(self._kernels / name, ignore_errors=True)
                 work.rename(self._kernels / name)
         _write_atomically(self._kernels / "default", name.encode())
         return name
+
+    # --- import ---
+
+    async def _import_debian(self, progress: Callable[[str], None]) -> str:
+        unpacked = await asyncio.to_thread(_installed)
+        if unpacked:
+            progress(f"Importing the installed kernel {unpacked[1]}")
+            return await asyncio.to_thread(self.import_tree, *unpacked)
+        with _temporary_directory(self._root) as work:
+            progress("Downloading Debian's cloud kernel")
+            release = await asyncio.to_thread(_download, work)
+            progress(f"Importing the kernel {release}")
+            return await asyncio.to_thread(self.import_tree, work / "x", release)
 
     # --- initramfs ---
 
@@ -176,6 +185,14 @@ class KernelStore:
                 data = initramfs.build(self._agent().read_bytes(), _stored_modules(directory))
                 _write_atomically(initrd, data)
                 log.info("made the initramfs of kernel %s", directory.name)
+
+    def _clean(self) -> None:
+        """Remove what was being made when somebody was killed, long enough ago that nobody makes it now."""
+        for path in (*self._root.glob(".new-*"), *self._kernels.glob(".new-*"), *self._kernels.glob("*/.new-*")):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE_S:
+                    shutil.rmtree(path, ignore_errors=True)
+                    path.unlink(missing_ok=True)
 
     def _initrd(self, directory: Path) -> Path:
         agent = self._agent()

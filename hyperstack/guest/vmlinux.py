@@ -16,8 +16,8 @@ import zstandard
 
 from hyperstack.pod.errors import InvalidArgument, Unavailable
 
-_LIMIT = 512 << 20
-"""Bytes of an uncompressed kernel; Debian's have 40-70 MB."""
+_LIMIT = 256 << 20
+"""Bytes of an uncompressed kernel; Debian's have 50-70 MB."""
 _MAGIC_OFFSET = 0x202
 _SETUP_SECTORS_OFFSET = 0x1F1
 _VERSION_OFFSET = 0x206
@@ -53,8 +53,12 @@ def extract(image: bytes) -> bytes:
         kernel = _decompress(payload)
     except (lzma.LZMAError, zlib.error, zstandard.ZstdError, EOFError) as error:
         raise InvalidArgument(f"the kernel image's payload is garbled: {error}", field="kernel") from error
-    if len(kernel) > _LIMIT or not is_elf(kernel):
+    if not is_elf(kernel):
         raise InvalidArgument("the kernel image's payload is no ELF kernel", field="kernel", value=len(kernel))
+    # However it is packed, the build ends the payload with the unpacked size: a stream that was cut short is found.
+    if kernel is not payload and len(kernel) != int.from_bytes(payload[-4:], "little"):
+        raise InvalidArgument("the kernel image's payload is cut short or too large", field="kernel",
+                              value=len(kernel))
     return kernel
 
 

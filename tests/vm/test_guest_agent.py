@@ -308,28 +308,30 @@ async def test_a_handle_is_used_once_and_a_running_process_is_not_released(guest
 
 # --- terminals ---
 
-async def test_a_terminal_has_a_size_a_console_and_job_control(guest: Guest, stopped: str) -> None:
+async def test_a_terminal_has_a_size_a_console_and_interrupts(guest: Guest, stopped: str) -> None:
     handle, sink = guest.handle(), Collector()
-    await guest.channel.start(stopped, handle, process("sh", "-i", tty=True, stdin=True, rows=33, columns=99))
+    script = ("trap 'echo interrupted' INT; stty size; tty; echo to-console > /dev/console; read line; stty size; "
+              "cat; echo code $?; exit 5")
+    await guest.channel.start(stopped, handle, process("sh", "-c", script, tty=True, stdin=True, rows=33, columns=99))
     await guest.channel.attach(handle, sink, stdout=0, stderr=None)
 
-    async def type_and_wait(text: str, wanted: str) -> None:
-        await guest.channel.write_stdin(handle, text.encode())
-        for _ in range(200):
-            if wanted in sink.out:
-                return
-            await asyncio.sleep(0.05)
-        raise AssertionError(f"{wanted!r} is not in {sink.out!r}")
+    async def wait_for(wanted: str) -> None:
+        async with asyncio.timeout(30):
+            while wanted not in sink.out:
+                await asyncio.sleep(0.02)
 
-    await type_and_wait("stty size; tty; echo to-console > /dev/console\n", "33 99\r\n/dev/pts/0\r\nto-console")
+    await wait_for("33 99\r\n/dev/pts/0\r\nto-console\r\n")
     await guest.channel.resize(handle, rows=10, columns=20)
-    await type_and_wait("stty size\n", "10 20\r\n")
-    await type_and_wait("cat\nto the cat\n", "to the cat\r\nto the cat\r\n")
-    await type_and_wait("\x03echo code $?\n", "code 130\r\n")
-    await guest.channel.write_stdin(handle, b"exit 5\n")
+    await guest.channel.write_stdin(handle, b"go on\n")
+    await wait_for("10 20\r\n")
+    await guest.channel.write_stdin(handle, b"to the cat\n")
+    await wait_for("to the cat\r\nto the cat\r\n")
+    await guest.channel.write_stdin(handle, b"\x03")
+    await wait_for("interrupted\r\n")
     event = await asyncio.wait_for(guest.exited(handle), 30)
     await asyncio.wait_for(sink.ends[1].wait(), 30)
     assert event.code == 5
+    assert "code 130\r\n" in sink.out
     await guest.channel.release(handle)
 
 
