@@ -5,17 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import fcntl
 import io
 import os
-import pty
-import shutil
 import signal
 import stat
-import struct
 import tarfile
-import termios
 import time
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
@@ -25,11 +19,7 @@ import msgspec
 
 from hyperstack.engine.api import (
     ContainerStats,
-    Credentials,
-    Image,
     PathStat,
-    Progress,
-    ProgressSink,
     WaitCondition,
 )
 from hyperstack.engine.records import (
@@ -45,19 +35,17 @@ from hyperstack.identity.api import Peer, Principal
 from hyperstack.pod.errors import (
     Conflict,
     Forbidden,
-    InvalidArgument,
     NameTaken,
     NotFound,
     NotModified,
-    RegistryError,
     StartFailed,
 )
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.ids import check_name, new_id, random_name
-from hyperstack.pod.spec import ContainerSpec, ImageConfig, PodSpec, Resources, RestartPolicy
+from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 from hyperstack.pod.states import ContainerState, SandboxState
-
-ImageList = list[Image]
+from tests.unit.docker_api_images import BUSYBOX, Images
+from tests.unit.docker_api_process import Attached, Process
 
 
 class Identities:
@@ -70,137 +58,6 @@ class Identities:
             raise Forbidden("that project is not yours")
         assert peer.uid == os.getuid()
         return Principal(user=f"uid:{peer.uid}", project="default", admin=True)
-
-
-class Attached:
-    """One client's view of a process."""
-
-    def __init__(self, process: Process, *, stdin: bool) -> None:
-        self.tty = process.tty
-        self.process = process
-        self.stdin = stdin
-        self.closed = False
-        self.queue: asyncio.Queue[LogRecord | None] = asyncio.Queue(maxsize=8)
-
-    async def read(self) -> LogRecord | None:
-        return await self.queue.get()
-
-    async def write(self, data: bytes) -> None:
-        if not self.stdin:
-            raise Conflict("stdin is not open")
-        await self.process.write(data)
-
-    async def close_stdin(self) -> None:
-        await self.process.close_stdin()
-
-    async def close(self) -> None:
-        self.closed = True
-        if self in self.process.attached:
-            self.process.attached.remove(self)
-
-
-class Process:
-    """A process that may not have started yet."""
-
-    def __init__(self, *, tty: bool, open_stdin: bool) -> None:
-        self.tty = tty
-        self.open_stdin = open_stdin
-        self.attached: list[Attached] = []
-        self.log: list[LogRecord] = []
-        self.grown = asyncio.Condition()
-        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.child: asyncio.subprocess.Process | None = None
-        self.started = asyncio.Event()
-        self.master = -1
-
-    async def start(self, argv: tuple[str, ...], cwd: Path, env: tuple[str, ...] = ()) -> int:
-        if shutil.which(argv[0]) is None:
-            raise StartFailed(f'exec: "{argv[0]}"', exit_code=127)
-        slave = -1
-        if self.tty:
-            self.master, slave = pty.openpty()
-        stdin = slave if self.tty else asyncio.subprocess.PIPE if self.open_stdin else asyncio.subprocess.DEVNULL
-        out = slave if self.tty else asyncio.subprocess.PIPE
-        self.child = await asyncio.create_subprocess_exec(
-            *argv, stdin=stdin, stdout=out, stderr=out, cwd=cwd, start_new_session=True,
-            env={"PATH": os.environ["PATH"], **dict(item.split("=", 1) for item in env)})
-        if slave >= 0:
-            os.close(slave)
-        self.started.set()
-        self.task = asyncio.create_task(self._run(self.child))
-        return self.child.pid
-
-    async def _run(self, child: asyncio.subprocess.Process) -> None:
-        if self.tty:
-            reader = asyncio.StreamReader()
-            loop = asyncio.get_running_loop()
-            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader),
-                                                        os.fdopen(os.dup(self.master), "rb", 0))
-            await self._copy(reader, 1)
-            transport.close()
-        else:
-            assert child.stdout
-            assert child.stderr
-            await asyncio.gather(self._copy(child.stdout, 1), self._copy(child.stderr, 2))
-        code = await child.wait()
-        for attached in list(self.attached):
-            await attached.queue.put(None)
-        self.code.set_result(code if code >= 0 else 128 - code)
-        async with self.grown:
-            self.grown.notify_all()
-
-    async def _copy(self, reader: asyncio.StreamReader, stream: int) -> None:
-        with contextlib.suppress(OSError):  # A terminal ends with EIO.
-            while data := await reader.read(65536):
-                record = LogRecord(time_ns=time.time_ns(), stream=stream, data=data)
-                async with self.grown:
-                    self.log.append(record)
-                    self.grown.notify_all()
-                for attached in list(self.attached):
-                    while attached in self.attached:
-                        with contextlib.suppress(asyncio.TimeoutError):
-                            await asyncio.wait_for(attached.queue.put(record), 0.2)
-                            break
-
-    async def write(self, data: bytes) -> None:
-        await self.started.wait()
-        if self.tty:
-            await asyncio.to_thread(os.write, self.master, data)
-        else:
-            assert self.child
-            assert self.child.stdin
-            self.child.stdin.write(data)
-            try:
-                await self.child.stdin.drain()
-            except ConnectionError as error:
-                raise Conflict("stdin was closed") from error
-
-    async def close_stdin(self) -> None:
-        await self.started.wait()
-        if not self.tty and self.child and self.child.stdin:
-            self.child.stdin.close()
-
-    def attach(self, *, stdin: bool) -> Attached:
-        attached = Attached(self, stdin=stdin)
-        self.attached.append(attached)
-        return attached
-
-    def kill(self, number: int) -> None:
-        if self.child and self.child.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.child.pid, number)
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    async def end(self) -> None:
-        self.kill(signal.SIGKILL)
-        if self.child:
-            self.attached.clear()
-            await self.task
-        if self.master >= 0:
-            os.close(self.master)
-            self.master = -1
 
 
 class Containers:
@@ -448,79 +305,6 @@ class Execs:
     async def resize(self, who: Principal, ident: str, *, rows: int, columns: int) -> None:
         self.get(who, ident)
         self.processes[ident].resize(rows, columns)
-
-
-BUSYBOX = Image(id="sha256:" + "ab" * 32, references=("docker.io/library/busybox:latest",),
-                digests=("docker.io/library/busybox@sha256:" + "cd" * 32,), raw_config={"history": [
-                    {"created": "2024-01-02T03:04:05Z", "created_by": "ADD file"}], "author": "somebody"},
-                config=ImageConfig(command=("sh",), env=("PATH=/bin",), labels={"maker": "us"}),
-                diff_ids=("sha256:" + "ef" * 32,), created_at=1_700_000_000_000_000_000, size=4 << 20,
-                architecture="amd64", os="linux")
-
-
-class Images:
-    def __init__(self) -> None:
-        self.images: dict[str, Image] = {}
-        self.pulled_with: Credentials | None = None
-
-    def get(self, who: Principal, name: str) -> Image:
-        for image in self.images.values():
-            familiar = [self.display(reference) for reference in image.references]
-            if name in (image.id, image.id[7:19], *familiar) or f"{name}:latest" in familiar:
-                return image
-        raise NotFound("image", name)
-
-    def list_all(self, who: Principal) -> ImageList:
-        return list(self.images.values())
-
-    def display_name(self, image_id: str) -> str:
-        return self.display(self.images[image_id].references[0])
-
-    def display(self, reference: str) -> str:
-        return reference.removeprefix("docker.io/").removeprefix("library/")
-
-    async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
-                   progress: ProgressSink | None = None) -> Image:
-        tell = progress or (lambda step: None)
-        self.pulled_with = credentials
-        if "absent" in reference:
-            raise NotFound("image", reference)
-        for step in range(3):
-            tell(Progress(ident="abababababab", status="Downloading", current=step, total=3))
-            await asyncio.sleep(0.01)
-        if "broken" in reference:
-            raise RegistryError("the registry lies about digests")
-        tell(Progress(ident="abababababab", status="Pull complete"))
-        self.images[BUSYBOX.id] = BUSYBOX
-        return BUSYBOX
-
-    async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
-        image = self.get(who, name)
-        del self.images[image.id]
-        return [("Untagged", self.display(image.references[0])), ("Deleted", image.id)]
-
-    async def tag(self, who: Principal, name: str, reference: str) -> None:
-        image = self.get(who, name)
-        canonical = f"docker.io/library/{self.display(reference)}"
-        self.images[image.id] = dataclasses.replace(image, references=(*image.references, canonical))
-
-    async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
-                   ) -> ImageList:
-        if not b"".join([part async for part in stream]):
-            raise InvalidArgument("the archive is empty")
-        self.images[BUSYBOX.id] = BUSYBOX
-        return [BUSYBOX]
-
-    async def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]:
-        for name in names:
-            yield self.get(who, name).id.encode()
-
-    async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
-                         changes: Collection[str] = ()) -> Image:
-        return (await self.load(who, stream))[0]
-
-    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]:
-        return [], 0
 
 
 class Volumes:

@@ -18,7 +18,8 @@ from hyperstack.engine.api import Engine
 from hyperstack.engine.records import Event
 from hyperstack.http.routing import make_runner
 from hyperstack.identity.api import Principal
-from tests.unit.docker_api_engine import BUSYBOX, FakeEngine, Identities
+from tests.unit.docker_api_engine import FakeEngine, Identities
+from tests.unit.docker_api_images import BUSYBOX
 
 
 @dataclass

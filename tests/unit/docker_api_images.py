@@ -1,0 +1,86 @@
+"""An image store that holds one image, and pulls no other."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Collection
+
+from hyperstack.engine.api import Credentials, Image, Progress, ProgressSink
+from hyperstack.identity.api import Principal
+from hyperstack.pod.errors import InvalidArgument, NotFound, RegistryError
+from hyperstack.pod.spec import ImageConfig
+
+ImageList = list[Image]
+
+BUSYBOX = Image(id="sha256:" + "ab" * 32, references=("docker.io/library/busybox:latest",),
+                digests=("docker.io/library/busybox@sha256:" + "cd" * 32,), raw_config={"history": [
+                    {"created": "2024-01-02T03:04:05Z", "created_by": "ADD file"}], "author": "somebody"},
+                config=ImageConfig(command=("sh",), env=("PATH=/bin",), labels={"maker": "us"}),
+                diff_ids=("sha256:" + "ef" * 32,), created_at=1_700_000_000_000_000_000, size=4 << 20,
+                architecture="amd64", os="linux")
+
+
+class Images:
+    def __init__(self) -> None:
+        self.images: dict[str, Image] = {}
+        self.pulled_with: Credentials | None = None
+
+    def get(self, who: Principal, name: str) -> Image:
+        for image in self.images.values():
+            familiar = [self.display(reference) for reference in image.references]
+            if name in (image.id, image.id[7:19], *familiar) or f"{name}:latest" in familiar:
+                return image
+        raise NotFound("image", name)
+
+    def list_all(self, who: Principal) -> ImageList:
+        return list(self.images.values())
+
+    def display_name(self, image_id: str) -> str:
+        return self.display(self.images[image_id].references[0])
+
+    def display(self, reference: str) -> str:
+        return reference.removeprefix("docker.io/").removeprefix("library/")
+
+    async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Image:
+        tell = progress or (lambda step: None)
+        self.pulled_with = credentials
+        if "absent" in reference:
+            raise NotFound("image", reference)
+        for step in range(3):
+            tell(Progress(ident="abababababab", status="Downloading", current=step, total=3))
+            await asyncio.sleep(0.01)
+        if "broken" in reference:
+            raise RegistryError("the registry lies about digests")
+        tell(Progress(ident="abababababab", status="Pull complete"))
+        self.images[BUSYBOX.id] = BUSYBOX
+        return BUSYBOX
+
+    async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
+        image = self.get(who, name)
+        del self.images[image.id]
+        return [("Untagged", self.display(image.references[0])), ("Deleted", image.id)]
+
+    async def tag(self, who: Principal, name: str, reference: str) -> None:
+        image = self.get(who, name)
+        canonical = f"docker.io/library/{self.display(reference)}"
+        self.images[image.id] = dataclasses.replace(image, references=(*image.references, canonical))
+
+    async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
+                   ) -> ImageList:
+        if not b"".join([part async for part in stream]):
+            raise InvalidArgument("the archive is empty")
+        self.images[BUSYBOX.id] = BUSYBOX
+        return [BUSYBOX]
+
+    async def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]:
+        for name in names:
+            yield self.get(who, name).id.encode()
+
+    async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
+                         changes: Collection[str] = ()) -> Image:
+        return (await self.load(who, stream))[0]
+
+    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]:
+        return [], 0
