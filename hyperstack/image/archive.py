@@ -21,7 +21,7 @@ from hyperstack.image import manifest as manifests
 from hyperstack.image import tar
 from hyperstack.image.blobs import BlobStore, discard
 from hyperstack.image.compression import CompressionError, unpacked
-from hyperstack.image.errors import printable
+from hyperstack.image.errors import MALFORMED, printable
 from hyperstack.pod.errors import Exhausted, InvalidArgument
 
 MAX_MEMBERS = 65536
@@ -113,7 +113,7 @@ class Archive:
         document = self.document(self.member("manifest.json"))
         try:
             entries = msgspec.json.decode(document, type=tuple[_DockerImage, ...])
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             raise InvalidArgument(f"manifest.json is malformed: {printable(str(error))}", field="archive") from error
         if len(entries) > _MAX_IMAGES:
             raise InvalidArgument(f"the archive has more than {_MAX_IMAGES} images", field="archive")

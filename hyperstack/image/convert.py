@@ -15,7 +15,7 @@ import msgspec
 from hyperstack.image.blobs import BlobStore, publish
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.digest import hexadecimal, is_digest, short
-from hyperstack.image.errors import printable
+from hyperstack.image.errors import MALFORMED, printable
 from hyperstack.image.worker import Report, Settings
 from hyperstack.pod.errors import Exhausted, HyperStackError, InvalidArgument
 
@@ -137,7 +137,7 @@ async def _listen(process: asyncio.subprocess.Process, on_read: Callable[[int], 
         code = await process.wait()
         last = printable((await complaint).decode("utf-8", "replace").strip().rpartition("\n")[2])
         return Report(outcome="failed", message=f"the unpacking process ended with {code}: {last or 'no word'}")
-    except (msgspec.DecodeError, ValueError):
+    except (*MALFORMED, ValueError):
         return Report(outcome="failed", message="the unpacking process wrote what is no report")
     finally:
         complaint.cancel()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from hyperstack.pod.errors import HyperStackError, NotFound
+
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""All that `msgspec.json.decode` raises over a stranger's bytes."""
 
 
 class ImageUnavailable(NotFound):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hyperstack.image.digest import is_digest
-from hyperstack.image.errors import printable
+from hyperstack.image.errors import MALFORMED, printable
 from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.spec import ImageConfig
 
@@ -136,7 +136,7 @@ def _decode(data: bytes, kind: type[_T], what: str) -> _T:
         raise DocumentError(f"the {what} is {len(data)} bytes long (at most {MAX_DOCUMENT})")
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise DocumentError(f"the {what} is malformed: {printable(str(error))}") from None
 
 

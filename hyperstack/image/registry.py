@@ -26,7 +26,7 @@ from hyperstack.image import digest as digests
 from hyperstack.image.api import Credentials
 from hyperstack.image.auth import Challenge, TokenAnswer, TokenCache, basic, parse_challenge, realm_is_safe
 from hyperstack.image.config import ImageConfigOptions
-from hyperstack.image.errors import ImageUnavailable, printable
+from hyperstack.image.errors import MALFORMED, ImageUnavailable, printable
 from hyperstack.image.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT
 from hyperstack.image.names import DEFAULT_HOST, Reference
 from hyperstack.pod.errors import RegistryError
@@ -232,7 +232,7 @@ class RegistryClient:
             data = await self._body(response, _MAX_ANSWER, source)
         try:
             answer = msgspec.json.decode(data, type=TokenAnswer)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except MALFORMED as error:
             raise RegistryError(f"{source.host}'s token server sent what is no token", field="registry",
                                 value=source.host) from error
         if not answer.value or not answer.value.isascii() or not answer.value.isprintable():
@@ -301,7 +301,7 @@ def _detail(data: bytes) -> str:
     """The first error of a registry's error document, in printable words."""
     try:
         errors = msgspec.json.decode(data, type=_Errors).errors
-    except (msgspec.DecodeError, RecursionError):
+    except MALFORMED:
         return ""
     return printable(f"{errors[0].code.lower()}: {errors[0].message}", 200) if errors else ""
 

@@ -1,8 +1,7 @@
-"""A real registry (Debian's docker-registry) on a loopback port, with and without a password, and stores to pull with."""
+"""Real registries (Debian's docker-registry) on loopback ports, open and guarded, and stores to pull with."""
 
 from __future__ import annotations
 
-import crypt  # Debian 12 has Python 3.11
 import os
 import socket
 import subprocess
@@ -17,9 +16,12 @@ import yaml
 
 from hyperstack.image.config import ImageConfigOptions, Patience
 from hyperstack.image.store import ImageStore
+from tests.harness import CACHE
 from tests.unit.image_builds import BuiltImage, oci_archive
 
 USER, PASSWORD = "alice", "correct horse"
+PASSWORD_HASH = "$2b$04$Yuq1TGW56pq8j5Rwp5pdXuU8zCN4C.uH7vifX/9.noCAwrfeanT4i"
+"""Of that password, by bcrypt with the least cost: all that docker-registry takes."""
 PATIENCE = Patience(connect=2, stall=0.5, request=2, tries=3, backoff=0.01)
 WORKER_UID = 64_999 if os.geteuid() == 0 else None
 
@@ -37,7 +39,8 @@ class RealRegistry:
         archive = scratch / "pushed.tar"
         archive.write_bytes(oci_archive(image, f"{self.host}/{name}"))
         login = ["--dest-creds", self.credentials] if self.credentials else []
-        subprocess.run(["skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests", "--dest-tls-verify=false", *login,
+        subprocess.run(["skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
+                        "--dest-tls-verify=false", *login,
                         f"oci-archive:{archive}", f"docker://{self.host}/{name}"], check=True, capture_output=True)
         return f"{self.host}/{name}"
 
@@ -49,6 +52,14 @@ def free_port() -> int:
         return port
 
 
+def registry_binary() -> Path:
+    """Debian's package, installed or unpacked by test.sh."""
+    there = [path for path in (Path("/usr/bin/docker-registry"), CACHE / "docker-registry/usr/bin/docker-registry")
+             if path.exists()]
+    assert there, "no docker-registry: run ./test.sh, which fetches it"
+    return there[0]
+
+
 @contextmanager
 def running(directory: Path, *, guarded: bool) -> Iterator[RealRegistry]:
     host = f"localhost:{free_port()}"
@@ -56,11 +67,10 @@ def running(directory: Path, *, guarded: bool) -> Iterator[RealRegistry]:
         "version": 0.1, "log": {"level": "error"}, "http": {"addr": host},
         "storage": {"filesystem": {"rootdirectory": str(directory / "data")}}}
     if guarded:
-        secret = crypt.crypt(PASSWORD, crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=1 << 4))
-        (directory / "htpasswd").write_text(f"{USER}:{secret}\n")
+        (directory / "htpasswd").write_text(f"{USER}:{PASSWORD_HASH}\n")
         settings["auth"] = {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}}
     (directory / "config.yml").write_text(yaml.safe_dump(settings))
-    process = subprocess.Popen(["docker-registry", "serve", directory / "config.yml"], stderr=subprocess.DEVNULL,
+    process = subprocess.Popen([registry_binary(), "serve", directory / "config.yml"], stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)
     try:
         name, port = host.split(":")
@@ -93,7 +103,8 @@ async def make_store(tmp_path: Path) -> AsyncIterator[MakeStore]:
     opened: list[ImageStore] = []
 
     async def make(name: str = "images", **changes: object) -> ImageStore:
-        settings: dict[str, object] = {"platform": "linux/amd64", "worker_uid": WORKER_UID, "patience": PATIENCE, **changes}
+        settings: dict[str, object] = {"platform": "linux/amd64", "worker_uid": WORKER_UID, "patience": PATIENCE,
+                                       **changes}
         store = ImageStore(tmp_path / name, config=ImageConfigOptions(**settings))  # type: ignore[arg-type]  # a test's
         await store.start()
         opened.append(store)

@@ -35,6 +35,11 @@ class HostileRegistry:
         self.host = ""
         self._runner: web.AppRunner | None = None
 
+    def ranges(self) -> list[str | None]:
+        """Of the requests for the (first) layer."""
+        return [request.headers.get("Range") for request in self.requests
+                if digest(self.image.layers[0]) in request.path]
+
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get("/v2/{name:.*}/manifests/{what}", self._manifest)
@@ -138,7 +143,8 @@ def many_layers() -> BuiltImage:
     (fixed(body=b"[" * 10_000), "malformed"), (fixed(status=500), "answered 500"), (fixed(status=418), "answered 418"),
     (fixed(status=429, body=b'{"errors":[{"code":"TOOMANYREQUESTS","message":"slow \\u001b[31mdown"}]}'),
      r"answered 429: toomanyrequests: slow  \[31mdown"),
-    (fixed(status=302, Location="file:///etc/passwd"), "redirects"), (fixed(status=302, Location="/v2/app/manifests/1"), "times"),
+    (fixed(status=302, Location="file:///etc/passwd"), "redirects"), (fixed(status=302, Location="/v2/app/manifests/1"),
+                                                                      "times"),
     (fixed(status=302), "times"), (fixed(body=b'{"schemaVersion":1}'), "schema version 1"),
     (fixed(body=build().manifest, Docker_Content_Digest="sha256:" + "0" * 64), "in place of"),
     (fixed(body=many_layers().manifest), "its config is 99999"),
@@ -147,7 +153,8 @@ def many_layers() -> BuiltImage:
     (fixed(status=401, WWW_Authenticate='Bearer realm="ftp://x/"'), "not https"),
     (fixed(status=401, WWW_Authenticate='Bearer realm="' + "x" * 5000), "not https"),
 ])
-async def test_manifests_that_do_not_come(hostile: HostileRegistry, store: ImageStore, answer: Answer, words: str) -> None:
+async def test_manifests_that_do_not_come(hostile: HostileRegistry, store: ImageStore, answer: Answer,
+                                          words: str) -> None:
     hostile.manifest = answer
     with pytest.raises((RegistryError, NotFound), match=words) as caught:
         await store.pull(hostile.reference)
@@ -175,7 +182,8 @@ async def test_blobs_that_do_not_come(hostile: HostileRegistry, store: ImageStor
     assert (await store.pull(hostile.reference)).id == hostile.image.id
 
 
-async def test_a_blob_of_other_bytes_is_refused_and_not_kept(hostile: HostileRegistry, store: ImageStore, tmp_path: Path) -> None:
+async def test_a_blob_of_other_bytes_is_refused_and_not_kept(hostile: HostileRegistry, store: ImageStore,
+                                                             tmp_path: Path) -> None:
     hostile.blob = fixed(body=os.urandom(len(hostile.image.layers[0])))
     with pytest.raises(RegistryError, match="in place of the blob"):
         await store.pull(hostile.reference)
@@ -206,7 +214,7 @@ async def test_a_broken_transfer_is_resumed_where_it_broke(hostile: HostileRegis
     hostile.blob = cut_after(hostile, 1_500_000)
     heard: list[Progress] = []
     assert (await store.pull(hostile.reference, progress=heard.append)).id == hostile.image.id
-    ranges = [request.headers.get("Range") for request in hostile.requests if digest(hostile.image.layers[0]) in request.path]
+    ranges = hostile.ranges()
     # Some of what arrived last is lost with the connection.
     assert ranges[0] is None
     assert 500_000 < int(re.fullmatch(r"bytes=(\d+)-", ranges[1] or "")[1]) <= 1_500_000  # type: ignore[index]  # fails
@@ -244,7 +252,8 @@ async def test_a_wrong_range_is_refused(hostile: HostileRegistry, store: ImageSt
         await store.pull(hostile.reference)
 
 
-async def test_a_pull_that_ended_resumes_in_the_next_one(hostile: HostileRegistry, make_store: MakeStore, store: ImageStore
+async def test_a_pull_that_ended_resumes_in_the_next_one(hostile: HostileRegistry, make_store: MakeStore,
+                                                         store: ImageStore
                                                          ) -> None:
     reached = asyncio.Event()
 
@@ -269,7 +278,7 @@ async def test_a_pull_that_ended_resumes_in_the_next_one(hostile: HostileRegistr
     hostile.requests.clear()
     again = await make_store(insecure=[hostile.host])
     assert (await again.pull(hostile.reference)).id == hostile.image.id
-    ranges = [request.headers.get("Range") for request in hostile.requests if digest(hostile.image.layers[0]) in request.path]
+    ranges = hostile.ranges()
     assert ranges == ["bytes=1800000-"]
 
 
@@ -329,10 +338,12 @@ async def test_identity_tokens(hostile: HostileRegistry, store: ImageStore) -> N
 
 @pytest.mark.parametrize(("token", "words"), [
     (fixed(body=b"{}", kind="application/json"), "empty or broken token"), (fixed(body=b"<"), "no token"),
-    (fixed(body=b'{"token":"a\\nb: c"}'), "empty or broken token"), (fixed(body=b'{"token":"wrong"}'), "pull access denied"),
+    (fixed(body=b'{"token":"a\\nb: c"}'), "empty or broken token"), (fixed(body=b'{"token":"wrong"}'),
+                                                                     "pull access denied"),
     (fixed(status=500), "answered 500"), (endless, "more than 65536 bytes"), (silent, "does not answer"),
     (fixed(status=302, Location="http://169.254.169.254/"), "answered 302")])
-async def test_token_servers_that_do_not_help(hostile: HostileRegistry, store: ImageStore, token: Answer, words: str) -> None:
+async def test_token_servers_that_do_not_help(hostile: HostileRegistry, store: ImageStore, token: Answer,
+                                              words: str) -> None:
     hostile.token = token
     hostile.manifest = guarded(hostile, hostile.proper_manifest, "t0ken")
     with pytest.raises((RegistryError, NotFound), match=words):
@@ -378,12 +389,13 @@ async def test_a_config_that_promises_other_layers_is_refused(hostile: HostileRe
         await store.pull(f"{hostile.host}/app:2")
 
 
-async def test_a_claim_of_too_much_is_refused_before_a_byte_is_fetched(hostile: HostileRegistry, store: ImageStore) -> None:
+async def test_a_claim_of_too_much_is_refused_before_a_byte_is_fetched(hostile: HostileRegistry,
+                                                                       store: ImageStore) -> None:
     size = len(hostile.image.layers[0])
     hostile.image.manifest = hostile.image.manifest.replace(b": %d" % size, b": %d" % (60 << 20))
     with pytest.raises(RegistryError, match=f"{60 << 20} bytes long"):
         await store.pull(hostile.reference)
-    assert not [request for request in hostile.requests if digest(hostile.image.layers[0]) in request.path]
+    assert hostile.ranges() == []
 
 
 @pytest.mark.parametrize("reference", ["localhost:1/app:1", "no-such-host.invalid/app:1"])

@@ -27,7 +27,8 @@ def statuses(heard: list[Progress]) -> list[str]:
 
 
 @pytest.mark.parametrize("packing", ["gzip", "zstd", ""])
-async def test_a_pull_brings_the_image(registry: RealRegistry, make_store: MakeStore, tmp_path: Path, packing: str) -> None:
+async def test_a_pull_brings_the_image(registry: RealRegistry, make_store: MakeStore, tmp_path: Path,
+                                       packing: str) -> None:
     built = build([make_tar(member("f", data=os.urandom(300_000)))], packing=packing, Cmd=["x"])
     reference = registry.push(built, f"pulls/{packing or 'plain'}:1", tmp_path)
     store = await make_store(insecure=[registry.host])
@@ -38,8 +39,9 @@ async def test_a_pull_brings_the_image(registry: RealRegistry, make_store: MakeS
     assert image.digests == (f"{reference.rpartition(':')[0]}@{digest(built.manifest)}",)
     assert (extract(store.layer_disks(image)[0], tmp_path / "out") / "f").stat().st_size == 300_000
     assert statuses(heard)[:3] == [f"Pulling from pulls/{packing or 'plain'}", "Pulling fs layer", "Waiting"]
-    assert statuses(heard)[-5:] == ["Verifying Checksum", "Download complete", "Pull complete",
-                                    f"Digest: {digest(built.manifest)}", f"Status: Downloaded newer image for {reference}"]
+    assert statuses(heard)[-5:] == [
+        "Verifying Checksum", "Download complete", "Pull complete", f"Digest: {digest(built.manifest)}",
+        f"Status: Downloaded newer image for {reference}"]
     heard.clear()
     assert await store.pull(reference, progress=heard.append) == image
     assert statuses(heard)[-3:] == ["Already exists", f"Digest: {digest(built.manifest)}",
@@ -66,8 +68,8 @@ async def test_what_is_not_there(registry: RealRegistry, make_store: MakeStore, 
 
 async def test_platforms(registry: RealRegistry, make_store: MakeStore, tmp_path: Path) -> None:
     own, foreign = build(Cmd=["amd64"]), build(architecture="arm64", Cmd=["arm64"])
-    for image, tag in ((own, "amd64"), (foreign, "arm64")):
-        registry.push(image, f"multi:{tag}", tmp_path)
+    for built, tag in ((own, "amd64"), (foreign, "arm64")):
+        registry.push(built, f"multi:{tag}", tmp_path)
     index = index_of(amd64=own, arm64=foreign)
     reference = names.parse(f"{registry.host}/multi:both")
     await push_image(reference, index, "application/vnd.oci.image.index.v1+json", {})
@@ -88,7 +90,8 @@ async def test_mirrors_keep_names_and_fall_back(registry: RealRegistry, make_sto
     store = await make_store(mirrors={"docker.io": ("http://localhost:1", f"http://{registry.host}/")})
     image = await store.pull("mirrored:1", credentials=Credentials(username="secret", password="secret"))
     assert image.references == ("docker.io/library/mirrored:1",)
-    elsewhere = await make_store("elsewhere", insecure=[registry.host], mirrors={registry.host: ("http://localhost:1",)})
+    elsewhere = await make_store("elsewhere", insecure=[registry.host],
+                                 mirrors={registry.host: ("http://localhost:1",)})
     assert (await elsewhere.pull(f"{registry.host}/library/mirrored:1")).id == built.id
 
 
@@ -104,7 +107,8 @@ async def test_passwords(guarded_registry: RealRegistry, make_store: MakeStore, 
     reference = guarded_registry.push(build(Cmd=["guarded"]), "guarded:1", tmp_path)
     store = await make_store(insecure=[guarded_registry.host])
     for wrong in (None, Credentials(username=USER, password="wrong"), Credentials(identity_token="x")):
-        with pytest.raises(NotFound, match="pull access denied for .*guarded, repository does not exist or may require"):
+        with pytest.raises(NotFound,
+                           match=r"pull access denied for .*guarded, repository does not exist or may require"):
             await store.pull(reference, credentials=wrong)
     image = await store.pull(reference, credentials=Credentials(username=USER, password=PASSWORD))
     assert image.config.command == ("guarded",)
@@ -124,7 +128,8 @@ async def test_two_pulls_share_the_work(registry: RealRegistry, make_store: Make
     assert len(store.list_all()) == 2
 
 
-async def test_a_cancelled_pull_leaves_others_alone(registry: RealRegistry, make_store: MakeStore, tmp_path: Path) -> None:
+async def test_a_cancelled_pull_leaves_others_alone(registry: RealRegistry, make_store: MakeStore,
+                                                    tmp_path: Path) -> None:
     built = build([make_tar(member(str(number), data=os.urandom(1 << 20))) for number in range(4)])
     reference = registry.push(built, "cancelled:1", tmp_path)
     store = await make_store(insecure=[registry.host])
@@ -144,12 +149,14 @@ async def test_a_hundred_layers(registry: RealRegistry, make_store: MakeStore, t
     store = await make_store(insecure=[registry.host])
     image = await store.pull(reference)
     assert len({disk.name for disk in store.layer_disks(image)}) == 100
-    too_many = registry.push(build([make_tar(member(f"layer-{number}")) for number in range(128)]), "hundred:2", tmp_path)
+    many = build([make_tar(member(f"layer-{number}")) for number in range(128)])
+    too_many = registry.push(many, "hundred:2", tmp_path)
     with pytest.raises(RegistryError, match="128 layers"):
         await store.pull(too_many)
 
 
-async def test_the_assembled_image_is_pushed_and_pulled(registry: RealRegistry, make_store: MakeStore, tmp_path: Path) -> None:
+async def test_the_assembled_image_is_pushed_and_pulled(registry: RealRegistry, make_store: MakeStore,
+                                                        tmp_path: Path) -> None:
     assembled = assemble()
     assert assembled == assemble()
     reference = names.parse(f"{registry.host}/library/busybox:latest")
@@ -164,10 +171,12 @@ async def test_the_assembled_image_is_pushed_and_pulled(registry: RealRegistry, 
     assert subprocess.run([root / "bin/busybox", "echo", "hi"], check=True, capture_output=True).stdout == b"hi\n"
 
 
-async def test_a_registry_that_loses_a_blob_is_not_believed(registry: RealRegistry, make_store: MakeStore, tmp_path: Path) -> None:
+async def test_a_registry_whose_blob_rotted_is_not_believed(registry: RealRegistry, make_store: MakeStore,
+                                                            tmp_path: Path) -> None:
     built = build([make_tar(member("lost", data=os.urandom(50_000)))])
     reference = registry.push(built, "lossy:1", tmp_path)
-    stored = registry.data / f"docker/registry/v2/blobs/sha256/{digest(built.layers[0])[7:9]}/{digest(built.layers[0])[7:]}/data"
+    name = digest(built.layers[0]).removeprefix("sha256:")
+    stored = registry.data / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data"
     stored.write_bytes(os.urandom(len(built.layers[0])))
     store = await make_store(insecure=[registry.host])
     with pytest.raises(RegistryError, match="in place of the blob"):

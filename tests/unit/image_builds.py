@@ -16,6 +16,7 @@ import zstandard
 from tests.unit.image_layers import make_tar, member
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
 
@@ -42,22 +43,31 @@ class BuiltImage:
         return digest(self.config)
 
 
-def build(layers: Sequence[bytes] = (), *, packing: str = "gzip", architecture: str = "amd64", diff_ids: Sequence[str] = (),
-          **config: Any) -> BuiltImage:
+def build(layers: Sequence[bytes] = (), *, packing: str = "gzip", architecture: str = "amd64",
+          diff_ids: Sequence[str] = (), **config: Any) -> BuiltImage:
     """An image of these plain tars; one with a file `f` where none is given. `diff_ids` may be lies."""
     plain = list(layers) or [make_tar(member("f", data=b"contents"))]
-    pack = {"gzip": lambda data: gzip.compress(data, mtime=0), "zstd": zstandard.compress, "": bytes}[packing]
-    packed = [pack(layer) for layer in plain]
+    packed = [_pack(layer, packing) for layer in plain]
     settings = document({
         "architecture": architecture, "os": "linux", "config": config, "created": "2024-01-01T00:00:00Z",
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids) or [digest(layer) for layer in plain]}})
     suffix = f"+{packing}" if packing else ""
     manifest = document({
         "schemaVersion": 2, "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(settings), "size": len(settings)},
+        "config": {"mediaType": OCI_CONFIG, "digest": digest(settings), "size": len(settings)},
         "layers": [{"mediaType": f"application/vnd.oci.image.layer.v1.tar{suffix}", "digest": digest(layer),
                     "size": len(layer)} for layer in packed]})
     return BuiltImage(manifest, settings, packed, plain, {digest(blob): blob for blob in (settings, *packed)})
+
+
+def _pack(layer: bytes, packing: str) -> bytes:
+    match packing:
+        case "gzip":
+            return gzip.compress(layer, mtime=0)
+        case "zstd":
+            return zstandard.ZstdCompressor(write_checksum=True).compress(layer)
+        case _:
+            return layer
 
 
 def index_of(**images: BuiltImage) -> bytes:

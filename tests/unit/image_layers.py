@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hyperstack.image import tar
 from hyperstack.image.erofs import ErofsWriter
@@ -21,7 +22,7 @@ MAX_ENTRIES = 10_000
 Member = tuple[tarfile.TarInfo, bytes]
 
 
-def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: object) -> Member:
+def member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **fields: Any) -> Member:
     info = tarfile.TarInfo(name)
     info.type, info.size = kind, len(data)
     info.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,11 +147,12 @@ def test_names_too_long_are_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"uid": 2**32}, "owner"), ({"gid": 2**40}, "owner"), ({"uid": -1}, "owner"),
-    ({"pax_headers": {"mtime": "9" * 20}}, "time"), ({"pax_headers": {"SCHILY.xattr.user.x": "v" * 70_000}}, "too long")])
-def test_attributes_out_of_range_are_refused(tmp_path: Path, fields: dict[str, object], words: str) -> None:
+    ({"pax_headers": {"mtime": "9" * 20}}, "time"), ({"pax_headers": {"SCHILY.xattr.user.x": "v" * 70_000}},
+                                                     "too long")])
+def test_attributes_out_of_range_are_refused(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    layout = tarfile.PAX_FORMAT if "pax_headers" in fields else tarfile.GNU_FORMAT
     with pytest.raises(LayerError, match=words):
-        layout = tarfile.PAX_FORMAT if "pax_headers" in fields else tarfile.GNU_FORMAT
-        make_disk(make_tar(member("f", **fields), layout=layout), tmp_path / "disk")
+        make_disk(make_tar(member("f", data=b"", **fields), layout=layout), tmp_path / "disk")
 
 
 def test_a_device_number_out_of_range_is_refused(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def test_a_manifest_under_each_of_its_names(kind: str) -> None:
 
 @pytest.mark.parametrize(("data", "kind", "words"), [
     (b"{", "", "malformed"), (b"[]", "", "malformed"), (b"null", "", "malformed"),
-    (b"[" * 100_000, "", "malformed"), (b'{"a":' * 100_000, "", "malformed"), (b" " * (4 << 20) + b"{}", "", "bytes long"),
+    (b"[" * 100_000, "", "malformed"), (b'{"a":' * 100_000, "", "malformed"), (b" " * (4 << 20) + b"{}", "",
+                                                                               "bytes long"),
     (document(), "", "neither"), (document(config=CONFIG, layers=[], manifests=[]), "", "neither"),
     (document(config=CONFIG, layers=[]), "text/html", "text/html was sent"),
     (document(config=CONFIG, layers=[]), manifests.OCI_INDEX, "is not the"),
@@ -55,6 +56,7 @@ def test_a_manifest_under_each_of_its_names(kind: str) -> None:
     (document(config={**CONFIG, "size": "3"}, layers=[]), "", "malformed"),
     (document(config={**CONFIG, "mediaType": "application/vnd.cncf.helm.config.v1+json"}, layers=[]), "", "helm"),
     (document(manifests=[{"digest": DIGEST, "size": 1}] * 1025), "", "more than 1024"),
+    (b'{"mediaType":"\x9f"}', "", "malformed"),
     ('{"schemaVersion":2,"config":"\udc80"}'.encode("utf-8", "surrogateescape"), "", "malformed|neither"),
 ])
 def test_bad_documents_are_refused(data: bytes, kind: str, words: str) -> None:
@@ -67,7 +69,9 @@ def test_bad_documents_are_refused(data: bytes, kind: str, words: str) -> None:
     (["linux/arm64", "linux/amd64"], "linux/amd64", 1), (["linux/arm64/v8"], "linux/arm64", 0),
     (["linux/arm/v6", "linux/arm/v7"], "linux/arm", 1), (["linux/arm/v6", "linux/arm/v7"], "linux/arm/v6", 0),
     (["linux/amd64/v3", "linux/amd64"], "amd64", 1), (["linux/amd64/v3"], "linux/amd64", 0),
-    (["unknown/unknown", "windows/amd64"], "linux/amd64", None), (["linux/arm64/v9"], "linux/arm64/v8", None), ([], "amd64", None)])
+    (["unknown/unknown", "windows/amd64"], "linux/amd64", None), (["linux/arm64/v9"], "linux/arm64/v8", None), ([],
+                                                                                                                "amd64",
+                                                                                                                None)])
 def test_choice_of_a_platform(there: list[str], wanted: str, chosen: int | None) -> None:
     entry = manifests.choose(index(*there), manifests.parse_platform(wanted))
     assert (int(entry.digest[7:], 16) if entry else None) == chosen
@@ -81,8 +85,10 @@ def test_what_is_no_platform_is_refused(text: str) -> None:
 
 def test_a_config_says_how_to_run() -> None:
     parsed = manifests.parse_config(json.dumps({
-        "architecture": "arm64", "os": "linux", "variant": "v8", "created": "2024-02-03T04:05:06.789Z", "extra": {"kept": 1},
-        "config": {"Env": ["A=b"], "Cmd": None, "Entrypoint": ["/x"], "User": "1:2", "WorkingDir": "/w", "Labels": {"l": "v"},
+        "architecture": "arm64", "os": "linux", "variant": "v8", "created": "2024-02-03T04:05:06.789Z",
+        "extra": {"kept": 1},
+        "config": {"Env": ["A=b"], "Cmd": None, "Entrypoint": ["/x"], "User": "1:2", "WorkingDir": "/w",
+                   "Labels": {"l": "v"},
                    "ExposedPorts": {"80/tcp": {}, "53/udp": {}}, "Volumes": {"/data": {}}, "StopSignal": "SIGINT"},
         "rootfs": {"type": "layers", "diff_ids": [DIGEST]}}).encode())
     assert parsed.config.entrypoint == ("/x",)
@@ -98,14 +104,16 @@ def test_a_config_says_how_to_run() -> None:
 
 
 @pytest.mark.parametrize(("rootfs", "words"), [
-    ({"diff_ids": ["../../x"]}, "layer digests"), ({"type": "windows", "diff_ids": []}, "layer digests"), ({"diff_ids": 5}, "malformed")])
+    ({"diff_ids": ["../../x"]}, "layer digests"), ({"type": "windows", "diff_ids": []}, "layer digests"),
+    ({"diff_ids": 5}, "malformed")])
 def test_bad_configs_are_refused(rootfs: object, words: str) -> None:
     with pytest.raises(manifests.DocumentError, match=words):
         manifests.parse_config(json.dumps({"rootfs": rootfs}).encode())
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("1970-01-01T00:00:01Z", 10**9), ("1970-01-01T01:00:00+01:00", 0), ("2024-13-01T00:00:00Z", 0), ("yesterday", 0), ("", 0),
+    ("1970-01-01T00:00:01Z", 10**9), ("1970-01-01T01:00:00+01:00", 0), ("2024-13-01T00:00:00Z", 0), ("yesterday", 0),
+    ("", 0),
     ("1970-01-01T00:00:00.000000001Z", 1), ("0001-01-01T00:00:00Z", -62135596800 * 10**9)])
 def test_times(text: str, expected: int) -> None:
     assert manifests.parse_time(text) == expected

@@ -38,12 +38,16 @@ def test_canonical_and_familiar_forms(text: str, canonical: str, familiar: str) 
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("", "empty"), ("Busybox", "must be lowercase"), ("busybox:", "tag"), ("busybox:-x", "tag"), ("busybox:" + "x" * 129, "tag"),
+    ("", "empty"), ("Busybox", "must be lowercase"), ("busybox:", "tag"), ("busybox:-x", "tag"),
+    ("busybox:" + "x" * 129, "tag"),
     ("busybox@sha256:12", "digest"), ("busybox@", "digest"), (f"busybox@{DIGEST.upper()}", "digest"),
     ("a" * 64, "64-byte hexadecimal"), ("/busybox", "not a host|not a repository"), ("busybox/", "repository name"),
-    ("a//b", "repository name"), ("a/../b", "repository name"), ("-host.io/a", "not a host"), ("host.io:port/a", "not a host"),
-    ("a b", "repository name"), ("a" * 300, "255"), ("x" * 600, "longer than"), ("http://host/a", "not a host|not a repository"),
-    ("a___b", "repository name"), ("büsybox", "repository name"), ("busybox\n", "repository name"), ("busybox:1\n", "tag")])
+    ("a//b", "repository name"), ("a/../b", "repository name"), ("-host.io/a", "not a host"), ("host.io:port/a",
+                                                                                               "not a host"),
+    ("a b", "repository name"), ("a" * 300, "255"), ("x" * 600, "longer than"), ("http://host/a",
+                                                                                 "not a host|not a repository"),
+    ("a___b", "repository name"), ("büsybox", "repository name"), ("busybox\n", "repository name"), ("busybox:1\n",
+                                                                                                     "tag")])
 def test_what_is_no_reference_is_named(text: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words) as caught:
         names.parse(text)

@@ -180,7 +180,8 @@ async def test_an_import_is_an_image_of_one_layer(store: ImageStore) -> None:
 async def test_names_ids_and_prefixes_find_an_image(store: ImageStore) -> None:
     image = await load(store, build(), "user/app:1")
     hexadecimal = image.id[7:]
-    for name in ("user/app:1", "docker.io/user/app:1", image.id, hexadecimal, hexadecimal[:12], f"sha256:{hexadecimal[:9]}",
+    for name in ("user/app:1", "docker.io/user/app:1", image.id, hexadecimal, hexadecimal[:12],
+                 f"sha256:{hexadecimal[:9]}",
                  f"user/app@{digest(build().manifest)}", f"user/app:9@{digest(build().manifest)}"):
         assert store.get(name) == image
     for name in ("user/app", "user/app:2", "app:1", "0" * 64, "sha256:" + "0" * 64, "???", "", "sha256:", "%"):
@@ -190,8 +191,8 @@ async def test_names_ids_and_prefixes_find_an_image(store: ImageStore) -> None:
 
 async def test_an_ambiguous_prefix_is_refused(store: ImageStore) -> None:
     ids = [(await load(store, build(Cmd=[str(number)]), f"a:{number}")).id for number in range(17)]
-    first = {}
-    twice = next(ident[7] for ident in ids if ident[7] in first or first.setdefault(ident[7], ident) is None)
+    first: dict[str, str] = {}
+    twice = next(ident[7] for ident in ids if ident[7] in first or first.setdefault(ident[7], "") is None)
     with pytest.raises(Conflict, match="ambiguous"):
         store.get(twice)
 
@@ -213,7 +214,8 @@ async def test_the_last_name_takes_the_image_along(store: ImageStore, tmp_path: 
     image = await load(store, build(), "a:1")
     store.tag("a:1", "b:1")
     assert store.remove("b:1") == [("Untagged", "b:1")]
-    assert store.remove("a:1") == [("Untagged", "a:1"), ("Untagged", f"a@{digest(build().manifest)}"), ("Deleted", image.id)]
+    assert store.remove("a:1") == [("Untagged", "a:1"), ("Untagged", f"a@{digest(build().manifest)}"), ("Deleted",
+                                                                                                        image.id)]
     assert store.list_all() == []
     assert files(tmp_path / "images", "blobs", "layers", "tmp", "partial") == set()
 
@@ -334,7 +336,8 @@ async def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
         try:
             fits = build([make_tar(member("f", data=b"x"))])
             await load(cramped, fits, "fits:1")
-            for layer in (make_tar(member("f", data=os.urandom(8 << 20))), make_tar(member("f", data=os.urandom(4 << 20)))):
+            for layer in (make_tar(member("f", data=os.urandom(8 << 20))), make_tar(member("f",
+                                                                                           data=os.urandom(4 << 20)))):
                 with pytest.raises(Exhausted, match="no space left"):
                     await load(cramped, build([layer]), "big:1")
             assert [image.id for image in cramped.list_all()] == [fits.id]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hyperstack.image import tar
 from tests.unit.image_layers import cut, make_tar, member
 
-NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\"), min_size=1, max_size=120)
+NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\"), min_size=1,
+                max_size=120)
 
 
 def read_all(data: bytes, piece: int = 4096) -> list[tuple[tar.Entry, bytes]]:
