@@ -178,8 +178,8 @@ class Guest:
 
 @contextlib.asynccontextmanager
 async def boot(directory: Path, disks: Sequence[tuple[str, Path, bool]], *, memory_mib: int = 160,
-               configure: bool = True, share_pid: bool = False) -> AsyncIterator[Guest]:
-    """:param disks: serial, image, read-only."""
+               configure: bool = True, options: Sequence[str] = (), **changes: Any) -> AsyncIterator[Guest]:
+    """:param disks: serial, image, read-only. :param options: more of QEMU's. :param changes: of the first call."""
     chosen = await kernel()
     line = ["qemu-system-x86_64", "-M", "pc,hpet=off", "-accel", "tcg", "-cpu", "max", "-m", str(memory_mib),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-bios", "qboot.rom",
@@ -194,7 +194,7 @@ async def boot(directory: Path, disks: Sequence[tuple[str, Path, bool]], *, memo
         line += ["-drive", f"file={image},format=raw,if=none,id=d{number},readonly={'on' if read_only else 'off'}",
                  "-device", f"scsi-hd,drive=d{number},serial={serial},bus=scsi0.0"]
     started = time.monotonic()
-    machine = await asyncio.create_subprocess_exec(*line, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    machine = await asyncio.create_subprocess_exec(*line, *options, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     guest = Guest(machine, directory, secrets.token_bytes(16))
     try:
         for _ in range(1000):
@@ -204,9 +204,9 @@ async def boot(directory: Path, disks: Sequence[tuple[str, Path, bool]], *, memo
         await guest.connect()
         guest.boot_s = time.monotonic() - started
         if configure:
-            await guest.channel.configure(Configure(
-                time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname="guest", share_pid=share_pid,
-                memory_reserve=32 << 20))
+            settings: dict[str, Any] = {"time_ns": time.time_ns(), "entropy": secrets.token_bytes(64),
+                                        "hostname": "guest", "memory_reserve": 32 << 20}
+            await guest.channel.configure(Configure(**(settings | changes)))
         yield guest
     finally:
         if hasattr(guest, "channel"):
