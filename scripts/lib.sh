@@ -19,6 +19,7 @@ RUN_PACKAGES=(
     iproute2                # for people and scripts; the daemon itself speaks netlink
     kmod                    # loads tun and nf_tables where the host has them as modules
     libseccomp2             # compiles the default seccomp profile
+    lz4                     # Debian's kernel is compressed with it
     nftables
     python3
     python3-venv
