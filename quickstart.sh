@@ -136,6 +136,9 @@ show() {
     output=$(hyperctl run --rm "$1" sh -c 'echo "Hello from a HyperVM."; echo "kernel $(uname -r)"')
     printf '\n%s\n\n' "$output"
     note "the host's own kernel is $(uname -r)"
+    if hyperctl info | grep -q 'Accelerator: tcg'; then
+        note "no usable hardware virtualisation here, so VMs run under emulation, several times slower"
+    fi
 }
 
 say_what_next() {
