@@ -103,7 +103,7 @@ class Cgroup:
         """Processes in any of its places."""
         found: set[int] = set()
         for path, _ in self._places:
-            with contextlib.suppress(FileNotFoundError, OSError):
+            with contextlib.suppress(OSError):
                 found.update(int(word) for word in (path / "cgroup.procs").read_text().split())
         return found - {0}
 

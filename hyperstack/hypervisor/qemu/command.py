@@ -31,7 +31,7 @@ NIC_NETDEV = "net0"
 NIC_SLOT = "slot0"
 
 _MACHINE = "q35,hpet=off,smm=off,vmport=off,usb=off,sata=off,smbus=off,mem-merge=off,dump-guest-core=off"
-"""`mem-merge=off`: equal pages of two tenants are never shared, as the time of a write would tell one of the other's."""
+"""`mem-merge=off`: equal pages of two tenants are never shared; the time of a write would tell one of the other's."""
 _TB_SIZE_MIB = 64
 
 _COMMON_COMMAND_LINE = "console=ttyS0 quiet panic=-1 random.trust_cpu=on no_timer_check"
