@@ -240,13 +240,11 @@ class Sandboxes:
             if answer.done() and answer.exception() is None:
                 return answer.result()
             if died.done():
-                end = died.result()
-                raise GuestError(f"The machine ended before its agent answered: {end.reason}{_quoted(end.console)}",
-                                 field="kernel", value=kernel.name, hint="is this kernel fit for a HyperVM?")
-            console = await machine.console_tail()
-            raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {answer.exception()}"
-                             f"{_quoted(console)}", field="kernel", value=kernel.name,
-                             hint="is this kernel fit for a HyperVM?") from answer.exception()
+                why, console = died.result().reason, died.result().console
+            else:
+                why, console = str(answer.exception()), await machine.console_tail()
+            raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {why}{_quoted(console)}",
+                             field="kernel", value=kernel.name, hint="is this kernel fit for a HyperVM?")
         finally:
             await _cancel(died)
             await _cancel(answer)
@@ -348,6 +346,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _quoted(console: str) -> str:
-    """The console's last lines, as part of a sentence."""
-    lines = [line for line in console.splitlines() if line.strip()][-8:]
+    """The console's last lines, as part of a sentence; of a panic, what led to it and not the trace that follows."""
+    lines = [line for line in console.splitlines() if line.strip()]
+    panics = [index for index, line in enumerate(lines) if "Kernel panic" in line]
+    lines = lines[:panics[0] + 1][-8:] if panics else lines[-8:]
     return "".join(f"\n  | {line[:200]}" for line in lines)
