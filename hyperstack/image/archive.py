@@ -7,7 +7,6 @@ archive's.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +18,10 @@ import msgspec
 
 from hyperstack.image import manifest as manifests
 from hyperstack.image import tar
-from hyperstack.image.blobs import BlobStore, discard
+from hyperstack.image.blobs import BlobStore, discard, full_disk_told
 from hyperstack.image.compression import CompressionError, unpacked
 from hyperstack.image.errors import MALFORMED, printable
-from hyperstack.pod.errors import Exhausted, InvalidArgument
+from hyperstack.pod.errors import InvalidArgument
 
 MAX_MEMBERS = 65536
 _MAX_IMAGES = 1024
@@ -187,14 +186,10 @@ def store_stream(pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> M
 @contextmanager
 def _refusals(what: str, store: BlobStore) -> Iterator[None]:
     try:
-        yield
+        with full_disk_told(store.tmp.parent, what):
+            yield
     except (tar.TarError, CompressionError) as error:
         raise InvalidArgument(f"the {what} is refused: {printable(str(error))}", field=what) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise Exhausted(f"no space left on the disk for the {what}", field="disk", value=str(store.tmp.parent),
-                        hint="free some, e.g. with `hyperctl image prune`, and try again") from error
 
 
 def _read_members(archive: Archive, pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> None:

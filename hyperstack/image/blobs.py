@@ -10,14 +10,18 @@ knows of it. Only our own digest text ever becomes a file name.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hyperstack.image.digest import hexadecimal, is_digest
+from hyperstack.pod.errors import Exhausted
 
 _FAN_OUT = 2
 """Digits of a digest that name its directory."""
@@ -87,6 +91,20 @@ class BlobStore:
 
     def partials(self) -> list[Path]:
         return list(self._partial.iterdir())
+
+
+@contextmanager
+def full_disk_told(root: Path, what: str) -> Iterator[None]:
+    """:raise Exhausted: in place of the file system's or SQLite's words for a full disk."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        full = (error.sqlite_errorcode == sqlite3.SQLITE_FULL if isinstance(error, sqlite3.OperationalError)
+                else error.errno in (errno.ENOSPC, errno.EDQUOT))
+        if not full:
+            raise
+        raise Exhausted(f"no space left on the disk for the {what}", field="disk", value=str(root),
+                        hint="free some, e.g. with `hyperctl image prune`, and try again; a pull resumes") from error
 
 
 def publish(path: Path, target: Path) -> None:

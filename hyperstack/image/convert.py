@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from hyperstack.image import syscalls
 from hyperstack.image.blobs import BlobStore, publish
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.digest import hexadecimal, is_digest, short
@@ -89,7 +91,8 @@ class Converter:
             fds = [file.fileno() for file in files]
             settings = Settings(
                 blob=fds[0], image=fds[1], spool=fds[2], max_bytes=limits.layer_bytes, max_entries=limits.layer_entries,
-                memory=limits.unpack_memory, cpu_seconds=limits.unpack_cpu_seconds, uid=self._options.worker_uid)
+                memory=limits.unpack_memory, cpu_seconds=limits.unpack_cpu_seconds, uid=self._options.worker_uid,
+                system_calls=base64.b64encode(syscalls.compiled()).decode())
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-m", "hyperstack.image.worker", msgspec.json.encode(settings).decode(),
                 pass_fds=fds, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import logging
 import re
@@ -13,13 +12,13 @@ from typing import BinaryIO
 
 import aiohttp
 
-from hyperstack.image.blobs import BlobStore
+from hyperstack.image.blobs import BlobStore, full_disk_told
 from hyperstack.image.config import Patience
 from hyperstack.image.digest import short
 from hyperstack.image.manifest import Descriptor
 from hyperstack.image.registry import RegistryClient, Source, TransferFailed
 from hyperstack.image.shared import Watcher
-from hyperstack.pod.errors import Exhausted, RegistryError
+from hyperstack.pod.errors import RegistryError
 
 _LOG = logging.getLogger(__name__)
 _PIECE = 1 << 20
@@ -73,7 +72,7 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
     :raise RegistryError: it did not arrive, or is not what its descriptor says.
     :raise Exhausted: no space left; what arrived is kept.
     """
-    try:
+    with full_disk_told(store.tmp.parent, f"layer {short(blob.digest)} ({blob.size} bytes)"):
         partial = _Partial(store.partial(blob.digest, source.url))
         try:
             await asyncio.to_thread(partial.load, blob.size)
@@ -90,12 +89,6 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
         finally:
             partial.close()
         await asyncio.to_thread(store.adopt, partial.path, blob.digest)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise Exhausted(f"no space left on the disk for the layer {short(blob.digest)} ({blob.size} bytes)",
-                        field="disk", value=str(store.tmp.parent),
-                        hint="free some and pull again: it resumes") from error
     tell("Download complete", 0, 0)
 
 

@@ -74,6 +74,8 @@ class _Resolved:
     digest: str
     """Of what the reference names: the index where there is one."""
     manifest: Manifest
+    document: bytes
+    """The manifest's own bytes."""
     manifest_digest: str
 
 
@@ -109,6 +111,9 @@ class Puller:
         needed = [ident, resolved.manifest_digest, *(row.blob for row in layers), *parsed.diff_ids]
         with self._pins.hold(needed):
             await self._fetch_layers(resolved, layers, progress)
+            for digest, data in ((resolved.manifest_digest, resolved.document), (ident, document)):
+                # The config was fetched before it was pinned, so it may be gone again.
+                await asyncio.to_thread(self._blobs.put, data, digest)
             names = {str(reference.at(resolved.digest)), str(reference.at(resolved.manifest_digest))}
             if not reference.digest:
                 names.add(str(reference))
@@ -147,8 +152,7 @@ class Puller:
             parsed = manifests.parse(document, kind or entry.media_type)
             if isinstance(parsed, manifests.Index):
                 raise manifests.DocumentError("an index within an index is not supported")
-        await asyncio.to_thread(self._blobs.put, document, own)
-        return _Resolved(source=source, digest=digest, manifest=parsed, manifest_digest=own)
+        return _Resolved(source=source, digest=digest, manifest=parsed, document=document, manifest_digest=own)
 
     async def _config(self, resolved: _Resolved) -> bytes:
         """The image's config document, verified."""

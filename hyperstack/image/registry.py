@@ -69,6 +69,10 @@ class Unreachable(TransferFailed):
     """No connection came about."""
 
 
+class Hung(TransferFailed):
+    """A connection on which nothing comes."""
+
+
 class _Message(msgspec.Struct, frozen=True):
     code: str = ""
     message: str = ""
@@ -116,14 +120,14 @@ class RegistryClient:
                     data = await self._body(response, MAX_DOCUMENT, source)
                     kind = response.headers.get("Content-Type", "")
                     said = response.headers.get("Docker-Content-Digest", "")
-            except Unreachable:
+            except (Unreachable, Hung):
+                # Whoever waits for the first answer has waited long enough.
                 raise
             except TransferFailed as error:
                 last = error
                 continue
-            except TimeoutError:
-                last = self._hung(source)
-                continue
+            except TimeoutError as error:
+                raise self._hung(source) from error
             actual = digests.of(data)
             for claim in (what, said):
                 if digests.is_digest(claim) and claim != actual:
@@ -151,10 +155,10 @@ class RegistryClient:
                 if response.status not in (200, 206):
                     await self._refuse(response, source)
                 yield response
-            except aiohttp.SocketTimeoutError as error:
-                raise self._hung(source) from error
-            except aiohttp.ClientConnectorError as error:
+            except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
                 raise self._unreachable(source, error) from error
+            except TimeoutError as error:
+                raise self._hung(source) from error
             except (aiohttp.ClientError, ValueError) as error:
                 words = printable(str(error) or type(error).__name__)
                 raise TransferFailed(f"{source.host} broke off: {words}", field="registry", value=source.host,
@@ -272,10 +276,9 @@ class RegistryClient:
         return ImageUnavailable(f"pull access denied for {name}, repository does not exist or may require "
                                 f"'docker login': {said}", reference=name)
 
-    def _hung(self, source: Source) -> TransferFailed:
-        return TransferFailed(f"{source.host} does not answer: no data for {self._patience.stall:g} s",
-                              field="registry", value=source.host,
-                              hint="check the network and the registry, then try again")
+    def _hung(self, source: Source) -> Hung:
+        return Hung(f"{source.host} does not answer: no data for {self._patience.stall:g} s", field="registry",
+                    value=source.host, hint="check the network and the registry, then try again")
 
     def _unreachable(self, source: Source, error: Exception) -> Unreachable:
         hint = "check the host's name, the network and the registry"

@@ -12,7 +12,7 @@ from pathlib import Path
 from hyperstack.image import manifest as manifests
 from hyperstack.image import names as references
 from hyperstack.image.api import Credentials, Image, Progress, ProgressSink
-from hyperstack.image.blobs import BlobStore, discard
+from hyperstack.image.blobs import BlobStore, discard, full_disk_told
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.convert import Converter
 from hyperstack.image.digest import hexadecimal, is_digest
@@ -82,8 +82,9 @@ class ImageStore:
 
     async def pull(self, reference: str, *, platform: str = "", credentials: Credentials | None = None,
                    progress: ProgressSink | None = None) -> Image:
-        ident = await self._puller.pull(references.parse(reference), platform, credentials, progress or _unheard)
-        return self._image(ident)
+        parsed = references.parse(reference)
+        with full_disk_told(self._root, f"image {parsed.familiar()}"):
+            return self._image(await self._puller.pull(parsed, platform, credentials, progress or _unheard))
 
     def get(self, name: str) -> Image:
         return self._image(self._resolve(name))
@@ -176,12 +177,14 @@ class ImageStore:
                    if f"sha256:{path.name.partition('.')[0]}" not in self._pins)
 
     async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
-        return [self._image(ident) for ident in await self._loader.load(stream, progress or _unheard)]
+        with full_disk_told(self._root, "archive's images"):
+            return [self._image(ident) for ident in await self._loader.load(stream, progress or _unheard)]
 
     async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image:
         parsed = references.parse(reference) if reference else None
-        return self._image(await self._loader.import_tar(stream, parsed, message, changes))
+        with full_disk_told(self._root, "imported image"):
+            return self._image(await self._loader.import_tar(stream, parsed, message, changes))
 
     def save(self, names: Collection[str]) -> AsyncIterator[bytes]:
         if not names:

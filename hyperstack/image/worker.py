@@ -7,6 +7,7 @@ at the end the outcome. Its exit code is 0 where an outcome was told.
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import json
@@ -44,6 +45,8 @@ class Settings:
     memory: int
     """Bytes of address space."""
     cpu_seconds: int
+    system_calls: str
+    """The seccomp filter, in base64."""
     uid: int | None = None
 
 
@@ -141,7 +144,8 @@ def _outcome(settings: Settings) -> Report:
 def main() -> int:
     settings = Settings(**json.loads(sys.argv[1]))
     try:
-        confine.confine(uid=settings.uid, memory=settings.memory, cpu_seconds=settings.cpu_seconds)
+        confine.confine(uid=settings.uid, memory=settings.memory, cpu_seconds=settings.cpu_seconds,
+                        system_calls=base64.b64decode(settings.system_calls))
     except confine.ConfinementError as error:
         tell(Report(outcome="failed", message=str(error)))
         return 0

@@ -16,9 +16,10 @@ UID = 64_998
 _PROBE = """
 import json, os, socket, subprocess, sys, threading
 from hyperstack.image.confine import confine
+from hyperstack.image.syscalls import compiled
 
 status = open("/proc/self/status")
-confine(uid=json.loads(sys.argv[1]), memory=1 << 30, cpu_seconds=77)
+confine(uid=json.loads(sys.argv[1]), memory=1 << 30, cpu_seconds=77, system_calls=compiled())
 
 def attempt(what):
     try:
@@ -72,8 +73,10 @@ def test_a_daemon_s_powers_are_dropped() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces")
 def test_it_has_namespaces_of_its_own() -> None:
-    script = ("import os, sys; from hyperstack.image.confine import confine; import hyperstack.image.worker;"
-              f"confine(uid={UID}, memory=1 << 30, cpu_seconds=9); print('ready', flush=True); sys.stdin.read()")
+    script = ("import os, sys; from hyperstack.image.confine import confine; "
+              "from hyperstack.image.syscalls import compiled; "
+              f"confine(uid={UID}, memory=1 << 30, cpu_seconds=9, system_calls=compiled()); "
+              "print('ready', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -94,7 +97,9 @@ def test_it_has_namespaces_of_its_own() -> None:
 _PARENT = """
 import subprocess, sys
 script = ("import sys; from hyperstack.image.confine import confine; "
-          "confine(uid=None, memory=1 << 30, cpu_seconds=60); print(1, flush=True); sys.stdin.read()")
+          "from hyperstack.image.syscalls import compiled; "
+          "confine(uid=None, memory=1 << 30, cpu_seconds=60, system_calls=compiled()); "
+          "print(1, flush=True); sys.stdin.read()")
 child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)

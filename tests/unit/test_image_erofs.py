@@ -68,7 +68,7 @@ def test_modes_owners_times_and_links_survive(tmp_path: Path) -> None:
     assert files["usr/hard"] == files["usr/su"]
 
 
-@pytest.mark.parametrize("count", [1, 150, 5000])
+@pytest.mark.parametrize("count", [1, 150, 2000])
 def test_directories_of_any_length_are_sorted_and_whole(tmp_path: Path, count: int) -> None:
     names = [f"d/{'n' * (number % 200)}{number}" for number in range(count)]
     disk = tmp_path / "disk"

@@ -314,10 +314,10 @@ async def test_limits_are_named(tmp_path: Path, limits: dict[str, int], words: s
 
 
 async def test_a_layer_that_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
-    limited = ImageStore(tmp_path / "limited", config=options(limits=Limits(unpack_memory=110 << 20)))
+    limited = ImageStore(tmp_path / "limited", config=options(limits=Limits(unpack_memory=48 << 20)))
     await limited.start()
     try:
-        layer = make_tar(*(member(f"{number:0200d}/{number:0200d}", tarfile.DIRTYPE) for number in range(40_000)),
+        layer = make_tar(*(member(f"{number:0200d}/{number:0200d}", tarfile.DIRTYPE) for number in range(12_000)),
                          layout=tarfile.GNU_FORMAT)
         with pytest.raises(InvalidArgument, match="bytes of memory"):
             await load(limited, build([layer], packing="zstd"), "a:1")
