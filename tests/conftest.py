@@ -90,4 +90,5 @@ def make_daemon(namespace: Namespace) -> Iterator[Callable[..., Daemon]]:
 
     yield make
     for one in made:
+        print(f"--- {one.log}\n{one.log_tail(100)}")  # Shown where the test failed.
         one.close()
