@@ -651,3 +651,15 @@ async def test_the_clock_and_host_name_are_the_host_s(guest: Guest, container: s
     assert name == "guest"
     (tmp_path / "now").touch()
     assert abs(int(seconds) - (tmp_path / "now").stat().st_mtime) < 30
+
+
+async def test_a_container_that_is_being_started_or_archived_can_be_removed(guest: Guest) -> None:
+    for _ in range(5):
+        name = await guest.create(f"r{guest.handle()}", writable="disk-writable")
+        start = asyncio.create_task(guest.channel.start(name, guest.handle(), process("sleep", "1000")))
+        archive = guest.handle()
+        await guest.channel.archive_write(name, archive, b"/tmp")
+        await asyncio.gather(guest.channel.remove(name), start, return_exceptions=True)
+        assert name not in [one.id for one in (await guest.channel.list_all()).containers]
+        assert (await guest.exited(archive)).signal == signal.SIGKILL
+    assert (await guest.channel.ping()).agent

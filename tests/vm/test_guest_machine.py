@@ -13,7 +13,7 @@ from qemu.qmp import QMPClient
 
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import Configure, Net, Volume
-from tests.vm.agent_vm import Collector, Guest, boot, busybox_root, make_blank, make_layer, process
+from tests.vm.agent_vm import Guest, boot, busybox_root, make_blank, make_layer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -121,13 +121,12 @@ async def test_the_agent_does_not_spin_without_a_host(guest: Guest) -> None:
 
 
 async def test_a_shutdown_gives_time_to_end_and_powers_off(guest: Guest) -> None:
-    handle, sink = guest.handle(), Collector()
-    await guest.channel.exec("one", handle, process("sh", "-c", "trap 'echo goodbye; exit 4' TERM; echo ready; "
-                                                    "while :; do sleep 0.1; done"))
-    await guest.channel.attach(handle, sink, stdout=0, stderr=0)
+    await guest.create("polite")
+    script = "trap 'exit 4' TERM; echo ready; while :; do sleep 0.1; done"
+    handle, sink = await guest.begin("polite", "sh", "-c", script)
     while not sink.data[1]:
         await asyncio.sleep(0.05)
-    await guest.channel.shutdown(grace_ns=3_000_000_000)
-    assert (await asyncio.wait_for(asyncio.shield(guest.exited(handle)), 20)).code == 4
+    await guest.channel.shutdown(grace_ns=20_000_000_000)
+    assert (await asyncio.wait_for(asyncio.shield(guest.exited(handle)), 30)).code == 4
     assert await asyncio.wait_for(guest.machine.wait(), 60) == 0
     assert "Power down" in Path(guest.directory / "console").read_text()

@@ -239,9 +239,7 @@ static bool do_release(const struct call *call, struct request *request, struct 
 
 static bool do_remove(const struct call *call, struct request *request, struct problem *problem)
 {
-    (void)problem;
-    container_remove(request->found, call);
-    return true;
+    return container_remove(request->found, call, problem);
 }
 
 static void list_body(struct buffer *out, void *context)

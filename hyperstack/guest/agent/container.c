@@ -382,26 +382,37 @@ static void finish_removal(struct container *container)
     reply_done(&call);
 }
 
-void container_remove(struct container *container, const struct call *call)
+void container_check_removal(struct container *container)
 {
-    bool populated = true, frozen;
-    container->removal = *call; /* a repeated call, after a reconnection, takes the place of the first */
+    bool populated, frozen;
+    /* Archives are outside the control group, but hold the container's mounts as well. */
+    if (container->removing && !processes_end_archives(container) &&
+        cgroup_state(container->cgroup, &populated, &frozen) && !populated)
+        finish_removal(container);
+}
+
+bool container_remove(struct container *container, const struct call *call, struct problem *problem)
+{
+    if (container->removing && port_is_current(&container->removal))
+        return fail(problem, EALREADY, "container %s is being removed", container->id);
+    container->removal = *call; /* after a reconnection, the place of a call that nobody waits for */
     container->removing = true;
     cgroup_kill(container->cgroup);
-    if (cgroup_state(container->cgroup, &populated, &frozen) && !populated)
-        finish_removal(container);
+    container_check_removal(container);
+    return true;
 }
 
 bool container_freeze(struct container *container, bool frozen, const struct call *call, struct problem *problem)
 {
     bool populated, now;
+    if (container->freezing.connection && port_is_current(&container->freezing))
+        return fail(problem, EBUSY, "container %s is being paused or resumed", container->id);
     if (container->removing || !cgroup_freeze(container->cgroup, frozen))
         return fail(problem, errno ? errno : EBUSY, "cannot %s the container", frozen ? "pause" : "resume");
     container->paused = frozen;
     container->freezing = *call;
     if (cgroup_state(container->cgroup, &populated, &now) && (now == frozen || !populated)) {
-        container->freezing.number = 0;
-        container->freezing.connection = 0;
+        container->freezing = (struct call){0};
         reply_done(call);
     }
     return true;
@@ -419,8 +430,7 @@ static void cgroup_changed(struct watch *watch, uint32_t events)
         container->freezing = (struct call){0};
         reply_done(&call);
     }
-    if (container->removing && !populated)
-        finish_removal(container);
+    container_check_removal(container);
 }
 
 static void oom_body(struct buffer *out, void *context)

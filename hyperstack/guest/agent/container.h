@@ -51,7 +51,7 @@ struct container {
     int root;             /* its root directory as it sees it, with all its mounts; -1 while it does not run */
     int devpts;           /* its instance of devpts */
 
-    struct call freezing; /* a pause or resume that has not happened yet; number 0: none */
+    struct call freezing; /* a pause or resume that has not happened yet; connection 0: none */
     struct call removal;
     bool removing;
 };
@@ -61,7 +61,8 @@ extern struct container *containers;
 struct container *container_find(const char *id, struct problem *problem);
 /* `problem.error` is ENXIO where a disk is not there yet: then nothing was made. */
 bool container_create(struct slice arguments, struct problem *problem);
-void container_remove(struct container *container, const struct call *call);
+bool container_remove(struct container *container, const struct call *call, struct problem *problem);
+void container_check_removal(struct container *container); /* something of it has ended */
 bool container_freeze(struct container *container, bool frozen, const struct call *call, struct problem *problem);
 void container_main_gone(struct container *container);
 void container_unmount(struct container *container);

@@ -83,7 +83,7 @@ void process_started(struct watch *watch, uint32_t events)
         reply_done(&call);
         return;
     }
-    if (process->kind == PROCESS_MAIN) {
+    if (process->kind == PROCESS_MAIN && process->container) { /* else it was removed meanwhile */
         process->container->main_handle = process->handle;
         char path[64];
         snprintf(path, sizeof(path), "/proc/%d/root", process->pid);
@@ -133,6 +133,8 @@ static void ended(struct process *process, int status)
         timer_set(&process->linger, LINGER_NS);
     }
     send_event(exit_body, process);
+    if (container)
+        container_check_removal(container);
 }
 
 static struct process *find_pid(pid_t pid)
@@ -170,6 +172,18 @@ void processes_detach(void)
 {
     for (struct process *process = processes; process; process = process->next)
         process->outputs[0].attached = process->outputs[1].attached = process->input.attached = false;
+}
+
+bool processes_end_archives(const struct container *container)
+{
+    bool any = false;
+    for (struct process *process = processes; process; process = process->next) {
+        if (process->container == container && process->running && process->kind > PROCESS_EXEC) {
+            kill(process->pid, SIGKILL);
+            any = true;
+        }
+    }
+    return any;
 }
 
 void processes_forget_container(struct container *container)
