@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -205,25 +206,25 @@ static bool make_upper(struct container *container, size_t layer_count, struct p
 
 static bool mount_overlay(struct container *container, struct problem *problem)
 {
-    /* Options are limited to a page: paths relative to the working directory leave room for LAYERS_MAX of them. */
-    char lower[4 * LAYERS_MAX + 32] = "";
+    /* mount(2) takes a page of options, where fsconfig(2) takes 256 bytes for each: paths relative to the working
+     * directory leave room for LAYERS_MAX of them. */
+    char options[4 * LAYERS_MAX + 128];
     char root[PATH_LIMIT];
     size_t count = 0;
     while (container->layers[count])
         count++;
     if (!make_upper(container, count, problem) || !make_below(container, "root", root, problem))
         return false;
-    size_t used = 0;
+    size_t used = (size_t)snprintf(options, sizeof(options), "lowerdir=");
     for (size_t i = count; i-- > 0;)
-        used += (size_t)snprintf(lower + used, sizeof(lower) - used, "%zu:", i);
-    snprintf(lower + used, sizeof(lower) - used, "empty");
-    const char *const options[] = {"lowerdir", lower, "upperdir", "../writable/upper", "workdir", "../writable/work",
-                                   NULL};
+        used += (size_t)snprintf(options + used, sizeof(options) - used, "%zu:", i);
+    snprintf(options + used, sizeof(options) - used, "empty,upperdir=../writable/upper,workdir=../writable/work");
     char layers[PATH_LIMIT];
     snprintf(layers, sizeof(layers), "%s/layers", container->path);
     if (chdir(layers) < 0)
         return fail(problem, errno, "cannot enter %s: %s", layers, strerror(errno));
-    bool mounted = attach_and_close(mount_new("overlay", "overlay", options, 0, problem), root, problem);
+    bool mounted = mount("overlay", root, "overlay", 0, options) == 0 ||
+                   fail(problem, errno, "cannot mount the overlay of %zu layers: %s", count, strerror(errno));
     return chdir("/") == 0 && mounted;
 }
 
