@@ -31,6 +31,7 @@ TEST_PACKAGES=(
     clang libclang-rt-14-dev  # coverage-guided fuzzing of the agent's parser
     erofs-utils             # fsck.erofs judges the layer disks
     git                     # clean clone in tests
+    skopeo                  # a second opinion on archives, and what fills the test registries
     util-linux
 )
 

@@ -18,6 +18,7 @@ from hyperstack.image.blobs import BlobStore, publish
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.digest import hexadecimal, is_digest, short
 from hyperstack.image.errors import MALFORMED, printable
+from hyperstack.image.threads import in_thread
 from hyperstack.image.worker import Report, Settings
 from hyperstack.pod.errors import Exhausted, HyperStackError, InvalidArgument
 
@@ -51,7 +52,7 @@ class Converter:
         self._slots = asyncio.Semaphore(options.parallel_conversions)
 
     def open(self) -> None:
-        self._layers.mkdir(exist_ok=True, mode=0o711)
+        self._layers.mkdir(exist_ok=True, mode=0o700)
 
     def path(self, diff_id: str) -> Path:
         if not is_digest(diff_id):
@@ -75,7 +76,7 @@ class Converter:
             try:
                 report = await self._run(blob, image, on_read or (lambda read: None))
                 disk = self._judge(report, image, blob, expected)
-                await asyncio.to_thread(publish, image, self.path(disk.diff_id))
+                await in_thread(publish, image, self.path(disk.diff_id))
             finally:
                 image.unlink(missing_ok=True)
         return disk

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}\Z")
-_READ = 1 << 20
 
 
 def is_digest(text: str) -> bool:
@@ -16,15 +14,6 @@ def is_digest(text: str) -> bool:
 
 def of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def of_file(path: Path) -> str:
-    """Reads the whole file; for a thread."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while piece := file.read(_READ):
-            digest.update(piece)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def hexadecimal(digest: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import re
@@ -18,6 +17,7 @@ from hyperstack.image.digest import short
 from hyperstack.image.manifest import Descriptor
 from hyperstack.image.registry import RegistryClient, Source, TransferFailed
 from hyperstack.image.shared import Watcher
+from hyperstack.image.threads import in_thread
 from hyperstack.pod.errors import RegistryError
 
 _LOG = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
     with full_disk_told(store.tmp.parent, f"layer {short(blob.digest)} ({blob.size} bytes)"):
         partial = _Partial(store.partial(blob.digest, source.url))
         try:
-            await asyncio.to_thread(partial.load, blob.size)
+            await in_thread(partial.load, blob.size)
             pieced = await _fill(client, source, blob, partial, patience, tell)
             tell("Verifying Checksum", 0, 0)
             if pieced and partial.digest != blob.digest:
@@ -88,7 +88,7 @@ async def download(client: RegistryClient, store: BlobStore, source: Source, blo
                                     field="digest", value=blob.digest, hint="the registry is broken, or lies")
         finally:
             partial.close()
-        await asyncio.to_thread(store.adopt, partial.path, blob.digest)
+        await in_thread(store.adopt, partial.path, blob.digest)
     tell("Download complete", 0, 0)
 
 
@@ -156,7 +156,7 @@ async def _receive(response: aiohttp.ClientResponse, source: Source, blob: Descr
                 window, arrived = now, 0
             if len(held) >= _PIECE:
                 data, held = bytes(held), bytearray()
-                await asyncio.to_thread(partial.append, data)
+                await in_thread(partial.append, data)
             if now - told > _TELL_S:
                 told = now
                 tell("Downloading", partial.size + len(held), blob.size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 from collections.abc import AsyncIterator, Collection
@@ -23,7 +22,7 @@ from hyperstack.image.digest import short
 from hyperstack.image.index import ImageIndex, ImageRow, LayerRow
 from hyperstack.image.names import Reference
 from hyperstack.image.pull import Pins, Puller, together
-from hyperstack.image.threads import with_stream
+from hyperstack.image.threads import in_thread, with_stream
 from hyperstack.pod.errors import InvalidArgument
 
 _SUFFIX = {compression.GZIP: "+gzip", compression.ZSTD: "+zstd", compression.PLAIN: ""}
@@ -50,11 +49,11 @@ class Loader:
         except manifests.DocumentError as error:
             raise InvalidArgument(f"the archive is refused: {error}", field="archive") from error
         finally:
-            await asyncio.to_thread(archive.drop)
+            await in_thread(archive.drop)
 
     async def _load_image(self, archive: Archive, image: ArchivedImage, progress: ProgressSink) -> str:
         names = list(dict.fromkeys(references.parse(name) for name in image.names))
-        document = await asyncio.to_thread(archive.document, archive.blob(image.config))
+        document = await in_thread(archive.document, archive.blob(image.config))
         parsed = manifests.parse_config(document)
         if len(parsed.diff_ids) != len(image.layers) or len(image.layers) > self._options.limits.layers:
             raise manifests.DocumentError(f"an image has {len(image.layers)} layers and {len(parsed.diff_ids)} in its "
@@ -65,8 +64,8 @@ class Loader:
                     else self._make_manifest(archive, image, len(document)))
         manifest_digest = digests.of(manifest)
         with self._pins.hold([image.config, manifest_digest, *image.layers, *parsed.diff_ids]):
-            await asyncio.to_thread(self._adopt, archive, [image.config, *image.layers])
-            await asyncio.to_thread(self._blobs.put, manifest, manifest_digest)
+            await in_thread(self._adopt, archive, [image.config, *image.layers])
+            await in_thread(self._blobs.put, manifest, manifest_digest)
             await together([self._unpack(row, progress) for row in dict.fromkeys(rows)])
             kept = [str(name) for name in names if not name.digest]
             kept += [str(name.at(manifest_digest)) for name in names if image.manifest]
@@ -104,22 +103,22 @@ class Loader:
         limit = self._options.limits.blob_bytes
         member = await with_stream(stream, functools.partial(store_stream, store=self._blobs, max_bytes=limit))
         try:
-            layer_type = await asyncio.to_thread(_layer_type, member.path)
+            layer_type = await in_thread(_layer_type, member.path)
             # What the layer's id will be is not known before it is unpacked, so nothing at all may be swept meanwhile.
             with self._pins.hold_all():
-                await asyncio.to_thread(self._blobs.adopt, member.path, member.digest)
+                await in_thread(self._blobs.adopt, member.path, member.digest)
                 diff_id = await self._puller.ensure_unpacked(member.digest, None, lambda status, current, total: None)
                 return await self._commit_import(reference, _config(run, message, diff_id, self._options.platform),
                                                  LayerRow(diff_id=diff_id, blob=member.digest), member.size, layer_type)
         finally:
-            await asyncio.to_thread(discard, member.path)
+            await in_thread(discard, member.path)
 
     async def _commit_import(self, reference: Reference | None, config: bytes, layer: LayerRow, size: int,
                              layer_type: str) -> str:
         ident = digests.of(config)
         manifest = _manifest(ident, len(config), [{"mediaType": layer_type, "digest": layer.blob, "size": size}])
-        await asyncio.to_thread(self._blobs.put, config, ident)
-        await asyncio.to_thread(self._blobs.put, manifest, digests.of(manifest))
+        await in_thread(self._blobs.put, config, ident)
+        await in_thread(self._blobs.put, manifest, digests.of(manifest))
         self._index.put_image(ImageRow(id=ident, config=config, manifest=digests.of(manifest), layers=(layer,)),
                               [str(reference)] if reference else [])
         return ident

@@ -22,6 +22,7 @@ from hyperstack.image.manifest import Descriptor, Manifest, ParsedConfig
 from hyperstack.image.names import Reference
 from hyperstack.image.registry import RegistryClient, Source
 from hyperstack.image.shared import SharedJobs, Watcher
+from hyperstack.image.threads import in_thread
 from hyperstack.pod.errors import RegistryError
 
 _T = TypeVar("_T")
@@ -113,7 +114,7 @@ class Puller:
             await self._fetch_layers(resolved, layers, progress)
             for digest, data in ((resolved.manifest_digest, resolved.document), (ident, document)):
                 # The config was fetched before it was pinned, so it may be gone again.
-                await asyncio.to_thread(self._blobs.put, data, digest)
+                await in_thread(self._blobs.put, data, digest)
             names = {str(reference.at(resolved.digest)), str(reference.at(resolved.manifest_digest))}
             if not reference.digest:
                 names.add(str(reference))
@@ -160,7 +161,7 @@ class Puller:
         if blob.size > manifests.MAX_DOCUMENT:
             raise manifests.DocumentError(f"its config is {blob.size} bytes long (at most {manifests.MAX_DOCUMENT})")
         await self._fetch(resolved.source, blob, _ignore)
-        return await asyncio.to_thread(self._blobs.read, blob.digest)
+        return await in_thread(self._blobs.read, blob.digest)
 
     def _check(self, reference: Reference, manifest: Manifest, parsed: ParsedConfig, wanted: manifests.Platform, *,
                explicit: bool) -> None:

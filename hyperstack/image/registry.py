@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,7 +30,6 @@ from hyperstack.image.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT
 from hyperstack.image.names import DEFAULT_HOST, Reference
 from hyperstack.pod.errors import RegistryError
 
-_LOG = logging.getLogger(__name__)
 _HUB = "https://registry-1.docker.io"
 _MAX_REDIRECTS = 5
 _MAX_ANSWER = 1 << 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import tarfile
 from collections.abc import AsyncIterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from hyperstack.image.digest import hexadecimal
 from hyperstack.image.names import Reference
+from hyperstack.image.threads import in_thread
 
 _BLOCK = 512
 _PIECE = 1 << 20
@@ -68,7 +68,7 @@ async def write_archive(own: dict[str, bytes], blobs: Sequence[tuple[str, Path]]
         with path.open("rb") as file:
             size = path.stat().st_size
             yield member_header(blob_name(digest), size)
-            while piece := await asyncio.to_thread(file.read, _PIECE):
+            while piece := await in_thread(file.read, _PIECE):
                 yield piece
             yield bytes(-size % _BLOCK)
     yield _END

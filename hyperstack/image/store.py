@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Collection
@@ -22,9 +21,12 @@ from hyperstack.image.names import Reference
 from hyperstack.image.pull import Pins, Puller
 from hyperstack.image.registry import RegistryClient
 from hyperstack.image.save import SavedImage, documents, write_archive
+from hyperstack.image.threads import in_thread
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 
 _LOG = logging.getLogger(__name__)
+_MAX_KEPT = 1 << 16
+"""Bytes of a config that stays in memory once parsed; hostile ones of megabytes are parsed each time."""
 _ID_PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,64})\Z")
 
 
@@ -45,8 +47,8 @@ class ImageStore:
         self._loader: Loader
 
     async def start(self) -> None:
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o711)
-        await asyncio.to_thread(self._blobs.open)
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await in_thread(self._blobs.open)
         self._converter.open()
         self._index = ImageIndex(self._root / "images.db")
         self._forget_missing()
@@ -260,7 +262,8 @@ class ImageStore:
                 id=ident, references=(), digests=(), config=parsed.config, raw_config=parsed.raw,
                 diff_ids=parsed.diff_ids, created_at=parsed.created_at, architecture=parsed.platform.architecture,
                 os=parsed.platform.os or "linux", size=sum(sizes[diff_id] for diff_id in set(parsed.diff_ids)))
-            self._images[ident] = image
+            if len(row.config) <= _MAX_KEPT:
+                self._images[ident] = image
         return replace(image, references=tags, digests=digests)
 
 

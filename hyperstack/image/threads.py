@@ -1,4 +1,4 @@
-"""Between the event loop and threads: an asynchronous stream read by blocking code, with nothing left waiting."""
+"""Between the event loop and threads, such that a cancelled caller leaves nobody behind at work on its files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,31 @@ import concurrent.futures
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class Abandoned(Exception):
     """The caller has gone; the thread unwinds."""
+
+
+async def in_thread(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Blocking work in a thread. A caller that is cancelled waits for its end, since nothing else would."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _ended(task)
+        raise
+
+
+async def _ended(task: asyncio.Future[_T]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _LOG.debug("after its caller had gone: %s", error)
 
 
 async def with_stream(stream: AsyncIterator[bytes], work: Callable[[Iterator[bytes]], _T]) -> _T:
@@ -49,7 +66,5 @@ async def with_stream(stream: AsyncIterator[bytes], work: Callable[[Iterator[byt
         gone.set()
         for future in pending:
             future.cancel()
-        await asyncio.wait([task])
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _LOG.debug("reading stopped: %s", error)
+        await _ended(task)
         raise
