@@ -19,6 +19,7 @@ from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.linux import container_capabilities, rlimit, signal_number
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import Image
+from hyperstack.image.config import host_platform
 from hyperstack.pod.errors import InvalidArgument, NameTaken, NotFound, UnsupportedOption
 from hyperstack.pod.ids import check_name, new_id, random_name
 from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind, RestartPolicy
@@ -127,11 +128,16 @@ class Admission:
 
     async def _image(self, who: Principal, name: str, *, pull_missing: bool) -> Image:
         try:
-            return self._images.get(who, name)
+            image = self._images.get(who, name)
         except NotFound:
             if not pull_missing:
                 raise
-            return await self._images.pull(who, name)
+            image = await self._images.pull(who, name)
+        ours, its = host_platform(), f"{image.os or 'linux'}/{image.architecture}"
+        if image.architecture and its != ours:
+            raise InvalidArgument(f"The image {name} is for {its}, this host runs {ours}", field="image", value=name,
+                                  hint=f"pull it with --platform {ours}")
+        return image
 
     def _free_name(self, project: str, name: str, kind: str) -> str:
         if name:
