@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypedDict
 
 from hyperstack.engine.config import EngineConfig
@@ -27,6 +26,10 @@ READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysr
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEFAULT_SHM = 64 << 20
 _DEFAULT_SCRATCH = 64 << 20
+_POD_SHM = "__shm"
+"""Of a manifest's pod, whose containers share IPC. No name of a user's begins with an underscore."""
+_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+"""Docker's defaults: a pod's network is its own, so any user in it may bind any port and ping."""
 _MIB = 1 << 20
 _MIN_CONTAINER_MEMORY = 6 * _MIB
 """Docker's own lower bound."""
@@ -73,7 +76,7 @@ def configuration(pod: PodRecord) -> messages.Configure:
                            mtu=pod.binding.mtu)
     return messages.Configure(
         time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
-        domainname=pod.spec.domainname, net=net, sysctls=dict(pod.spec.sysctls),
+        domainname=pod.spec.domainname, net=net, sysctls=_SYSCTLS | pod.spec.sysctls,
         share_pid=pod.spec.share_process_namespace,
         memory_reserve=max(_MIN_RESERVE, pod.memory_mib * _MIB // 16))
 
@@ -83,20 +86,17 @@ def hostname(pod: PodRecord) -> str:
     return pod.spec.hostname or (pod.id[:12] if pod.implicit else pod.name)[:63]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScratchVolume:
-    name: str
-    size: int
-
-
-def scratch_volumes(containers: Iterable[ContainerRecord]) -> list[ScratchVolume]:
-    """The emptyDirs that these containers share: tmpfs of the pod, gone with its sandbox."""
+def scratch_volumes(pod: PodRecord, containers: Iterable[ContainerRecord]) -> list[messages.Volume]:
+    """What the containers share in memory, gone with the sandbox: emptyDirs, and a manifest's pod its /dev/shm."""
     sizes: dict[str, int] = {}
     for container in containers:
         for mount in container.spec.mounts:
             if mount.kind is MountKind.EMPTY_DIR:
                 sizes[mount.source] = max(sizes.get(mount.source, 0), mount.size or _DEFAULT_SCRATCH)
-    return [ScratchVolume(name=_scratch_name(name), size=size) for name, size in sizes.items()]
+    volumes = [messages.Volume(name=_scratch_name(name), tmpfs=size) for name, size in sizes.items()]
+    if not pod.implicit:
+        volumes.append(messages.Volume(name=_POD_SHM, tmpfs=_DEFAULT_SHM, mode=0o1777))
+    return volumes
 
 
 def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) -> messages.Create:
@@ -108,7 +108,7 @@ def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) 
         masked, readonly = (), ()
     return messages.Create(
         container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
-        mounts=tuple(_mount(m) for m in sorted(spec.mounts, key=lambda m: m.target.count("/"))),
+        mounts=_mounts(pod, spec.mounts),
         files=_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
         readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
         shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
@@ -187,6 +187,15 @@ def _privileges(security: Security) -> _Privileges:
             "seccomp": b"" if unconfined else default_profile(names)}
 
 
+def _mounts(pod: PodRecord, asked: Iterable[Mount]) -> tuple[messages.Mount, ...]:
+    """Outer ones first."""
+    mounts = [_mount(m) for m in sorted(asked, key=lambda m: m.target.count("/"))]
+    if not pod.implicit and not any(m.target == b"/dev/shm" for m in mounts):
+        mounts.append(messages.Mount(kind="volume", source=_POD_SHM, target=b"/dev/shm",
+                                     flags=_NOSUID | _NODEV | _NOEXEC))
+    return tuple(mounts)
+
+
 def _mount(mount: Mount) -> messages.Mount:
     flags = sum(_MOUNT_FLAGS[o] for o in mount.options if o in _MOUNT_FLAGS)
     if mount.kind is MountKind.TMPFS:
@@ -197,8 +206,9 @@ def _mount(mount: Mount) -> messages.Mount:
                           flags=flags, copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.options)
 
 
-_MOUNT_FLAGS = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024}
+_NOSUID, _NODEV, _NOEXEC, _NOATIME = 2, 4, 8, 1024
 """<sys/mount.h>"""
+_MOUNT_FLAGS = {"nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC, "noatime": _NOATIME}
 
 
 def _scratch_name(name: str) -> str:

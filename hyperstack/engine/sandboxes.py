@@ -220,8 +220,8 @@ class Sandboxes:
         if containers:
             for name, serial, read_only in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
-        for volume in launch.scratch_volumes(containers):
-            await channel.volume(messages.Volume(name=volume.name, tmpfs=volume.size))
+        for volume in launch.scratch_volumes(pod, containers):
+            await channel.volume(volume)
         return Sandbox(pod.id, machine, channel)
 
     async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:

@@ -43,6 +43,11 @@ def test_the_containers_of_a_pod_share_network_name_and_volumes(daemon: Daemon) 
         assert daemon.text("exec", client, "sh", "-c", "echo $WHO") == "client"
         # A PID namespace each: the other container's processes are not to be seen.
         assert "nc" not in daemon.text("exec", client, "ps").split()
+        daemon.ctl("exec", client, "sh", "-c", "echo shared >/dev/shm/note")
+        server = container_of(daemon, "server")
+        assert daemon.text("exec", server, "cat", "/dev/shm/note") == "shared"
+        # Docker's default: a port below 1024 needs no privilege, as the network is the pod's own.
+        assert daemon.text("exec", "-u", "alice", server, "cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start") == "0"
         assert "duo" in daemon.text("pod", "ls")
         daemon.ctl("pod", "stop", "-t", "1", "duo")
         assert daemon.vms() == {}
