@@ -36,13 +36,7 @@ class ArchiveRoutes:
 
     async def get(self, call: Call) -> web.StreamResponse:
         found, tar = await self._containers.archive_get(call.who, call.part("name"), _path(call))
-        response = web.StreamResponse(headers={"Content-Type": "application/x-tar", **_stat_header(found)})
-        async with streams.closing(tar):
-            await response.prepare(call.request)
-            async for part in tar:
-                await response.write(part)
-        await response.write_eof()
-        return response
+        return await streams.send_tar(call, tar, headers=_stat_header(found))
 
     async def put(self, call: Call) -> web.StreamResponse:
         await self._containers.archive_put(

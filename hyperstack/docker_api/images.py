@@ -179,14 +179,7 @@ class ImageRoutes:
     async def _save(self, call: Call, names: list[str]) -> web.StreamResponse:
         for name in names:
             self._images.get(call.who, name)  # All of them, or an error while one can still be told.
-        tar = self._images.save(call.who, names)
-        response = web.StreamResponse(headers={"Content-Type": "application/x-tar"})
-        async with streams.closing(tar):
-            await response.prepare(call.request)
-            async for part in tar:
-                await response.write(part)
-        await response.write_eof()
-        return response
+        return await streams.send_tar(call, self._images.save(call.who, names))
 
     async def search(self, call: Call) -> web.StreamResponse:
         raise Unsupported("searching a registry", "the image store")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TypeVar
+
+from aiohttp import web
 
 from hyperstack.docker_api.hijack import Connection
 from hyperstack.engine.api import Attachment
+from hyperstack.http.call import Call
 from hyperstack.pod.errors import HyperStackError, InvalidArgument
 
 T = TypeVar("T")
@@ -131,3 +134,15 @@ async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
         close = getattr(items, "aclose", None)
         if close is not None:
             await close()
+
+
+async def send_tar(call: Call, tar: AsyncIterator[bytes], *, headers: Mapping[str, str] | None = None
+                   ) -> web.StreamResponse:
+    """An archive at the client's pace. A failure in its middle cuts the connection: the status line is gone by then."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-tar", **(headers or {})})
+    async with closing(tar):
+        await response.prepare(call.request)
+        async for part in tar:
+            await response.write(part)
+    await response.write_eof()
+    return response

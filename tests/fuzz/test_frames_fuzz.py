@@ -7,15 +7,14 @@ libFuzzer ends its process, so each target runs in one of its own: `python -m te
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+
+from tests.fuzz.atheris_run import fuzz, run_target
 
 SECONDS = 4
 KEY = bytes(16)
@@ -133,27 +132,9 @@ def seeds() -> list[bytes]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_a_guest_sends_is_more_than_a_guest_error(target: str, tmp_path: Path) -> None:
-    for place, seed in enumerate(seeds()):
-        (tmp_path / f"seed{place}").write_bytes(seed)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.test_frames_fuzz", target, f"-max_total_time={SECONDS}", "-max_len=4096",
-         "-timeout=20", "-rss_limit_mb=1024", f"-artifact_prefix={tmp_path}/crash-", str(tmp_path)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=SECONDS + 120)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    runs = re.search(r"Done (\d+) runs", done.stdout + done.stderr)
-    assert runs
-    assert int(runs[1]) > len(seeds())
-
-
-def main() -> None:
-    import atheris
-
-    with atheris.instrument_imports(include=["hyperstack.guest"]):
-        import hyperstack.guest.channel  # noqa: F401 - imported here to be instrumented
-    target = TARGETS[sys.argv.pop(1)]
-    atheris.Setup(sys.argv, target)
-    atheris.Fuzz()
+    run_target("tests.fuzz.test_frames_fuzz", target, seeds(), tmp_path, seconds=SECONDS, max_len=4096,
+               rss_limit_mb=1024)
 
 
 if __name__ == "__main__":
-    main()
+    fuzz(TARGETS, "hyperstack.guest", ["hyperstack.guest.channel"])

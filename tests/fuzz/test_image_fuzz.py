@@ -11,14 +11,13 @@ import contextlib
 import gzip
 import io
 import os
-import re
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fuzz.atheris_run import fuzz, run_target
 
 SECONDS = 4
 MAX_BYTES = 8 << 20
@@ -155,30 +154,9 @@ def seeds() -> list[bytes]:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_a_stranger_sends_is_more_than_an_error(target: str, tmp_path: Path) -> None:
-    for place, seed in enumerate(seeds()):
-        (tmp_path / f"seed{place}").write_bytes(seed)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.test_image_fuzz", target, f"-max_total_time={SECONDS}", "-max_len=16384",
-         "-timeout=20", "-rss_limit_mb=2048", f"-artifact_prefix={tmp_path}/crash-", str(tmp_path)],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=SECONDS + 120)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    runs = re.search(r"Done (\d+) runs", done.stdout + done.stderr)
-    assert runs
-    assert int(runs[1]) > len(seeds())
-
-
-def main() -> None:
-    import atheris
-
-    with atheris.instrument_imports(include=["hyperstack.image"]):
-        import hyperstack.image.archive
-        import hyperstack.image.auth
-        import hyperstack.image.changes
-        import hyperstack.image.layer  # noqa: F401 - likewise
-    target = TARGETS[sys.argv.pop(1)]
-    atheris.Setup(sys.argv, target)
-    atheris.Fuzz()
+    run_target("tests.fuzz.test_image_fuzz", target, seeds(), tmp_path, seconds=SECONDS, max_len=16384,
+               rss_limit_mb=2048)
 
 
 if __name__ == "__main__":
-    main()
+    fuzz(TARGETS, "hyperstack.image", [f"hyperstack.image.{name}" for name in ("archive", "auth", "changes", "layer")])
