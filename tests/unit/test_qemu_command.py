@@ -30,7 +30,8 @@ def build(spec: MachineSpec, accelerator: str = "tcg") -> tuple[list[str], list[
         return 100 + fd
 
     line = command.command_line(spec, program="/qemu", firmware="/fw", kernel="/boot/kernel", initrd="/boot/initrd",
-                                accelerator=accelerator, give=give, channels=command.Channels(monitor=3, agent=4))
+                                accelerator=accelerator, tsc_khz=2_600_123, give=give,
+                                channels=command.Channels(monitor=3, agent=4))
     return line, given_away
 
 
@@ -54,6 +55,8 @@ def test_emulation_and_virtualisation_differ_in_what_they_skip() -> None:
     emulated, virtual = build(spec)[0], build(spec, "kvm")[0]
     assert "mitigations=off" in values(emulated, "-append")[0]
     assert "mitigations" not in values(virtual, "-append")[0], "real processors leak"
+    assert "tsc_early_khz=2600123" in values(emulated, "-append")[0].split(), "a guest that measures it gets it wrong"
+    assert "tsc_early_khz" not in values(virtual, "-append")[0], "KVM tells its guests itself"
     assert values(virtual, "-accel") == ["kvm"]
     assert values(virtual, "-cpu")[0].startswith("host,")
 

@@ -59,6 +59,7 @@ class _Tools:
     root: runtime_root.RuntimeRoot
     jail: Path
     accelerator: probe.Accelerator
+    tsc_khz: int
 
 
 class QemuHypervisor:
@@ -100,7 +101,8 @@ class QemuHypervisor:
                 rom = await asyncio.to_thread(build, "trial", self._cache_dir)
                 accelerator = await probe.choose_accelerator(cache_dir=self._cache_dir, root=root, jail=jail, rom=rom)
                 log.info("accelerator: %s, %s", accelerator.name, accelerator.reason)
-                self._tools = _Tools(root, jail, accelerator)
+                counter = await asyncio.to_thread(build, "counter", self._cache_dir)
+                self._tools = _Tools(root, jail, accelerator, await asyncio.to_thread(probe.measure_tsc_khz, counter))
                 self.accelerator = accelerator.name
             return self._tools
 
@@ -161,8 +163,8 @@ class QemuHypervisor:
                                         agent=descriptors.give(agent.fileno()))
             line = command.command_line(
                 spec, program=tools.root.program, firmware=tools.root.firmware, kernel=f"/{runtime_root.KERNEL}",
-                initrd=f"/{runtime_root.INITRD}", accelerator=tools.accelerator.name, channels=channels,
-                give=descriptors.give)
+                initrd=f"/{runtime_root.INITRD}", accelerator=tools.accelerator.name, tsc_khz=tools.tsc_khz,
+                channels=channels, give=descriptors.give)
             files = [(runtime_root.KERNEL, spec.kernel.image.resolve(strict=True)),
                      (runtime_root.INITRD, spec.kernel.initrd.resolve(strict=True))]
             entrances = stack.enter_context(place.cgroup.entrances())

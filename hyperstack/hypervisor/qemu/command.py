@@ -38,7 +38,7 @@ _COMMON_COMMAND_LINE = "console=ttyS0 quiet panic=-1 random.trust_cpu=on no_time
 """`panic=-1` resets at once, which ends the machine; the console keeps the kernel's last words."""
 _EMULATED_COMMAND_LINE = "tsc=reliable mitigations=off rcupdate.rcu_expedited=1 noreplace-smp cryptomgr.notests"
 """Emulation has neither speculation to mitigate nor a bus to lock; the 0.4 s of cipher self-tests at every boot show
-nothing that the first did not."""
+nothing that the first did not. The guest is told the rate of its clock: see `counter/counter.c`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +67,16 @@ def nic_device(nic: Nic) -> dict[str, Any]:
 
 
 def command_line(spec: MachineSpec, *, program: str, firmware: str, kernel: str, initrd: str, accelerator: str,
-                 channels: Channels, give: Callable[[int], int]) -> list[str]:
+                 tsc_khz: int, channels: Channels, give: Callable[[int], int]) -> list[str]:
     """`program` and its arguments.
 
     :param program, firmware, kernel, initrd: paths in the machine's root.
+    :param tsc_khz: rate of the host's time stamp counter, which is the guest's under emulation.
     :param give: hands a descriptor of ours to QEMU and returns its number there.
     """
     emulated = accelerator == "tcg"
-    append = " ".join(part for part in (_COMMON_COMMAND_LINE, _EMULATED_COMMAND_LINE if emulated else "",
-                                        spec.kernel.command_line) if part)
+    emulation = f"{_EMULATED_COMMAND_LINE} tsc_early_khz={tsc_khz}" if emulated else ""
+    append = " ".join(part for part in (_COMMON_COMMAND_LINE, emulation, spec.kernel.command_line) if part)
     line = [
         program, "-name", f"hyperstack-{spec.id[:12]}", "-nodefaults", "-no-user-config", "-display", "none",
         "-L", firmware, "-sandbox", SANDBOX,

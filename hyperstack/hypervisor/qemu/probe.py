@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import subprocess
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ _TCG_DEADLINE_S = 60.0
 _PASSED_STATUS = "ended with status 33"
 """What isa-debug-exit makes of the ROM's value 0x10: (0x10 << 1) | 1."""
 _NOBODY = 65534
+_COUNTER_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,18 @@ async def try_machine(accelerator: str, deadline: float, *, root: runtime_root.R
             return Trial(time.monotonic() - begin, "")
         said = read_last_words(words)
         return Trial(None, f"QEMU {how}" + (f": {said[:300]}" if said else ""))
+
+
+def measure_tsc_khz(counter: Path) -> int:
+    """Rate of the host's time stamp counter, by the program of counter/. Blocks for 0.1 s.
+
+    :raise Unavailable: the program fails.
+    """
+    try:
+        done = subprocess.run([counter], capture_output=True, text=True, check=True, timeout=_COUNTER_TIMEOUT_S)
+        return int(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise Unavailable(f"the rate of the time stamp counter cannot be measured: {error}") from error
 
 
 def _key(root: runtime_root.RuntimeRoot, jail: Path, rom: Path) -> str:
