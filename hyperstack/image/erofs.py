@@ -29,6 +29,7 @@ _SLOT = 32
 _MAGIC = 0xE0F5E1E2
 _SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHH38x")
 _SUPER_OFFSET = 1024
+_XATTR_HEADER = 12
 _COMPAT_CHECKSUM = 0x1
 _INCOMPAT_CHUNKED = 0x4
 _INODE = struct.Struct("<HHHHQIIIIQIIQQ")
@@ -360,6 +361,8 @@ class ErofsWriter:
         self._write_directories(root)
         self._data.pad(BLOCK)
         self._data.flush()
+        # fsck.erofs 1.5 reads a header of attributes behind every inode, also where there is none.
+        self._meta.pad_to(self._meta.position + _XATTR_HEADER)
         self._meta.pad(BLOCK)
         self._meta.flush()
         for nid, links in self._links.items():

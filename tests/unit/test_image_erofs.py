@@ -97,6 +97,14 @@ def test_any_flat_layer_survives(tmp_path: Path, sizes: dict[str, int], piece: i
     assert {name: found[-1] for name, found in tree(extract(disk, out)).items()} == files
 
 
+def test_an_inode_may_end_where_the_disk_does(tmp_path: Path) -> None:
+    """Empty files take 64 bytes each, so one of these layers ends with a block that is full."""
+    for count in range(56, 66):
+        disk = tmp_path / f"disk-{count}"
+        make_disk(make_tar(*(member(str(number)) for number in range(count))), disk)
+        check(disk)
+
+
 def test_the_same_layer_gives_the_same_bytes(tmp_path: Path) -> None:
     layer = make_tar(*(member(f"d{number % 7}/{number}", data=os.urandom(number * 37)) for number in range(200)))
     make_disk(layer, tmp_path / "one", piece=1000)
