@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.daemon import logs, sockets
+from hyperstack.daemon import lock, logs, sockets
 from hyperstack.daemon.lock import DirectoryLock
 from hyperstack.daemon.notify import Notifier
 from hyperstack.pod.errors import Conflict, InvalidArgument
 
 
-def test_the_second_daemon_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+def test_the_second_daemon_is_told_who_holds_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_PATIENCE_S", 0.0)
     with DirectoryLock(tmp_path, note="socket /run/a.sock"), \
             pytest.raises(Conflict, match=rf"pid {os.getpid()}, socket /run/a\.sock"):
         DirectoryLock(tmp_path, note="socket /run/b.sock")
