@@ -255,7 +255,7 @@ class Containers:
         self.get(who, ref)
         data = b"".join([part async for part in tar])
         with tarfile.open(fileobj=io.BytesIO(data)) as opened:
-            opened.extractall(self._path(path), filter="data")
+            opened.extractall(self._path(path))
 
     async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
         gone = [record.id for record in self.records.values() if record.state is ContainerState.EXITED]

@@ -24,6 +24,7 @@ _EXIT_CONSOLE_CHARS = 4096
 _GRACE_S = 2.0
 """Between the end of the monitor's connection and the end of the process that held it."""
 _UNPLUG_TIMEOUT_S = 10.0
+_HELD_POLL_S = 0.02
 _HOST_REASONS = ("host-signal", "host-error", "host-qmp-quit", "host-ui")
 _BROKEN_STATES = ("internal-error", "io-error", "guest-panicked", "watchdog")
 
@@ -298,10 +299,25 @@ class QemuMachine:
         node = disks.node_name(serial)
         nodes = await self._execute("query-named-block-nodes", {"flat": True})
         if any(item.get("node-name") == node for item in nodes or ()):
-            await self._execute("blockdev-del", {"node-name": node})
+            await self._delete_node(node)
         for fdset in await self._execute("query-fdsets") or ():
             if any(entry.get("opaque") == serial for entry in fdset["fds"]):
                 await self._execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
+
+    async def _delete_node(self, node: str) -> None:
+        """A device that was reported gone may hold its image a moment longer.
+
+        :raise Unavailable: QEMU is gone, or the image is still held after the grace.
+        """
+        deadline = asyncio.get_running_loop().time() + _GRACE_S
+        while True:
+            try:
+                await self._monitor.execute("blockdev-del", {"node-name": node})
+                return
+            except CommandFailed as error:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Unavailable(str(error)) from error
+            await asyncio.sleep(_HELD_POLL_S)
 
     async def attach_nic(self, nic: Nic) -> None:
         """:raise Unavailable: QEMU refuses it, for example because the machine has one."""
