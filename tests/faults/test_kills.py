@@ -25,6 +25,8 @@ WORKERS = 2
 LONGEST_S = (4.0, 4.0, 12.0)
 """From the start of the work to the kill: some within the start of a VM, some after all kinds of work were done."""
 KILL_WHILE_RECOVERING = 0.2
+PROGRESS = 10
+"""Kills between two lines that tell how far it is."""
 
 _STAGES = {"created": Stage.CREATED, "running": Stage.RUNNING, "exited": Stage.EXITED}
 
@@ -148,7 +150,8 @@ class Siege:
 
 @pytest.mark.timeout(0)
 def test_kills_at_random_instants_lose_and_leak_nothing(make_daemon: Callable[..., Daemon], seed: int,
-                                                        pytestconfig: pytest.Config) -> None:
+                                                        pytestconfig: pytest.Config,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
     kills = pytestconfig.getoption("--kills")
     siege, step = Siege(make_daemon(), seed), 0
     siege.begin()
@@ -156,8 +159,10 @@ def test_kills_at_random_instants_lose_and_leak_nothing(make_daemon: Callable[..
         for step in range(1, kills + 1):
             siege.strike(step)
             siege.check()
-            print(f"kill {step}/{kills}: {len(siege.ledger.containers)} containers so far, {siege.ledger.done}",
-                  file=sys.__stderr__ if kills > 20 else sys.stdout, flush=True)
+            if step % PROGRESS == 0:
+                with capsys.disabled():
+                    print(f"\nkill {step}/{kills}: {len(siege.ledger.containers)} containers, {siege.ledger.done}", end="",
+                          flush=True)
         siege.end()
     except BaseException:
         print(f"failed at kill {step} of {kills}; repeat with: ./test.sh --kills {kills} --seed {seed}\n"
