@@ -17,7 +17,6 @@ from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.streams import ProcessStream
 from hyperstack.engine.supervisor import Supervisor, as_start_failure
-from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import ExitEvent, ProcessStatus
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, HyperStackError, InvalidArgument, NotFound, StartFailed
@@ -69,7 +68,7 @@ class ExecService:
         ended = self._supervisor.exits.expect(container.pod_id, record.handle)
         try:
             pid = await sandbox.channel.exec(container.id, record.handle, process)
-        except GuestCallError as error:
+        except HyperStackError as error:
             ended.cancel()
             failure = as_start_failure(error)
             code = failure.exit_code if isinstance(failure, StartFailed) else _SIGNALLED

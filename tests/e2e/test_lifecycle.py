@@ -99,6 +99,20 @@ def test_a_killed_vm_is_a_failed_pod_with_a_reason_and_the_policy_acts(daemon: D
     assert daemon.text("exec", "phoenix", "echo", "reborn") == "reborn"
 
 
+def test_a_guest_that_fell_silent_fails_what_waits_for_it_and_can_be_removed(daemon: Daemon) -> None:
+    daemon.ctl("run", "-d", "--name", "mute", BUSYBOX, "sleep", "600")
+    mute = only_vm(daemon)
+    daemon.ctl("run", "-d", "--name", "other", BUSYBOX, "sleep", "600")
+    os.kill(mute, signal.SIGSTOP)
+    waiting = daemon.ctl_popen("exec", "mute", "true")
+    assert daemon.text("exec", "other", "echo", "fine") == "fine"
+    daemon.ctl("rm", "-f", "mute")
+    _, words = waiting.communicate(timeout=120)
+    assert waiting.returncode != 0
+    assert words != b""
+    assert mute not in daemon.vms()
+
+
 def test_memory_pressure_kills_inside_never_the_vm(daemon: Daemon) -> None:
     daemon.ctl("run", "-d", "--name", "eater", "-m", "64m", BUSYBOX, "sh", "-c",
                "sh -c 'x=a; while :; do x=$x$x; done'; echo survived $?; sleep 600")
