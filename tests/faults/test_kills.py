@@ -160,9 +160,9 @@ def test_kills_at_random_instants_lose_and_leak_nothing(make_daemon: Callable[..
             siege.strike(step)
             siege.check()
             if step % PROGRESS == 0:
+                words = f"{len(siege.ledger.containers)} containers, {siege.ledger.done}"
                 with capsys.disabled():
-                    print(f"\nkill {step}/{kills}: {len(siege.ledger.containers)} containers, {siege.ledger.done}", end="",
-                          flush=True)
+                    print(f"\nkill {step}/{kills}: {words}", end="", flush=True)
         siege.end()
     except BaseException:
         print(f"failed at kill {step} of {kills}; repeat with: ./test.sh --kills {kills} --seed {seed}\n"
