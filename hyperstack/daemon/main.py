@@ -58,7 +58,7 @@ def main(config_file: Path | None, only_prepare: bool, **options: Any) -> None:
     except HyperStackError as error:
         sys.exit(f"hyperd: {error}")
     except OSError as error:
-        sys.exit(f"hyperd: {error.filename or ''}: {error.strerror}".replace(": :", ":"))
+        sys.exit(f"hyperd: {error}")
 
 
 def _reloader(config_file: Path | None, overrides: dict[str, Any]) -> Callable[[], Config]:

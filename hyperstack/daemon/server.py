@@ -50,6 +50,7 @@ async def serve(config: Config, reload: Callable[[], Config]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop_or_die, stop, number)
+        loop.add_signal_handler(signal.SIGHUP, _log.info, "not serving yet; the configuration was read a moment ago")
         kernels = await _unless(stop, prepare(config, _tell(notifier)))
         if kernels is None:
             return

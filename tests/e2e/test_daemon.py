@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -91,3 +92,12 @@ def test_sighup_reads_the_log_level_and_the_registries_again(make_daemon: Callab
     os.kill(daemon.pid, signal.SIGHUP)
     wait_until(lambda: "configuration reloaded" in daemon.log.read_text(), "the good one was taken")
     assert daemon.text("version")
+
+
+def test_doctor_names_a_remedy_for_all_that_is_not_well(daemon: Daemon) -> None:
+    lines = daemon.ctl("doctor", "--format", "json", check=False).stdout.splitlines()
+    findings = [{key.lower(): value for key, value in json.loads(line).items()} for line in lines]
+    names = {finding["name"] for finding in findings}
+    assert {"kernel", "cgroups", "accelerator", "qemu"} <= names
+    assert [finding for finding in findings if finding["status"] != "ok" and not finding["remedy"]] == []
+    assert [finding for finding in findings if finding["status"] == "fail"] == [], "and yet all other tests pass here?"
