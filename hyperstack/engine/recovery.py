@@ -68,8 +68,11 @@ class Recovery:
                 await self._sandboxes.fail(pod.id, f"It could not be adopted after a restart of the daemon: {error}")
             if self._sandboxes.get(pod.id) is None:
                 await self._bury(pod.id)
-        await self._finish_removals(pod.id)
-        await self._supervisor.settle(pod.id)
+        try:
+            await self._finish_removals(pod.id)
+            await self._supervisor.settle(pod.id)
+        except HyperStackError as error:
+            log.error("pod %s: what was begun could not be finished: %s", pod.id[:12], error)
         self._start_wanted(pod.id)
 
     async def _recover_sandbox(self, pod: PodRecord) -> None:

@@ -357,7 +357,8 @@ class Supervisor:
 
     async def _remove_locked(self, container: ContainerRecord) -> None:
         self._cancel_restart(container.id)
-        container = self._set(container, ContainerState.REMOVING)
+        if container.state is not ContainerState.REMOVING:  # A daemon that died in the middle left it so.
+            container = self._set(container, ContainerState.REMOVING)
         pod = self._pod(container.pod_id)
         if pod.implicit:
             await self._sandboxes.stop(pod.id, discard=True)

@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -182,3 +183,17 @@ def test_a_vm_that_is_killed_while_no_daemon_runs_is_buried_with_a_reason(make_d
     assert daemon.text("inspect", "--format", "{{.State.Status}}", "victim") == "exited"
     assert daemon.text("inspect", "--format", "{{.State.Error}}", "victim") != ""
     wait_until(lambda: not leaks(daemon), "nothing is leaked")
+
+
+def test_a_removal_that_a_kill_cut_off_is_finished(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    ident = daemon.text("create", "--name", "half-gone", BUSYBOX)
+    daemon.kill()
+    removing = "UPDATE container SET doc = json_set(CAST(doc AS TEXT), '$.state', 'removing') WHERE id = ?"
+    with contextlib.closing(sqlite3.connect(daemon.state / "engine.db")) as store, store:
+        store.execute(removing, (ident,))
+    daemon.start()
+    assert daemon.text("ps", "-aq") == ""
+    assert list((daemon.state / "pods").iterdir()) == []
