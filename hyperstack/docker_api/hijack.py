@@ -7,12 +7,20 @@ before they have seen our answer, as HTTP demands; aiohttp's parser drops what a
 A client may close its half (`echo x | docker exec -i ...`) and still wants the output, so an end of its stream is not
 the end of the connection. That has a price: the event loop then no longer notices when the other half goes too.
 `Connection.gone` does.
+
+Some clients (the Docker SDK for Python) read our answer through a buffer that they throw away when they take the
+connection, and with it whatever came close behind: where the kernel can tell, output waits until the head was read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import select
+import socket
+import struct
+import termios
+import time
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -21,6 +29,9 @@ _HIGH_WATER = 256 * 1024
 """Bytes buffered for a slow reader before its process is stalled."""
 
 _READ_LIMIT = 64 * 1024
+
+_HEAD_READ_WITHIN_S = 0.5
+"""A client that has not read the head by then gets what follows it all the same."""
 
 
 class Connection:
@@ -31,6 +42,7 @@ class Connection:
         self._transport = transport
         self._reader = reader
         self._writer = writer
+        self._head_read = False
 
     async def read(self) -> bytes:
         """What the client sent; empty once it closed its half."""
@@ -41,8 +53,24 @@ class Connection:
 
     async def write(self, data: bytes) -> None:
         """Waits while the client does not read. :raise ConnectionError: it is gone."""
+        if not self._head_read:
+            await self._until_head_is_read()
         self._writer.write(data)
         await self._writer.drain()
+
+    async def _until_head_is_read(self) -> None:
+        self._head_read = True
+        until = time.monotonic() + _HEAD_READ_WITHIN_S
+        while self._unread() and time.monotonic() < until:  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0.001)
+
+    def _unread(self) -> int:
+        """Bytes on their way that the client has not read: the kernel knows it of a unix socket only."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family != socket.AF_UNIX or sock.fileno() < 0:
+            return 0
+        [unread] = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+        return int(unread)
 
     async def gone(self) -> None:
         """Until the client has closed both halves."""
@@ -96,9 +124,9 @@ async def hijack(request: web.Request, *, content_type: str, headers: Mapping[st
     if not transport.is_reading():
         transport.resume_reading()
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-    connection = Connection(transport, reader, writer)
-    await connection.write(_head(request, content_type, headers))
-    return connection
+    writer.write(_head(request, content_type, headers))
+    await writer.drain()
+    return Connection(transport, reader, writer)
 
 
 def _head(request: web.Request, content_type: str, headers: Mapping[str, str]) -> bytes:

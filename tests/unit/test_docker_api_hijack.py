@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import socket
 import struct
 from collections.abc import AsyncIterator
 
@@ -289,3 +290,24 @@ def test_detach_keys_are_found_wherever_the_chunks_are_cut(chunks: list[bytes], 
             break
     assert asked == (keys in whole)
     assert (passed if asked else passed + detector.flush()) == (whole[:whole.index(keys)] if asked else whole)
+
+
+async def test_what_follows_the_head_does_not_come_with_it(served: Served) -> None:
+    """A client that throws its read-ahead away must not lose output, however late it reads."""
+    ident = await create(served, "sleep", "60")
+    await start(served, ident)
+    wanted = {"Cmd": ["echo", "hi"], "AttachStdout": True}
+    _, answer = await served.call("POST", f"/containers/{ident}/exec", json=wanted)
+    assert isinstance(answer, dict)
+    body = b'{"Detach": false, "Tty": false}'
+    request = (f"POST /exec/{answer['Id']}/start HTTP/1.1\r\n{UPGRADE}Content-Type: application/json\r\n"
+               f"Content-Length: {len(body)}\r\n\r\n").encode() + body
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, str(served.socket))
+        await loop.sock_sendall(sock, request)
+        await asyncio.sleep(0.1)
+        head = await loop.sock_recv(sock, 65536)
+        assert head.endswith(b"\r\n\r\n")
+        assert await loop.sock_recv(sock, 65536) == b"\x01\0\0\0\0\0\0\x03hi\n"

@@ -386,8 +386,9 @@ static void finish_removal(struct container *container)
 void container_check_removal(struct container *container)
 {
     bool populated, frozen;
-    /* Archives are outside the control group, but hold the container's mounts as well. */
-    if (container->removing && !processes_end_archives(container) &&
+    /* Archives are outside the control group, but hold the container's mounts as well; and a control group can be empty
+       before its last process is reaped, while a removed container has no process that runs. */
+    if (container->removing && !processes_end_all(container) &&
         cgroup_state(container->cgroup, &populated, &frozen) && !populated)
         finish_removal(container);
 }

@@ -174,11 +174,11 @@ void processes_detach(void)
         process->outputs[0].attached = process->outputs[1].attached = process->input.attached = false;
 }
 
-bool processes_end_archives(const struct container *container)
+bool processes_end_all(const struct container *container)
 {
     bool any = false;
     for (struct process *process = processes; process; process = process->next) {
-        if (process->container == container && process->running && process->kind > PROCESS_EXEC) {
+        if (process->container == container && process->running) {
             kill(process->pid, SIGKILL);
             any = true;
         }

@@ -38,7 +38,7 @@ void process_started(struct watch *status, uint32_t events); /* for `status.read
 void processes_reap(void);
 bool processes_running(void);
 void processes_detach(void); /* a new connection: nothing flows until `attach` */
-bool processes_end_archives(const struct container *container); /* true while there are any */
+bool processes_end_all(const struct container *container); /* kills them; true while there are any */
 void processes_forget_container(struct container *container);
 bool process_release(struct process *process, struct problem *problem);
 bool process_signal(struct process *process, int signal, bool all, struct problem *problem);
