@@ -1,34 +1,40 @@
-"""The container peer: Debian's podman with runc, with storage and configuration of its own for the run."""
+"""The container peer: Debian's podman, with storage and configuration of its own for the run."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from bench.report import say
 from tests.harness import Namespace
+
+_TAIL = 400
+"""Characters of podman's words that an error repeats."""
 
 
 class Podman:
-    """:raise FileNotFoundError: podman or runc is not installed."""
+    """:raise FileNotFoundError: podman or the runtime is not installed."""
 
-    def __init__(self, directory: Path, namespace: Namespace) -> None:
-        for program in ("podman", "runc"):
+    def __init__(self, directory: Path, namespace: Namespace, runtime: str) -> None:
+        for program in ("podman", runtime):
             if shutil.which(program) is None:
-                raise FileNotFoundError(program)
+                raise FileNotFoundError(f"no {program}: apt-get install --no-install-recommends {program}")
+        self.runtime = runtime
         self._namespace = namespace
         # --cgroup-manager: a host without systemd has no other. The ulimits: where root lacks CAP_SYS_RESOURCE,
         # podman's own defaults are above what may be set.
         self._base = ["podman", "--root", str(directory / "storage"), "--runroot", str(directory / "runroot"),
-                      "--tmpdir", str(directory / "tmp"), "--runtime", "runc", "--cgroup-manager", "cgroupfs",
+                      "--tmpdir", str(directory / "tmp"), "--runtime", runtime, "--cgroup-manager", "cgroupfs",
                       "--events-backend", "none"]
         self._limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
 
     def pull(self, image: str) -> None:
-        self._call(["pull", "-q", "--tls-verify=false", image])
+        self._call("pull", "-q", "--tls-verify=false", image)
 
-    def run_ms(self, image: str, command: list[str]) -> float:
+    def run_ms(self, image: str, command: Sequence[str]) -> float:
         """From the start of the podman process to its first output byte."""
         argv = self._namespace.inside([*self._base, "run", "--rm", *self._limits, image, *command])
         began = time.perf_counter()
@@ -40,15 +46,39 @@ class Podman:
             process.stdout.read()
             words = process.stderr.read().decode(errors="replace")
         if not first or process.returncode != 0:
-            raise RuntimeError(f"podman run failed ({process.returncode}): {words.strip()[-500:]}")
+            raise RuntimeError(f"podman run failed ({process.returncode}): {words.strip()[-_TAIL:]}")
         return took * 1000
 
-    def close(self) -> None:
-        self._call(["rm", "-fa"])
-        self._call(["rmi", "-fa"])
+    def run(self, image: str, command: Sequence[str], *, binds: Sequence[str] = ()) -> str:
+        """A running container's id. :param binds: VOLUME:PATH."""
+        volumes = [word for bind in binds for word in ("-v", bind)]
+        return self._call("run", "-d", *self._limits, *volumes, image, *command)
 
-    def _call(self, words: list[str]) -> None:
+    def exec(self, ident: str, argv: Sequence[str]) -> str:
+        return self._call("exec", ident, *argv)
+
+    def address(self, ident: str) -> str:
+        return self._call("inspect", "--format", "{{.NetworkSettings.IPAddress}}", ident)
+
+    def pids(self, ident: str) -> list[int]:
+        """Of the container's process, and of conmon, which watches it."""
+        return [int(word) for word in
+                self._call("inspect", "--format", "{{.State.Pid}} {{.State.ConmonPid}}", ident).split()]
+
+    def remove_all(self) -> None:
+        self._call("rm", "-fa", "-t", "0")
+
+    def close(self) -> None:
+        """Remove all that it keeps beyond the directory. Says what it could not."""
+        for words in (("rm", "-fa", "-t", "0"), ("volume", "prune", "-f"), ("rmi", "-fa")):
+            try:
+                self._call(*words)
+            except RuntimeError as error:
+                say(str(error))
+
+    def _call(self, *words: str) -> str:
         argv = self._namespace.inside([*self._base, *words])
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         if done.returncode != 0:
-            raise RuntimeError(f"podman {words[0]} failed: {done.stderr.strip()[-500:]}")
+            raise RuntimeError(f"podman {words[0]} with {self.runtime} failed: {done.stderr.strip()[-_TAIL:]}")
+        return done.stdout.strip()

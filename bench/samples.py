@@ -1,4 +1,4 @@
-"""Samples of a duration and what to say of them."""
+"""Samples of one quantity, and what to say of them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,34 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Samples:
-    """Milliseconds, in the order they were measured."""
+    """Values in the order they were measured."""
 
     clock: str
-    """Where it starts and where it ends, in words."""
+    """For a duration where it starts and where it ends, else what was read; in words."""
+    unit: str = "ms"
     values: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
         return statistics.median(self.values)
 
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """The middle half of the samples, as a part of the median: 0.1 is a quiet machine, 0.5 a busy one."""
+        if len(self.values) < 2 or not self.median:
+            return 0.0
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
+        return (high - low) / abs(self.median)
+
     def summary(self) -> dict[str, object]:
+        """For the JSON. :raise statistics.StatisticsError: there is no sample."""
         ordered = sorted(self.values)
-        return {"clock": self.clock, "count": len(ordered), "median_ms": round(self.median, 1),
-                "min_ms": round(ordered[0], 1), "max_ms": round(ordered[-1], 1),
-                "quartiles_ms": [round(cut, 1) for cut in statistics.quantiles(ordered, n=4)]
-                if len(ordered) > 1 else [], "values_ms": [round(value, 1) for value in self.values]}
+        cuts = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else [ordered[0]] * 3
+        return {"clock": self.clock, "unit": self.unit, "count": len(ordered), "median": round(self.median, 3),
+                "mean": round(self.mean, 3), "min": round(ordered[0], 3), "max": round(ordered[-1], 3),
+                "quartiles": [round(cut, 3) for cut in cuts], "spread": round(self.spread, 3),
+                "values": [round(value, 3) for value in self.values]}
