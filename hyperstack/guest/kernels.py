@@ -1,11 +1,12 @@
-"""Guest kernels: where they come from, and what makes them boot our agent.
+"""The store of guest kernels, and of the agent that they start.
 
 Layout of the store, below its root:
 
     agent/HASH/agent                the agent, compiled from sources of that hash
     kernels/default                 the name of the default kernel
     kernels/NAME/kernel.json        `Record`; written last, so a directory without it does not count
-    kernels/NAME/vmlinux
+    kernels/NAME/vmlinux            or bzImage
+    kernels/NAME/config             its configuration, where it is known
     kernels/NAME/modules/{order,*.ko}
     kernels/NAME/initrd-HASH.cpio   of that agent and these modules
 
@@ -21,45 +22,67 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from hyperstack.guest import initramfs, modules, vmlinux
-from hyperstack.pod.errors import NotFound, Unavailable
+from hyperstack.guest import debian, initramfs, kernel_check, modules, vmlinux
+from hyperstack.guest.tools import run, temporary_directory, write_atomically
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 from hyperstack.pod.kernel import Kernel
 
 log = logging.getLogger(__name__)
 
 AGENT_SOURCES = Path(__file__).with_name("agent")
-DEBIAN_PACKAGE = "linux-image-cloud-amd64"
+FOREIGN_MIN_MEMORY_MIB = 96
+"""For kernels that nobody has measured: as Debian's, which is larger than most."""
 
-_REQUIRED = ("virtio_pci", "virtio_console", "virtio_scsi", "sd_mod", "virtio_net", "overlay", "erofs", "ext4")
-"""Drivers without which a pod cannot run: channel, disks, network, layers, writable layers."""
-_OPTIONAL = ("virtio_blk", "virtio_rng")
-_DEBIAN_MIN_MEMORY_MIB = 96
-"""Debian's cloud kernel was seen to panic with 64."""
-_DEBIAN_COMMAND_LINE = "cgroup_no_v1=all"
-"""What needs no host: speed under emulation is the backend's business."""
 _BUILD_DEADLINE_S = 300
-_APT_DEADLINE_S = 600
 _STALE_S = 24 * 3600
-_TAIL = 800
-"""Characters of a failed program's output that an error repeats."""
+"""What nobody used for so long is no other daemon's either."""
 _NAME = re.compile(r"[a-zA-Z0-9][\w.+~-]{0,127}\Z")
-_RELEASE = re.compile(r"linux-image-(\d[\w.+~-]*-cloud-amd64)\Z")
+_NEW = ".new-"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """kernel.json"""
 
     release: str
     command_line: str = ""
     min_memory_mib: int = 64
+    origin: str = "debian"
+    """Where it is from: "debian", "built" or "added"."""
+    image: str = "vmlinux"
+    """The image's file name."""
+    added_at: int = 0
+    """Nanoseconds since the epoch; 0 where unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """A stored kernel in full."""
+
+    kernel: Kernel
+    record: Record
+    modules: tuple[str, ...]
+    """File names, in the order in which they are loaded."""
+    config: dict[str, str] | None
+    """Option without CONFIG_ -> value; None where it is not known."""
+    bytes: int
+    """On the host's disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A kernel that can boot but is in no list yet; `KernelStore.commit` or `discard` ends that."""
+
+    name: str
+    directory: Path
+    kernel: Kernel
 
 
 def build_agent(cache_dir: Path) -> Path:
@@ -70,12 +93,20 @@ def build_agent(cache_dir: Path) -> Path:
     agent = _agent_path(cache_dir)
     if agent.exists():
         return agent
-    with _temporary_directory(cache_dir) as work:
-        _run(["make", "-s", "-C", str(AGENT_SOURCES), f"OUT={work}"], deadline_s=_BUILD_DEADLINE_S,
-             hint="apt-get install make musl-tools linux-libc-dev")
+    with temporary_directory(cache_dir) as work:
+        run(["make", "-s", "-C", str(AGENT_SOURCES), f"OUT={work}"], deadline_s=_BUILD_DEADLINE_S,
+            hint="apt-get install make musl-tools linux-libc-dev")
         agent.parent.mkdir(parents=True, exist_ok=True)
         (work / "agent").replace(agent)
     return agent
+
+
+def check_name(name: str) -> str:
+    """:raise InvalidArgument: it cannot be a kernel's name."""
+    if not _NAME.match(name) or name == "default":
+        raise InvalidArgument(f"invalid kernel name {name[:64]!r}", field="name", value=name[:64],
+                              hint="letters, digits and _ . + ~ - ; it begins with a letter or a digit")
+    return name
 
 
 class KernelStore:
@@ -86,7 +117,7 @@ class KernelStore:
     """
 
     def __init__(self, root: Path, *, agent_binary: Path | None = None) -> None:
-        self._root = root
+        self.root = root
         self._kernels = root / "kernels"
         self._agent_binary = agent_binary
         """Settled at the first use, so that an upgrade of the package does not pull it from under a running daemon."""
@@ -102,12 +133,13 @@ class KernelStore:
         agent = self._agent()
         if not agent.exists():
             progress("Compiling the guest agent")
-            await asyncio.to_thread(build_agent, self._root)
+            await asyncio.to_thread(build_agent, self.root)
         await asyncio.to_thread(self._clean)
-        name = self._default_name()
+        name = self.default_name()
         if name is None:
             name = await self._import_debian(progress)
-        await asyncio.to_thread(self._refresh)
+        await asyncio.to_thread(self.refresh)
+        await asyncio.to_thread(self._prune)
         return self.get(name)
 
     def get(self, name: str) -> Kernel:
@@ -115,18 +147,12 @@ class KernelStore:
 
         :raise NotFound: no such kernel, or `ensure_default` has not run since the agent changed.
         """
-        chosen = name or self._default_name()
-        if chosen is None:
-            raise NotFound("kernel", "default", hint="Run `hyperd` once with access to Debian's archive.")
-        directory = self._kernels / chosen
-        if not _NAME.match(chosen) or not (directory / "kernel.json").exists():
-            raise NotFound("kernel", chosen[:64], hint="`hyperctl kernel ls` shows what there is.")
+        directory = self._directory(name)
         initrd = self._initrd(directory)
         if not initrd.exists():
-            raise NotFound("initramfs of kernel", chosen, hint="Restart `hyperd`: it makes it for the present agent.")
-        record = _read_record(directory)
-        return Kernel(name=chosen, image=directory / "vmlinux", initrd=initrd, command_line=record.command_line,
-                      min_memory_mib=record.min_memory_mib, release=record.release)
+            raise NotFound("initramfs of kernel", directory.name,
+                           hint="Restart `hyperd`: it makes it for the present agent.")
+        return _kernel(directory, initrd)
 
     def list_all(self) -> list[Kernel]:
         """Those that can boot now, by name."""
@@ -136,6 +162,82 @@ class KernelStore:
                 found.append(self.get(directory.name))
         return found
 
+    def details(self, name: str) -> Details:
+        """:raise NotFound: as `get`."""
+        directory = self._directory(name)
+        config = directory / "config"
+        return Details(kernel=self.get(name), record=_read_record(directory), modules=tuple(_module_names(directory)),
+                       config=kernel_check.parse_config(config.read_text()) if config.exists() else None,
+                       bytes=sum(path.stat().st_blocks * 512 for path in directory.rglob("*")))
+
+    def default_name(self) -> str | None:
+        """None: none was chosen, or it is gone."""
+        try:
+            name = (self._kernels / "default").read_text()
+        except FileNotFoundError:
+            return None
+        return name if (self._kernels / name / "kernel.json").exists() else None
+
+    def set_default(self, name: str) -> None:
+        """:raise NotFound: as `get`."""
+        write_atomically(self._kernels / "default", self.get(name).name.encode())
+
+    def remove(self, name: str) -> None:
+        """Forget a kernel; machines that booted it have read it and go on.
+
+        :raise NotFound: no such kernel. :raise Conflict: it is the default.
+        """
+        directory = self._directory(name)
+        if directory.name == self.default_name():
+            raise Conflict(f"kernel {directory.name} is the host's default", field="kernel", value=directory.name,
+                           hint="choose another with `hyperctl kernel default` first")
+        # Gone at once for everybody; the files follow.
+        grave = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._kernels))
+        directory.rename(grave / directory.name)
+        shutil.rmtree(grave, ignore_errors=True)
+
+    def stage(self, name: str, candidate: kernel_check.Candidate, *, command_line: str, origin: str = "added",
+              min_memory_mib: int = FOREIGN_MIN_MEMORY_MIB) -> Staged:
+        """Make a checked kernel bootable without letting anybody see it. It is on the disk: not for the event loop.
+
+        :raise InvalidArgument: the name cannot be one. :raise Conflict: it is taken.
+        """
+        if self.has(check_name(name)):
+            raise Conflict(f"there is a kernel {name} already", field="name", value=name,
+                           hint="remove it with `hyperctl kernel rm`, or choose another name")
+        self._kernels.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._kernels))
+        try:
+            work.chmod(0o755)
+            image = candidate.image
+            record = Record(release=image.release, command_line=command_line, min_memory_mib=min_memory_mib,
+                            origin=origin, image=image.format, added_at=time.time_ns())
+            _write_kernel(work, image.data, candidate.modules, record)
+            if image.config is not None:
+                (work / "config").write_text(image.config)
+            self._make_initrd(work)
+            return Staged(name=name, directory=work, kernel=_kernel(work, self._initrd(work)))
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+    def commit(self, staged: Staged) -> Kernel:
+        """:raise Conflict: somebody else has taken the name meanwhile."""
+        target = self._kernels / staged.name
+        if self.has(staged.name):
+            self.discard(staged)
+            raise Conflict(f"there is a kernel {staged.name} already", field="name", value=staged.name)
+        shutil.rmtree(target, ignore_errors=True)  # what is there without a record is nobody's
+        staged.directory.rename(target)
+        return self.get(staged.name)
+
+    def discard(self, staged: Staged) -> None:
+        """Idempotent."""
+        shutil.rmtree(staged.directory, ignore_errors=True)
+
+    def has(self, name: str) -> bool:
+        return (self._kernels / name / "kernel.json").exists()
+
     def import_tree(self, tree: Path, release: str) -> str:
         """Import a packaged kernel, and make it the default; its name in the store. `ensure_default` makes it bootable.
 
@@ -143,56 +245,64 @@ class KernelStore:
         :raise InvalidArgument: no kernel image that this can read. :raise NotFound: it lacks a driver that pods need.
         """
         name = f"debian-{release}"
-        chosen = modules.select(tree / "lib/modules" / release, _REQUIRED, _OPTIONAL)
+        chosen = modules.select(tree / "lib/modules" / release, kernel_check.DRIVERS, kernel_check.OPTIONAL_DRIVERS)
         image = vmlinux.extract((tree / "boot" / f"vmlinuz-{release}").read_bytes())
-        with _temporary_directory(self._root) as work:
-            (work / "vmlinux").write_bytes(image)
-            (work / "modules").mkdir()
-            for module in chosen:
-                (work / "modules" / module.name).write_bytes(module.data)
-            (work / "modules/order").write_text("".join(f"{module.name}\n" for module in chosen))
-            record = Record(release=release, command_line=_DEBIAN_COMMAND_LINE, min_memory_mib=_DEBIAN_MIN_MEMORY_MIB)
-            (work / "kernel.json").write_bytes(msgspec.json.encode(record))
+        config = tree / "boot" / f"config-{release}"
+        with temporary_directory(self.root) as work:
+            record = Record(release=release, command_line=debian.COMMAND_LINE, min_memory_mib=debian.MIN_MEMORY_MIB)
+            _write_kernel(work, image, chosen, record)
+            if config.exists():
+                shutil.copyfile(config, work / "config")
             self._kernels.mkdir(parents=True, exist_ok=True)
             work.chmod(0o755)
             # Where another daemon was first, its directory is as good; one without a record is nobody's.
-            if not (self._kernels / name / "kernel.json").exists():
+            if not self.has(name):
                 shutil.rmtree(self._kernels / name, ignore_errors=True)
                 work.rename(self._kernels / name)
-        _write_atomically(self._kernels / "default", name.encode())
+        write_atomically(self._kernels / "default", name.encode())
         return name
+
+    def refresh(self) -> None:
+        """An initramfs of the present agent for every kernel. What is in use is marked as such."""
+        for directory in self._directories():
+            if self._initrd(directory).exists():
+                os.utime(self._initrd(directory))
+            else:
+                self._make_initrd(directory)
+                log.info("made the initramfs of kernel %s", directory.name)
+        os.utime(self._agent().parent)
 
     # --- import ---
 
     async def _import_debian(self, progress: Callable[[str], None]) -> str:
-        unpacked = await asyncio.to_thread(_installed)
+        unpacked = await asyncio.to_thread(debian.installed)
         if unpacked:
             progress(f"Importing the installed kernel {unpacked[1]}")
             return await asyncio.to_thread(self.import_tree, *unpacked)
-        with _temporary_directory(self._root) as work:
+        with temporary_directory(self.root) as work:
             progress("Downloading Debian's cloud kernel")
-            release = await asyncio.to_thread(_download, work)
+            release = await asyncio.to_thread(debian.download, work)
             progress(f"Importing the kernel {release}")
             return await asyncio.to_thread(self.import_tree, work / "x", release)
 
-    # --- initramfs ---
-
-    def _refresh(self) -> None:
-        """An initramfs of the present agent for every kernel."""
-        for directory in self._directories():
-            initrd = self._initrd(directory)
-            if not initrd.exists():
-                data = initramfs.build(self._agent().read_bytes(), _stored_modules(directory))
-                _write_atomically(initrd, data)
-                log.info("made the initramfs of kernel %s", directory.name)
+    # --- housekeeping ---
 
     def _clean(self) -> None:
         """Remove what was being made when somebody was killed, long enough ago that nobody makes it now."""
-        for path in (*self._root.glob(".new-*"), *self._kernels.glob(".new-*"), *self._kernels.glob("*/.new-*")):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_S:
-                    shutil.rmtree(path, ignore_errors=True)
-                    path.unlink(missing_ok=True)
+        _remove_stale((*self.root.glob(f"{_NEW}*"), *self._kernels.glob(f"{_NEW}*"), *self._kernels.glob(f"*/{_NEW}*")))
+
+    def _prune(self) -> None:
+        """Remove former agents and their initramfs. A daemon of another version that shares this store marks its own
+        at each start; machines have read theirs when they started."""
+        present = {self._agent().parent, *(self._initrd(directory) for directory in self._directories())}
+        found = (*self.root.glob("agent/*"), *self._kernels.glob("*/initrd-*.cpio"))
+        _remove_stale([path for path in found if path not in present])
+
+    # --- files ---
+
+    def _make_initrd(self, directory: Path) -> None:
+        data = initramfs.build(self._agent().read_bytes(), _stored_modules(directory))
+        write_atomically(self._initrd(directory), data)
 
     def _initrd(self, directory: Path) -> Path:
         agent = self._agent()
@@ -205,18 +315,21 @@ class KernelStore:
 
     def _agent(self) -> Path:
         if self._agent_binary is None:
-            self._agent_binary = _agent_path(self._root)
+            self._agent_binary = _agent_path(self.root)
         return self._agent_binary
 
-    def _directories(self) -> list[Path]:
-        return sorted(path.parent for path in self._kernels.glob("*/kernel.json"))
+    def _directory(self, name: str) -> Path:
+        """:param name: empty for the default. :raise NotFound: no such kernel."""
+        chosen = name or self.default_name()
+        if chosen is None:
+            raise NotFound("kernel", "default", hint="Run `hyperd` once with access to Debian's archive.")
+        if not _NAME.match(chosen) or not self.has(chosen):
+            raise NotFound("kernel", chosen[:64], hint="`hyperctl kernel ls` shows what there is.")
+        return self._kernels / chosen
 
-    def _default_name(self) -> str | None:
-        try:
-            name = (self._kernels / "default").read_text()
-        except FileNotFoundError:
-            return None
-        return name if (self._kernels / name / "kernel.json").exists() else None
+    def _directories(self) -> list[Path]:
+        return sorted(path.parent for path in self._kernels.glob("*/kernel.json")
+                      if not path.parent.name.startswith(_NEW))
 
 
 def _agent_path(cache_dir: Path) -> Path:
@@ -226,86 +339,37 @@ def _agent_path(cache_dir: Path) -> Path:
     return cache_dir / "agent" / digest.hexdigest()[:16] / "agent"
 
 
+def _write_kernel(directory: Path, image: bytes, chosen: Sequence[initramfs.Module], record: Record) -> None:
+    (directory / record.image).write_bytes(image)
+    (directory / "modules").mkdir()
+    for module in chosen:
+        (directory / "modules" / module.name).write_bytes(module.data)
+    (directory / "modules/order").write_text("".join(f"{module.name}\n" for module in chosen))
+    (directory / "kernel.json").write_bytes(msgspec.json.encode(record))
+
+
+def _kernel(directory: Path, initrd: Path) -> Kernel:
+    record = _read_record(directory)
+    return Kernel(name=directory.name, image=directory / record.image, initrd=initrd, command_line=record.command_line,
+                  min_memory_mib=record.min_memory_mib, release=record.release)
+
+
+def _module_names(directory: Path) -> list[str]:
+    return (directory / "modules/order").read_text().splitlines()
+
+
 def _stored_modules(directory: Path) -> list[initramfs.Module]:
-    names = (directory / "modules/order").read_text().splitlines()
-    return [initramfs.Module(name=name, data=(directory / "modules" / name).read_bytes()) for name in names]
+    return [initramfs.Module(name=name, data=(directory / "modules" / name).read_bytes())
+            for name in _module_names(directory)]
 
 
 def _read_record(directory: Path) -> Record:
     return msgspec.json.decode((directory / "kernel.json").read_bytes(), type=Record)
 
 
-def _installed() -> tuple[Path, str] | None:
-    """The newest cloud kernel that this host has installed with its modules: its tree and release."""
-    found = sorted(Path("/boot").glob("vmlinuz-*-cloud-amd64"), key=lambda path: path.stat().st_mtime)
-    releases = [path.name.removeprefix("vmlinuz-") for path in found]
-    usable = [release for release in releases if (Path("/lib/modules") / release / "kernel").is_dir()]
-    return (Path("/"), usable[-1]) if usable else None
-
-
-def _download(work: Path) -> str:
-    """Download and unpack Debian's package to work/x; the kernel's release."""
-    package = _debian_dependency()
-    if package is None:
-        _run(["apt-get", "-q", "update"], deadline_s=_APT_DEADLINE_S, hint="Check the network and /etc/apt.")
-        package = _debian_dependency()
-    matched = _RELEASE.match(package or "")
-    if package is None or matched is None:
-        raise Unavailable(f"Debian's archive has no {DEBIAN_PACKAGE}",
-                          hint="Check /etc/apt/sources.list: it is in main of Debian 12.")
-    try:
-        _run(["apt-get", "-q", "download", package], deadline_s=_APT_DEADLINE_S, cwd=work)
-    except Unavailable:
-        # Lists that are older than the archive name a version that is gone.
-        _run(["apt-get", "-q", "update"], deadline_s=_APT_DEADLINE_S, hint="Check the network and /etc/apt.")
-        _run(["apt-get", "-q", "download", package], deadline_s=_APT_DEADLINE_S, cwd=work,
-             hint="Check the network and /etc/apt.")
-    archive = next(work.glob("*.deb"))
-    _run(["dpkg-deb", "-x", str(archive), str(work / "x")], deadline_s=_APT_DEADLINE_S)
-    return matched[1]
-
-
-def _debian_dependency() -> str | None:
-    """The package with the kernel itself, as the lists on this host name it."""
-    listing = _run(["apt-cache", "depends", "--important", DEBIAN_PACKAGE], deadline_s=_APT_DEADLINE_S,
-                   check=False)
-    words = [line.split()[-1] for line in listing.splitlines() if "Depends:" in line]
-    return next((word for word in words if _RELEASE.match(word)), None)
-
-
-def _run(command: Sequence[str], *, deadline_s: float, cwd: Path | None = None, hint: str | None = None,
-         check: bool = True) -> str:
-    """The program's output.
-
-    :raise Unavailable: it is missing, fails (unless not `check`) or takes too long.
-    """
-    environment = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    try:
-        done = subprocess.run(command, cwd=cwd, env=environment, timeout=deadline_s, check=False, text=True,
-                              errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT)
-    except FileNotFoundError as error:
-        raise Unavailable(f"there is no {command[0]}", hint=hint) from error
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"`{' '.join(command)}` took longer than {deadline_s:.0f} s", hint=hint) from error
-    if check and done.returncode != 0:
-        raise Unavailable(f"`{' '.join(command)}` failed: {done.stdout.strip()[-_TAIL:]}", hint=hint)
-    return done.stdout
-
-
-@contextlib.contextmanager
-def _temporary_directory(root: Path) -> Iterator[Path]:
-    """On the file system of `root`, so that its content can be renamed; it may itself be renamed away."""
-    root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".new-", dir=root))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-        file.write(data)
-    os.chmod(file.name, 0o644)
-    Path(file.name).rename(path)
+def _remove_stale(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _STALE_S:
+                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)

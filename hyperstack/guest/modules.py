@@ -21,6 +21,7 @@ _MODULE_LIMIT = 64 << 20
 """Bytes of one uncompressed module; Debian's largest (amdgpu) has about 20 MB."""
 _DEPTH_LIMIT = 32
 _FILE_NAME = re.compile(r"(?P<name>[\w-]+)\.ko(?P<packed>\.xz|\.zst|\.gz)?\Z")
+_VERMAGIC = re.compile(rb"vermagic=([\w.+~-]{1,64}) ")
 _DEPENDS = re.compile(rb"\0depends=([\w,-]*)\0")
 
 
@@ -28,23 +29,43 @@ class Reader(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def select(root: Path, required: Iterable[str], optional: Iterable[str] = ()) -> list[Module]:
+def select(root: Path, required: Iterable[str], optional: Iterable[str] = (), *, builtin: Iterable[str] | None = None
+           ) -> list[Module]:
     """The drivers and all that they depend on, dependencies first.
 
     :param root: a kernel's module directory, lib/modules/RELEASE. `depmod` need not have run: each module names its
         dependencies itself.
+    :param builtin: drivers that the kernel is known to have in itself; None: as modules.builtin says.
     :raise NotFound: a required driver is neither built in nor there.
     :raise InvalidArgument: a module that is too large, garbled, or depends on itself.
     """
     files = _index(root)
-    builtin = _builtin(root)
+    held = builtin_names(root) if builtin is None else frozenset(builtin)
     chosen: dict[str, Module] = {}
     for name in required:
-        _add(_normal(name), files, builtin, chosen, ())
+        _add(_normal(name), files, held, chosen, ())
     for name in optional:
         if _normal(name) in files:
-            _add(_normal(name), files, builtin, chosen, ())
+            _add(_normal(name), files, held, chosen, ())
     return list(chosen.values())
+
+
+def available(root: Path) -> frozenset[str]:
+    """Names of the modules that there are files of."""
+    return frozenset(_index(root))
+
+
+def builtin_names(root: Path) -> frozenset[str]:
+    """Drivers that the kernel has in itself, as modules.builtin says; empty without that file."""
+    listing = root / "modules.builtin"
+    lines = listing.read_text(errors="replace").splitlines() if listing.exists() else []
+    return frozenset(_normal(Path(line).name.removesuffix(".ko")) for line in lines)
+
+
+def built_for(module: Module) -> str:
+    """The kernel release that a module was built for; empty where it does not tell."""
+    found = _VERMAGIC.search(module.data)
+    return found[1].decode() if found else ""
 
 
 def _add(name: str, files: Mapping[str, Path], builtin: frozenset[str], chosen: dict[str, Module],
@@ -77,12 +98,6 @@ def _normal(name: str) -> str:
 def _index(root: Path) -> dict[str, Path]:
     matches = ((_FILE_NAME.match(path.name), path) for path in sorted((root / "kernel").rglob("*.ko*")))
     return {_normal(match["name"]): path for match, path in matches if match}
-
-
-def _builtin(root: Path) -> frozenset[str]:
-    listing = root / "modules.builtin"
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    return frozenset(_normal(Path(line).name.removesuffix(".ko")) for line in lines)
 
 
 def _unpack(path: Path) -> bytes:

@@ -1,16 +1,19 @@
-"""The uncompressed kernel out of a bzImage.
+"""Kernel images, read as hostile bytes: the kernel out of a bzImage, and what an ELF kernel tells of itself.
 
 QEMU boots an ELF vmlinux through its PVH entry without running the decompressor, which under emulation saves seconds.
-Layout: the kernel's Documentation/arch/x86/boot.rst.
+Layouts: the kernel's Documentation/arch/x86/boot.rst, elf(5), kernel/configs.c, and Xen's elfnote.h for the entry.
 """
 
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import struct
 import subprocess
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import zstandard
 
@@ -25,6 +28,53 @@ _PAYLOAD_OFFSET = 0x248
 _VERSION_WITH_PAYLOAD = 0x0208
 _ELF = b"\x7fELF"
 _LZ4_DEADLINE_S = 60
+
+_ELF_HEADER = struct.Struct("<4sBBB9xHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_NOTE = struct.Struct("<III")
+_ELF64, _LITTLE_ENDIAN, _X86_64, _PT_NOTE = 2, 1, 62, 4
+_PHYS32_ENTRY = 18
+"""Type of the note by the owner "Xen" that holds the 32-bit entry: PVH."""
+_MAX_HEADERS = 64
+_MAX_NOTES = 1 << 16
+"""Bytes of a note segment; kernels have some hundreds."""
+_BANNER = re.compile(rb"Linux version (\d[\w.+~-]{0,63}) ")
+_BZIMAGE_BANNER_OFFSET = 0x20E
+_CONFIG_START = b"IKCFG_ST"
+_CONFIG_LIMIT = 4 << 20
+"""Bytes of an unpacked configuration; Debian's has 260 kB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """A kernel image that QEMU can boot."""
+
+    data: bytes
+    format: str
+    """"vmlinux" (ELF with a PVH entry) or "bzImage"."""
+    release: str
+    """`uname -r`; empty where the image does not tell."""
+    config: str | None
+    """Its configuration, where it is built in (CONFIG_IKCONFIG)."""
+
+
+def read(data: bytes) -> Image:
+    """The best way to boot the image: a bzImage whose kernel has a PVH entry is unpacked.
+
+    :raise InvalidArgument: neither an x86-64 ELF kernel with a PVH entry nor a bzImage.
+    :raise Unavailable: see `extract`.
+    """
+    if is_elf(data):
+        if not has_pvh_entry(data):
+            raise InvalidArgument("the ELF kernel has no PVH entry", field="image",
+                                  hint="Build it with CONFIG_PVH=y, or give its bzImage.")
+        return Image(data=data, format="vmlinux", release=_release(data), config=embedded_config(data))
+    kernel = extract(data)
+    if has_pvh_entry(kernel):
+        return Image(data=kernel, format="vmlinux", release=_release(kernel) or _setup_release(data),
+                     config=embedded_config(kernel))
+    return Image(data=data, format="bzImage", release=_setup_release(data) or _release(kernel),
+                 config=embedded_config(kernel))
 
 
 def is_elf(image: bytes) -> bool:
@@ -93,3 +143,61 @@ def _lz4(payload: bytes) -> bytes:
         raise InvalidArgument(f"the kernel image's payload is garbled: {done.stderr.decode(errors='replace')[-200:]}",
                               field="kernel")
     return done.stdout
+
+
+def has_pvh_entry(kernel: bytes) -> bool:
+    """Whether an ELF kernel can be entered as QEMU does.
+
+    :raise InvalidArgument: it is no x86-64 ELF, or its headers are garbled.
+    """
+    return any(owner == b"Xen" and kind == _PHYS32_ENTRY for owner, kind in _notes(kernel))
+
+
+def embedded_config(kernel: bytes) -> str | None:
+    """The configuration that an uncompressed kernel has built in; None where it has none, or a garbled one."""
+    start = kernel.find(_CONFIG_START)
+    if start < 0:
+        return None
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        text = inflater.decompress(kernel[start + len(_CONFIG_START):start + _CONFIG_LIMIT], _CONFIG_LIMIT)
+    except zlib.error:
+        return None
+    return text.decode(errors="replace") if inflater.eof else None
+
+
+def _notes(kernel: bytes) -> Iterator[tuple[bytes, int]]:
+    """Owner and type of every note."""
+    try:
+        _, bits, order, _, _, machine, _, _, offset, _, _, _, size, count, *_ = _ELF_HEADER.unpack_from(kernel)
+        if (bits, order, machine) != (_ELF64, _LITTLE_ENDIAN, _X86_64):
+            raise InvalidArgument("the kernel is not for x86-64", field="image", value=machine)
+        if size != _PROGRAM_HEADER.size or count > _MAX_HEADERS:
+            raise InvalidArgument("the ELF kernel's headers are garbled", field="image", value=count)
+        for number in range(count):
+            kind, _, start, _, _, length, _, _ = _PROGRAM_HEADER.unpack_from(kernel, offset + number * size)
+            if kind == _PT_NOTE and length <= _MAX_NOTES:
+                yield from _notes_of(kernel[start:start + length])
+    except struct.error as error:
+        raise InvalidArgument("the ELF kernel is cut short", field="image", value=len(kernel)) from error
+
+
+def _notes_of(segment: bytes) -> Iterator[tuple[bytes, int]]:
+    at = 0
+    while at + _NOTE.size <= len(segment):
+        name_size, data_size, kind = _NOTE.unpack_from(segment, at)
+        at += _NOTE.size
+        yield segment[at:at + name_size].rstrip(b"\0"), kind
+        at += -(-name_size // 4) * 4 + -(-data_size // 4) * 4
+
+
+def _release(kernel: bytes) -> str:
+    found = _BANNER.search(kernel)
+    return found[1].decode() if found else ""
+
+
+def _setup_release(image: bytes) -> str:
+    """As the bzImage's setup header points to it."""
+    offset, = struct.unpack_from("<H", image, _BZIMAGE_BANNER_OFFSET)
+    words = image[offset + 512:offset + 512 + 64].partition(b"\0")[0].split() if offset else []
+    return words[0].decode() if words and re.fullmatch(rb"\d[\w.+~-]{0,63}", words[0]) else ""
