@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
-from bench import bed, density, io, memory, net, rate, start
+from bench import bed, density, io, memory, net, plots, rate, start
 from bench.host import Facts
-from bench.report import Report
+from bench.report import Report, say
+from hyperstack.pod.errors import HyperStackError
 
 _Command = Callable[..., None]
+_INTERRUPTED = 130
+"""As a shell says it of Ctrl-C."""
 
 
 @click.group()
@@ -38,7 +43,10 @@ def _run(measure: Callable[[bed.Bed], None], as_json: bool) -> None:
         with bed.made(report) as made:
             measure(made)
     except KeyboardInterrupt:
-        sys.exit("bench: interrupted; nothing is left behind")
+        say("bench: interrupted; nothing is left behind")
+        sys.exit(_INTERRUPTED)
+    except (RuntimeError, OSError, HyperStackError, subprocess.CalledProcessError) as error:
+        sys.exit(f"bench: {error}")
     if as_json:
         print(json.dumps(report.document(facts.facts()), indent=2))
         return
@@ -102,6 +110,19 @@ def io_command(as_json: bool, mib: int, rounds: int, count: int) -> None:
 def net_command(as_json: bool, seconds: int, rounds: int, count: int) -> None:
     """Network: between a pod and the host, and between two pods."""
     _run(lambda made: net.measure(made, seconds, rounds, count), as_json)
+
+
+@main.command("plots")
+@click.option("--directory", type=click.Path(exists=True, file_okay=False, path_type=Path), default=plots.DIRECTORY,
+              show_default="docs/performance", help="Holds the results (NAME.json), and gets the pictures (NAME.svg).")
+def plots_command(directory: Path) -> None:
+    """Make the pictures of docs/performance.md from stored results."""
+    try:
+        written = plots.draw(directory)
+    except ValueError as error:
+        sys.exit(f"bench: {error}")
+    for path in written:
+        print(path)
 
 
 main()

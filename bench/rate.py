@@ -17,6 +17,7 @@ _CLOCK = "from when the first of {count} was asked for, all by {what}, until thi
 
 
 def measure(bed: Bed, pods: int) -> None:
+    bed.report.details["pods"] = pods
     with bed.daemon() as (daemon, api):
         bed.report.details["pods come from"] = warm_up(api) or "cold"
         _ours(bed, daemon, api, pods)

@@ -34,6 +34,8 @@ class Samples:
     def summary(self) -> dict[str, object]:
         """For the JSON. :raise statistics.StatisticsError: there is no sample."""
         ordered = sorted(self.values)
+        if not ordered:
+            raise statistics.StatisticsError(f"no sample: {self.clock}")
         cuts = statistics.quantiles(ordered, n=4, method="inclusive") if len(ordered) > 1 else [ordered[0]] * 3
         return {"clock": self.clock, "unit": self.unit, "count": len(ordered), "median": round(self.median, 3),
                 "mean": round(self.mean, 3), "min": round(ordered[0], 3), "max": round(ordered[-1], 3),
