@@ -84,7 +84,7 @@ class Bed:
                 podman.pull(image)
                 podman.run_ms(image, _ECHO)
             except (FileNotFoundError, RuntimeError) as error:
-                self.report.leave_out(f"podman with {runtime}", str(error))
+                self.report.leave_out(f"podman with {runtime}", reason=str(error))
                 say(f"no podman with {runtime}: {error}")
                 return None
             self._stack.push(stack.pop_all())

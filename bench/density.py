@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,7 @@ def measure(bed: Bed, limit: int, memory_mib: int, reserve_mib: int) -> None:
             "at least so many, where a limit of pods stopped it"}
         started = len(crowd.idents)
         if crowd.failures or not started == answering == running == len(daemon.vms()):
-            report.leave_out("density.pods", f"{started} started, {running} run, {answering} answer; "
+            report.leave_out("density.pods", reason=f"{started} started, {running} run, {answering} answer; "
                              f"failures: {crowd.failures[:3]}")
         else:
             report.figures["density.pods"] = started
@@ -83,11 +84,8 @@ class _Crowd:
                 self.failures.append(str(error)[:300])
 
     def _start_one(self) -> str:
-        api = Api(self._daemon.socket)
-        try:
+        with contextlib.closing(Api(self._daemon.socket)) as api:
             return api.run(BUSYBOX, IDLE)
-        finally:
-            api.close()
 
     def ask_all(self) -> int:
         """How many answer with a host name that no other has."""
@@ -95,21 +93,19 @@ class _Crowd:
         return len({*self._bed.threads(_CONCURRENCY).map(self._ask_one, self.idents)} - {""})
 
     def _ask_one(self, ident: str) -> str:
-        api = Api(self._daemon.socket)
         try:
-            return api.exec(ident, ["hostname"]).strip()
+            with contextlib.closing(Api(self._daemon.socket)) as api:
+                return api.exec(ident, ["hostname"]).strip()
         except (RuntimeError, OSError) as error:
             self.failures.append(str(error)[:300])
             return ""
-        finally:
-            api.close()
 
 
 def _podman(bed: Bed) -> None:
     """A few containers are enough to know what each takes."""
     podman = bed.podman()
     if podman is None:
-        bed.report.leave_out("density.podman_mib_per_container", "no podman with runc")
+        bed.report.leave_out("density.podman_mib_per_container", reason="no podman with runc")
         return
     before = settled_mib()
     for _ in range(_PEERS):
@@ -119,4 +115,4 @@ def _podman(bed: Bed) -> None:
     if each > 0:
         bed.report.figures["density.podman_mib_per_container"] = round(each, 1)
     else:
-        bed.report.leave_out("density.podman_mib_per_container", "the host's memory moved for other reasons")
+        bed.report.leave_out("density.podman_mib_per_container", reason="the host's memory moved for other reasons")

@@ -43,7 +43,7 @@ def measure(bed: Bed, mib: int, rounds: int, count: int) -> None:
         _box(bed.report, "io.", api, ident, mib, rounds, count)
     podman = bed.podman(image=gauge.IMAGE)
     if podman is None:
-        bed.report.leave_out("io.podman_*", "no podman with runc")
+        bed.report.leave_out("io.podman_*", reason="no podman with runc")
         return
     _box(bed.report, "io.podman_", podman, podman.run(gauge.IMAGE, IDLE, binds=_BINDS), mib, rounds, count)
 

@@ -94,7 +94,7 @@ def _default_kernel(api: Api) -> str:
 def _podman(bed: Bed) -> None:
     podman = bed.podman()
     if podman is None:
-        bed.report.leave_out("memory.podman_mib", "no podman with runc")
+        bed.report.leave_out("memory.podman_mib", reason="no podman with runc")
         return
     with _containers(podman) as idents:
         costs = [sum(proc.pss(pid) for pid in podman.pids(ident)) / _MIB for ident in idents]

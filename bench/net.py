@@ -28,7 +28,7 @@ def measure(bed: Bed, seconds: int, rounds: int, count: int) -> None:
         bed.report.details["guest's clock over the host's"] = round(clock_ratio(api, client), 4)
     podman = bed.podman(image=gauge.IMAGE)
     if podman is None:
-        bed.report.leave_out("net.podman_*", "no podman with runc")
+        bed.report.leave_out("net.podman_*", reason="no podman with runc")
         return
     _box(bed, "net.podman_", podman, seconds, rounds, count)
 

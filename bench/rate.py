@@ -23,7 +23,7 @@ def measure(bed: Bed, pods: int) -> None:
         _ours(bed, daemon, api, pods)
     podman = bed.podman()
     if podman is None:
-        bed.report.leave_out("rate.podman_per_s", "no podman with runc")
+        bed.report.leave_out("rate.podman_per_s", reason="no podman with runc")
     else:
         say(f"{pods} containers of podman at once")
         times, failures = _storm(bed, pods, lambda: podman.run(BUSYBOX, IDLE))
@@ -74,6 +74,6 @@ def _tell(bed: Bed, figure: str, times: list[float], failures: list[str], count:
         bed.report.details[f"{figure}: when each ran"] = Samples(
             _CLOCK.format(count=count, what=what), "s", times).summary()
     if failures:
-        bed.report.leave_out(figure, f"{len(failures)} of {count} failed, such as: {failures[0]}")
+        bed.report.leave_out(figure, reason=f"{len(failures)} of {count} failed, such as: {failures[0]}")
     else:
         bed.report.figures[figure] = round(count / times[-1], 2)

@@ -24,7 +24,7 @@ class Report:
 
     def _samples(self, name: str, samples: Samples, value: float, digits: int) -> None:
         if not samples.values:
-            self.leave_out(name, "no sample")
+            self.leave_out(name, reason="no sample")
             return
         self.figures[name] = round(value, digits)
         self.details[name] = samples.summary()
@@ -33,12 +33,11 @@ class Report:
         """A figure divided by another, where both are there."""
         missing = [part for part in (over, under) if not self.figures.get(part)]
         if missing:
-            self.leave_out(name, f"no {missing[0]}")
+            self.leave_out(name, reason=f"no {missing[0]}")
         else:
             self.figures[name] = round(self.figures[over] / self.figures[under], 2)
 
-    def leave_out(self, *names_and_reason: str) -> None:
-        *names, reason = names_and_reason
+    def leave_out(self, *names: str, reason: str) -> None:
         for name in names:
             self.left_out[name] = reason
 

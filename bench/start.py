@@ -77,13 +77,13 @@ def _with_default_kernel(api: Api, report: Report, kernels: Kernels, podmans: Ma
     if kind == "template":
         report.median("start.template_ms" if kernels.ours else "start.template_debian_ms", found["template"])
         if not kernels.ours:
-            report.leave_out("start.template_ms", "the default kernel is Debian's: build ours first")
+            report.leave_out("start.template_ms", reason="the default kernel is Debian's: build ours first")
         if found.keys() - {"template"}:
             report.details["fallbacks"] = {name: len(series.values) for name, series in found.items()}
     else:
         report.median("start.cold_run_ms", next(iter(found.values())))
         report.leave_out("start.template_ms", "start.template_debian_ms",
-                         f"the daemon starts no pod from a template (it says {kind!r})")
+                         reason=f"the daemon starts no pod from a template (it says {kind!r})")
     return kind
 
 
@@ -93,7 +93,7 @@ def _with_debian(api: Api, report: Report, kernel: str, samples: int) -> None:
     if "template" in found:
         report.median("start.template_debian_ms", found["template"])
     else:
-        report.leave_out("start.template_debian_ms", f"no template of {kernel}: its pods come from {kind!r}")
+        report.leave_out("start.template_debian_ms", reason=f"no template of {kernel}: its pods come from {kind!r}")
 
 
 def _cold(bed: Bed, samples: int) -> None:
@@ -104,7 +104,7 @@ def _cold(bed: Bed, samples: int) -> None:
             found, _ = _runs(api, {}, samples)
             bed.report.median("start.cold_run_ms", found["cold"])
     except RuntimeError as error:
-        bed.report.leave_out("start.cold_run_ms", str(error)[-300:])
+        bed.report.leave_out("start.cold_run_ms", reason=str(error)[-300:])
 
 
 def _pool(bed: Bed, samples: int) -> None:
@@ -114,7 +114,7 @@ def _pool(bed: Bed, samples: int) -> None:
             found, _ = _runs(api, {}, samples, pause_s=_REFILL_S)
             bed.report.median("start.pool_ms", found["pool"])
     except RuntimeError as error:
-        bed.report.leave_out("start.pool_ms", f"no warm pool: {str(error)[-300:]}")
+        bed.report.leave_out("start.pool_ms", reason=f"no warm pool: {str(error)[-300:]}")
 
 
 def _bare(bed: Bed, kernels: Kernels, samples: int) -> None:
@@ -122,13 +122,13 @@ def _bare(bed: Bed, kernels: Kernels, samples: int) -> None:
     for kernel, figure, plain in ((kernels.ours, "start.cold_ms", "start.plain_qemu_ms"),
                                   (kernels.debian, "start.cold_debian_ms", "start.plain_qemu_debian_ms")):
         if not kernel:
-            bed.report.leave_out(figure, plain, "no such kernel in the daemon's store")
+            bed.report.leave_out(figure, plain, reason="no such kernel in the daemon's store")
             continue
         chosen = vmm.kernel(_CACHE, kernel)
         try:
             bed.report.median(figure, vmm.cold_starts(chosen, _CACHE, bed.directory / "vmm", samples))
         except HyperStackError as error:
-            bed.report.leave_out(figure, str(error))
+            bed.report.leave_out(figure, reason=str(error))
         series = Samples(_PLAIN_CLOCK)
         for number in range(samples):
             say(f"plain QEMU {number + 1} of {samples}")
