@@ -48,7 +48,11 @@ _SYSTEM = {
     "df": _C + "system:df", "events": _C + "events:events", "info": _C + "system:info",
     "prune": _C + "prune:system_prune",
 }
-_KERNEL = {"ls": _C + "system:kernel_ls", "list": _C + "system:kernel_ls"}
+_KERNEL = {
+    "add": _C + "kernels:add", "build": _C + "kernels:build", "default": _C + "kernels:default",
+    "inspect": _C + "inspect:kernel_inspect", "ls": _C + "kernels:ls", "list": _C + "kernels:ls",
+    "rm": _C + "kernels:rm", "remove": _C + "kernels:rm",
+}
 
 _TOP = {
     **{name: where for name, where in _CONTAINER.items() if name not in ("ls", "list", "remove", "prune", "inspect")},
@@ -102,7 +106,7 @@ def _management(name: str, summary: str, commands: dict[str, str]) -> None:
 
 _management("container", "Manage containers", _CONTAINER)
 _management("image", "Manage images", _IMAGE)
-_management("kernel", "Show the kernels that pods can boot", _KERNEL)
+_management("kernel", "Manage the kernels that pods boot", _KERNEL)
 _management("pod", "Manage pods of several containers", _POD)
 _management("system", "Show and tidy what the host holds", _SYSTEM)
 _management("volume", "Manage volumes", _VOLUME)

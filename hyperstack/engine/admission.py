@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -27,13 +28,15 @@ from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, Restar
 
 class Admission:
     def __init__(self, store: Store, images: ImageService, kernels: Kernels, networks: NetworkService,
-                 volumes: VolumeService, disks: PodDisks) -> None:
+                 volumes: VolumeService, disks: PodDisks, *, choose_kernel: Callable[[str, str], str]) -> None:
+        """:param choose_kernel: of a project and what the user named, the kernel that a new pod boots."""
         self._store = store
         self._images = images
         self._kernels = kernels
         self._networks = networks
         self._volumes = volumes
         self._disks = disks
+        self._choose_kernel = choose_kernel
 
     async def container(self, who: Principal, spec: ContainerSpec, pod_spec: PodSpec, *, pull_missing: bool
                         ) -> ContainerRecord:
@@ -68,7 +71,7 @@ class Admission:
         return stored
 
     def _pod(self, who: Principal, spec: PodSpec, name: str, *, implicit: bool) -> PodRecord:
-        self._kernels.get(spec.kernel)
+        spec = replace(spec, kernel=self._choose_kernel(who.project, spec.kernel))
         if spec.network not in (DEFAULT_NETWORK, NO_NETWORK) and self._networks.get(who.project, spec.network) is None:
             raise NotFound("network", spec.network)
         return PodRecord(id=new_id(), name=name, project=who.project, spec=spec, implicit=implicit,

@@ -9,7 +9,7 @@ unambiguous id prefix.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from typing import Any, Protocol
 
 import msgspec
@@ -211,11 +211,64 @@ class System(Protocol):
         hostname, os, kernel, hypervisor, accelerator, data_root, guest_kernel, storage, cgroup_version, warnings."""
 
     async def doctor(self) -> list[Finding]: ...
-    def kernels(self) -> list[dict[str, Any]]:
-        """name, release, path, default, min_memory_mib"""
 
     async def disk_usage(self, who: Principal) -> dict[str, Any]:
         """Bytes on the host: `layers` (all layer disks), `containers` (id -> writable disk), `volumes` (name ->)."""
+
+
+class BuildStep(msgspec.Struct, frozen=True, kw_only=True):
+    """How the build of a kernel goes."""
+
+    status: str
+    current: int = 0
+    total: int = 0
+    """How much of it is done, of how much; 0: unknown."""
+    name: str = ""
+    """Of the kernel, in the last step."""
+
+
+class AddedKernel(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    release: str
+    boot_ms: int
+    """Of the trial: from the start of the machine to the agent's answer."""
+    warnings: tuple[str, ...]
+    """What containers will miss."""
+
+
+class Kernels(Protocol):
+    """What pods can boot. Kernels belong to the host: only its administrator adds, builds and removes them."""
+
+    def list_all(self, who: Principal) -> list[dict[str, Any]]:
+        """name, release, path, format, origin, default, project_default, min_memory_mib, bytes, added_at, pods (those
+        that `who` may know of, by name)"""
+
+    def inspect(self, who: Principal, name: str) -> dict[str, Any]:
+        """As `list_all`, with command_line, initrd, modules, features, config, default_of_projects. `features` and
+        `config` are None where its configuration is not known."""
+
+    async def add(self, who: Principal, name: str, archive: AsyncIterator[bytes], *, command_line: str = ""
+                  ) -> AddedKernel:
+        """Check a kernel, try it, and store it. `archive`: see `hyperstack.engine.kernel_upload`.
+
+        :raise InvalidArgument: it lacks something, or does not boot; says all that is missing.
+        """
+
+    async def remove(self, who: Principal, name: str) -> None:
+        """:raise Conflict: a pod uses it, or it is a default."""
+
+    def set_default(self, who: Principal, name: str) -> None:
+        """What pods boot that name no kernel, in projects that have chosen none."""
+
+    def set_project_default(self, who: Principal, project: str, name: str) -> None:
+        """What pods boot that the project makes from now on; empty: the host's default.
+
+        :raise Forbidden: the project is another's.
+        """
+
+    def build(self, who: Principal) -> AsyncGenerator[BuildStep, None]:
+        """Build this project's own kernel, try it, and make it the host's default; joins a build that runs. It goes on
+        when nobody looks on any more."""
 
 
 class Engine(Protocol):
@@ -229,6 +282,8 @@ class Engine(Protocol):
     def images(self) -> Images: ...
     @property
     def volumes(self) -> Volumes: ...
+    @property
+    def kernels(self) -> Kernels: ...
     @property
     def system(self) -> System: ...
 

@@ -68,11 +68,6 @@ class SystemService:
     async def doctor(self) -> list[Finding]:
         return await diagnose(self._hypervisor, self._network, self._config.data_root)
 
-    def kernels(self) -> list[dict[str, Any]]:
-        default = self._kernels.get("").name
-        return [{"name": k.name, "release": k.release, "path": str(k.image), "default": k.name == default,
-                 "min_memory_mib": k.min_memory_mib} for k in self._kernels.list_all()]
-
     async def disk_usage(self, who: Principal) -> dict[str, Any]:
         containers = [c for c in self._store.containers.all() if c.project == who.project]
         return {

@@ -101,12 +101,11 @@ def _builtin(config: Mapping[str, str] | None, modules_root: Path | None) -> fro
 
 
 def _missing_drivers(config: Mapping[str, str] | None, builtin: frozenset[str], files: frozenset[str]) -> list[str]:
-    missing = []
-    for module, option in DRIVERS.items():
-        if module in builtin or module in files:
-            continue
-        as_module = config is None or config.get(option) == "m"
-        missing.append(f"the module {module} (give its directory with --modules)" if as_module else f"CONFIG_{option}")
+    absent = [module for module in DRIVERS if module not in builtin and module not in files]
+    as_modules = [module for module in absent if config is None or config.get(DRIVERS[module]) == "m"]
+    missing = [f"CONFIG_{DRIVERS[module]}" for module in absent if module not in as_modules]
+    if as_modules:
+        missing.append(f"the modules {', '.join(as_modules)} (give their directory with --modules)")
     return missing
 
 

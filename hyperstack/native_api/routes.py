@@ -12,6 +12,7 @@ from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.http.routing import Route, bind
 from hyperstack.identity.api import IdentityBackend
+from hyperstack.native_api.kernels import KernelRoutes
 from hyperstack.native_api.pods import PodRoutes
 
 PREFIX = "/hyperstack/v1"
@@ -24,15 +25,11 @@ class SystemRoutes:
         self._system = engine.system
 
     def table(self) -> list[Route]:
-        return [Route("GET", "/version", self.version), Route("GET", "/kernels", self.kernels),
-                Route("GET", "/doctor", self.doctor, cancellable=True)]
+        return [Route("GET", "/version", self.version), Route("GET", "/doctor", self.doctor, cancellable=True)]
 
     async def version(self, call: Call) -> web.StreamResponse:
         return json_response({"version": hyperstack.__version__, "api": "v1", "project": call.who.project,
                               "user": call.who.user, "admin": call.who.admin})
-
-    async def kernels(self, call: Call) -> web.StreamResponse:
-        return json_response(self._system.kernels())
 
     async def doctor(self, call: Call) -> web.StreamResponse:
         findings = await self._system.doctor()
@@ -41,5 +38,5 @@ class SystemRoutes:
 
 def routes(engine: Engine, identity: IdentityBackend) -> list[web.RouteDef]:
     """To be added to Docker's application: its middleware and headers serve both."""
-    table = SystemRoutes(engine).table() + PodRoutes(engine).table()
+    table = SystemRoutes(engine).table() + PodRoutes(engine).table() + KernelRoutes(engine).table()
     return bind(table, identity, lambda _: (1, 0), prefix=PREFIX)

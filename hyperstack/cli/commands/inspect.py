@@ -10,7 +10,7 @@ import click
 
 from hyperstack.cli.app import App, Command, pass_app
 from hyperstack.cli.client import NATIVE, Client, Query, quoted, quoted_image
-from hyperstack.cli.completing import containers, local_images, pods, volumes
+from hyperstack.cli.completing import containers, kernels, local_images, pods, volumes
 from hyperstack.cli.errors import ApiError, CliError
 
 _PATHS: dict[str, Callable[[str], str]] = {
@@ -19,6 +19,7 @@ _PATHS: dict[str, Callable[[str], str]] = {
     "volume": lambda name: f"/volumes/{quoted(name)}",
     "network": lambda name: f"/networks/{quoted(name)}",
     "pod": lambda name: f"{NATIVE}/pods/{quoted(name)}",
+    "kernel": lambda name: f"{NATIVE}/kernels/{quoted(name)}",
 }
 _FORMAT = click.option("-f", "--format", "layout", default="", help="json or a TEMPLATE")
 
@@ -30,7 +31,7 @@ _FORMAT = click.option("-f", "--format", "layout", default="", help="json or a T
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID [NAME|ID...]", shell_complete=containers)
 @pass_app
 def inspect(app: App, *, names: Sequence[str], layout: str, size: bool, kind: str | None) -> None:
-    """Show everything about containers, images, volumes or pods."""
+    """Show everything about containers, images, volumes, pods or kernels."""
     _inspect(app.client, names, layout, [kind] if kind else list(_PATHS), size=size)
 
 
@@ -69,6 +70,15 @@ def volume_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
 def pod_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
     """Show everything about pods."""
     _inspect(app.client, names, layout, ["pod"])
+
+
+@click.command("inspect", cls=Command)
+@_FORMAT
+@click.argument("names", nargs=-1, required=True, metavar="KERNEL [KERNEL...]", shell_complete=kernels)
+@pass_app
+def kernel_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
+    """Show everything about kernels."""
+    _inspect(app.client, names, layout, ["kernel"])
 
 
 def _inspect(client: Client, names: Sequence[str], layout: str, kinds: Sequence[str], *, size: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""hyperctl version, info, doctor, system df and kernel ls."""
+"""hyperctl version, info, doctor and system df."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from hyperstack.cli.listing import Listing, printable, styled
 
 _FORMAT = click.option("-f", "--format", "layout", default="", help="json or a TEMPLATE")
 _MARKS = {"ok": ("✔", "green"), "warn": ("!", "yellow"), "fail": ("✘", "red")}
-_KERNELS = Listing({"Name": "NAME", "Release": "RELEASE", "MinMemory": "MIN MEMORY", "Default": "DEFAULT",
-                    "Path": "PATH"}, ("Name", "Release", "MinMemory", "Default"))
 _USAGE = Listing({"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE",
                   "Reclaimable": "RECLAIMABLE"}, ("Type", "TotalCount", "Active", "Size", "Reclaimable"))
 
@@ -107,24 +105,6 @@ def _show_finding(finding: Mapping[str, str], width: int) -> None:
     if finding["status"] != "ok" and finding.get("remedy"):
         indent = " " * (width + (4 if styled() else 7))
         click.echo(f"{indent}-> {printable(finding['remedy'])}")
-
-
-@click.command("ls", cls=Command)
-@click.option("--format", "layout", default="", help="table, json, table TEMPLATE or TEMPLATE")
-@click.option("-q", "--quiet", is_flag=True, help="Show names only")
-@pass_app
-def kernel_ls(app: App, *, layout: str, quiet: bool) -> None:
-    """List the kernels that a pod can boot (run --kernel)."""
-    found = app.client.get(f"{NATIVE}/kernels")
-    if quiet:
-        for kernel in found:
-            click.echo(kernel["name"])
-        return
-    _KERNELS.show([{
-        "Name": kernel["name"], "Release": kernel.get("release") or "", "Path": kernel.get("path") or "",
-        "Default": "yes" if kernel.get("default") else "no",
-        "MinMemory": units.binary_size((kernel.get("min_memory_mib") or 0) * 1024 * 1024),
-    } for kernel in found], layout)
 
 
 @click.command(cls=Command)
