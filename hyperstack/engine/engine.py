@@ -12,15 +12,17 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.execs import ExecService
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
-from hyperstack.engine.sandboxes import Kernels, Sandboxes
+from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.system import SystemService
 from hyperstack.engine.volumes import VolumeService
+from hyperstack.guest.kernels import KernelStore
 from hyperstack.hypervisor.api import Hypervisor
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import ImageBackend
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 class HostEngine:
     """Implements `hyperstack.engine.api.Engine`. One per data root."""
 
-    def __init__(self, config: EngineConfig, *, hypervisor: Hypervisor, kernels: Kernels, images: ImageBackend,
+    def __init__(self, config: EngineConfig, *, hypervisor: Hypervisor, kernels: KernelStore, images: ImageBackend,
                  network: NetworkBackend, volumes: VolumeBackend) -> None:
         self._store = Store(config.data_root / "engine.db")
         self._events = EventBus(self._store)
@@ -45,7 +47,9 @@ class HostEngine:
         disks = PodDisks(self._store, images, self.volumes, config)
         self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
-        admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks)
+        self.kernels = KernelService(kernels, self._store, hypervisor, config)
+        admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
+                              choose_kernel=self.kernels.chosen)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
                                            self.volumes)
         self.execs = ExecService(self._store, self._supervisor, self._sandboxes)
@@ -65,6 +69,7 @@ class HostEngine:
 
     async def close(self) -> None:
         """Let go; machines run on, and the next daemon takes them over."""
+        await self.kernels.close()
         await self._supervisor.close()
         await self._sandboxes.close()
         await self._networks.close()
