@@ -61,6 +61,8 @@ class NetworkDefaults(_Section, frozen=True, kw_only=True):
 
 
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
+    templates: Literal["project", "host", "off"] = "project"
+    """Whose pods are clones of one booted machine: a project's, everybody's on this host, or nobody's (each boots)."""
     first_uid: int = 0x70000000
     """VMs run under uids of their own, counted from here; a range that no account of the host uses."""
     max_machines: int = 65536

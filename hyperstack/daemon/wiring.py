@@ -9,7 +9,7 @@ from aiohttp import web
 
 from hyperstack import docker_api, native_api
 from hyperstack.daemon.config import Config, parse_size
-from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.engine import HostEngine
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
@@ -18,6 +18,7 @@ from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.store import ImageStore
 from hyperstack.network.bridge import BridgeNetwork
 from hyperstack.network.bridge.backend import DEFAULT_POOLS
+from hyperstack.pod.spec import DEFAULT_PROJECT
 from hyperstack.volume.local import LocalVolumes
 
 
@@ -68,7 +69,9 @@ def engine_config(config: Config) -> EngineConfig:
         default_volume_bytes=parse_size(config.pods.volume, field="pods.volume"),
         uid_base=config.hypervisor.first_uid,
         uid_count=config.hypervisor.max_machines,
-        boot_deadline_s=float(config.pods.boot_timeout_s))
+        boot_deadline_s=float(config.pods.boot_timeout_s),
+        template_sharing=TemplateSharing(config.hypervisor.templates),
+        template_projects=(DEFAULT_PROJECT,))
 
 
 def _worker_uid(config: Config) -> int:

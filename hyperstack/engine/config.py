@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import enum
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+
+class TemplateSharing(enum.StrEnum):
+    """Whose machines may be clones of one template."""
+
+    OFF = "off"          # nobody's: every machine boots
+    PROJECT = "project"  # one project's
+    HOST = "host"        # everybody's: fewer templates, and no project of its own secrets of the boot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,11 @@ class EngineConfig:
     boot_deadline_s: float = 90.0
     """From the start of a machine to its agent's first answer. Emulation on a busy host takes ten seconds; three
     times the worst that was seen."""
+    template_sharing: TemplateSharing = TemplateSharing.OFF
+    template_age_s: float = 24 * 3600.0
+    """After which a template is made anew, with other random numbers."""
+    template_projects: tuple[str, ...] = ()
+    """For whose pods a template is made when the daemon starts."""
     keepalive_s: float = 60.0
     """Between pings of an otherwise silent guest."""
     keepalive_deadline_s: float = 120.0

@@ -21,6 +21,7 @@ from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.system import SystemService
+from hyperstack.engine.templates import Templates
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.hypervisor.api import Hypervisor
@@ -41,11 +42,14 @@ class HostEngine:
         self._events = EventBus(self._store)
         self._image_backend = images
         self._hypervisor = hypervisor
+        self._kernels = kernels
+        self._config = config
         self._networks = NetworkService(network, self._store)
         self.volumes = VolumeService(volumes, self._store, self._events, config)
         self.images = ImageService(images, self._store, self._events)
         disks = PodDisks(self._store, images, self.volumes, config)
-        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, config)
+        self._templates = Templates(hypervisor, config)
+        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates, config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
         self.kernels = KernelService(kernels, self._store, hypervisor, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
@@ -66,10 +70,13 @@ class HostEngine:
                 log.warning("%s: %s %s", finding.name, finding.detail, finding.remedy)
         await self._networks.start()
         await self._recovery.run()
+        for project in self._config.template_projects:
+            self._templates.prepare(project, self._kernels.get(""), self._config.default_memory_mib)
 
     async def close(self) -> None:
         """Let go; machines run on, and the next daemon takes them over."""
         await self.kernels.close()
+        await self._templates.close()
         await self._supervisor.close()
         await self._sandboxes.close()
         await self._networks.close()

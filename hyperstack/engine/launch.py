@@ -78,7 +78,13 @@ def configuration(pod: PodRecord) -> messages.Configure:
         time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
         domainname=pod.spec.domainname, net=net, sysctls=_SYSCTLS | pod.spec.sysctls,
         share_pid=pod.spec.share_process_namespace,
-        memory_reserve=max(_MIN_RESERVE, pod.memory_mib * _MIB // 16))
+        memory_reserve=_reserve(pod))
+
+
+def _reserve(pod: PodRecord) -> int:
+    """Bytes of the VM's RAM that its containers together cannot have."""
+    asked = pod.memory_asked_mib or pod.memory_mib
+    return (pod.memory_mib - asked) * _MIB + max(_MIN_RESERVE, asked * _MIB // 16)
 
 
 def hostname(pod: PodRecord) -> str:

@@ -29,7 +29,12 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     agent_key: bytes = b""
     """Secret of the agent channel, see docs/protocol.md."""
     memory_mib: int = 0
+    """RAM of its VM."""
+    memory_asked_mib: int = 0
+    """What of it the pod may use; the rest is there because VMs come in classes. 0: all."""
     vcpus: int = 0
+    origin: str = ""
+    """How its VM began: "cold" or "template"."""
     kernel: str = ""
     kernel_release: str = ""
     binding: Binding | None = None

@@ -23,10 +23,11 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.networks import NetworkService, exposed_ports
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.store import Store
+from hyperstack.engine.templates import Templates
 from hyperstack.engine.volumes import mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
-from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic
+from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
 from hyperstack.pod.errors import Exhausted, GuestError, HyperStackError, Unavailable
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState, check_sandbox
@@ -77,12 +78,13 @@ class Sandbox:
 
 class Sandboxes:
     def __init__(self, store: Store, hypervisor: Hypervisor, kernels: Kernels, networks: NetworkService,
-                 disks: PodDisks, config: EngineConfig) -> None:
+                 disks: PodDisks, templates: Templates, config: EngineConfig) -> None:
         self._store = store
         self._hypervisor = hypervisor
         self._kernels = kernels
         self._networks = networks
         self._disks = disks
+        self._templates = templates
         self._config = config
         self._running: dict[str, Sandbox] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -188,8 +190,9 @@ class Sandboxes:
         """Everything that the start will make on the host, stored before it is made."""
         containers = self.containers_of(pod.id)
         kernel = self._kernels.get(pod.spec.kernel)
-        memory = launch.machine_memory_mib(pod, containers, kernel, self._config)
-        pod = replace(pod, vm_uid=pod.vm_uid or self._free_uid(), agent_key=secrets.token_bytes(16), memory_mib=memory,
+        asked = launch.machine_memory_mib(pod, containers, kernel, self._config)
+        pod = replace(pod, vm_uid=pod.vm_uid or self._free_uid(), agent_key=secrets.token_bytes(16),
+                      memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, origin="",
                       vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
                       state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
         return self._store.pods.put(self._networks.plan(pod, exposed_ports(containers)))
@@ -204,7 +207,30 @@ class Sandboxes:
 
     async def _boot(self, pod: PodRecord) -> Sandbox:
         containers = self.containers_of(pod.id)
+        machine, channel = await self._bring_up(pod, containers)
+        await channel.configure(launch.configuration(pod))
+        if containers:
+            for name, serial, read_only in self._disks.volumes_of(containers):
+                await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
+        for volume in launch.scratch_volumes(pod, containers):
+            await channel.volume(volume)
+        return Sandbox(pod.id, machine, channel)
+
+    async def _bring_up(self, pod: PodRecord, containers: list[ContainerRecord]) -> tuple[Machine, AgentChannel]:
+        """A machine whose agent answers: a clone where there is a template that is good for one, else a boot."""
         kernel = self._kernels.get(pod.kernel)
+        template = self._templates.take(pod.project, kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus,
+                                        nic=pod.binding is not None)
+        if template is not None:
+            try:
+                return await self._start_machine(pod, containers, kernel, template)
+            except (Unavailable, GuestError) as error:
+                await self._templates.distrust(template, error)
+                await self._hypervisor.destroy_leftovers(pod.id)
+        return await self._start_machine(pod, containers, kernel, None)
+
+    async def _start_machine(self, pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel,
+                             template: Template | None) -> tuple[Machine, AgentChannel]:
         with contextlib.ExitStack() as stack:
             disks = stack.enter_context(self._disks.opened(pod, containers))
             tap = await self._networks.plug(pod)
@@ -214,15 +240,9 @@ class Sandboxes:
             nic = Nic(fd=tap, mac=pod.binding.mac) if tap is not None and pod.binding is not None else None
             machine = await self._hypervisor.start(MachineSpec(
                 id=pod.id, uid=pod.vm_uid, kernel=kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus, disks=disks,
-                nic=nic))
-        channel = await self._connect(pod, machine, kernel)
-        await channel.configure(launch.configuration(pod))
-        if containers:
-            for name, serial, read_only in self._disks.volumes_of(containers):
-                await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
-        for volume in launch.scratch_volumes(pod, containers):
-            await channel.volume(volume)
-        return Sandbox(pod.id, machine, channel)
+                nic=nic, template=template))
+        self._store.pods.put(replace(self._pod(pod.id), origin="cold" if template is None else "template"))
+        return machine, await self._connect(pod, machine, kernel)
 
     async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:
         """The agent's answer, or the machine's death, or the deadline: whichever is first."""

@@ -13,6 +13,11 @@ Lifecycle
 
 Disks and NICs arrive as open descriptors; the caller closes its own copies after the call returned.
 
+Templates
+    A template is a machine that was booted once, up to its agent's open port, and kept. Machines started from it (its
+    clones) go on from there. They have the template's kernel, RAM size and processors, and its guest's secrets up to
+    that moment, so `TemplateSpec.scope` says who shares one; disks, NIC and what the agent is told are a clone's own.
+
 A backend that lacks a capability raises `Unsupported(what, backend)`; callers ask `capabilities`, never `isinstance`.
 
 Example
@@ -69,9 +74,36 @@ class Nic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TemplateSpec:
+    """What a template and all its clones have in common."""
+
+    kernel: Kernel
+    memory_mib: int
+    vcpus: int
+    nic: bool
+    """Whether they have one."""
+    scope: str
+    """Who shares it; templates of different scopes are made apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    id: str
+    """64 hex digits: of the spec and all else that it depends on, of this host's boot above all."""
+    spec: TemplateSpec
+    created_ns: int
+    memory_bytes: int
+    """What its RAM takes of the host, once for all clones."""
+
+
+TRIAL_PREFIX = "template-"
+"""Machines with ids that begin so are nobody's pods: they become templates, or try one out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MachineSpec:
     id: str
-    """64 hex digits: the pod's id."""
+    """64 hex digits: the pod's id; or TRIAL_PREFIX and 16 hex digits."""
     uid: int
     """The unprivileged uid and gid that the machine alone runs under."""
     kernel: Kernel
@@ -81,6 +113,8 @@ class MachineSpec:
     nic: Nic | None = None
     cpu_limit: float = 0.0
     """CPUs that the machine's host threads may use together; 0: no limit."""
+    template: Template | None = None
+    """Clone this instead of booting; kernel, RAM, processors and whether there is a NIC must be as in its spec."""
 
 
 class ExitKind(enum.StrEnum):
@@ -162,6 +196,19 @@ class Hypervisor(Protocol):
         :raise Unavailable: the VMM did not come up; the message has its last words.
         :raise Exhausted: the host lacks memory or descriptors for it.
         """
+
+    async def make_template(self, spec: TemplateSpec, *, ident: str, uid: int, deadline_s: float) -> Template:
+        """Boot a machine of this id and uid, wait until its agent has opened its port, and keep it.
+
+        :raise Unsupported: no TEMPLATE.
+        :raise Unavailable: it did not come so far; nothing is left behind.
+        """
+
+    async def find_template(self, spec: TemplateSpec) -> Template | None:
+        """One that was kept, by this daemon or an earlier one, and that this host can still use."""
+
+    async def drop_template(self, template: Template) -> None:
+        """Forget it; its clones are not harmed. Idempotent."""
 
     async def adopt(self, ident: str) -> Machine | None:
         """The running machine of that id, else None (then `destroy_leftovers` has something to do, or nothing)."""

@@ -101,7 +101,7 @@ class PodRoutes:
             "created_at": rfc3339(pod.created_at), "started_at": rfc3339(pod.started_at) if pod.started_at else None,
             "labels": pod.spec.labels, "annotations": pod.spec.annotations, "hostname": pod.spec.hostname,
             "kernel": pod.kernel, "kernel_release": pod.kernel_release, "memory_mib": pod.memory_mib,
-            "vcpus": pod.vcpus, "network": pod.spec.network,
+            "vcpus": pod.vcpus, "start": pod.origin, "network": pod.spec.network,
             "ip_address": pod.binding.address.partition("/")[0] if pod.binding is not None else "",
             "ports": [{"container_port": port.container_port, "protocol": port.protocol, "host_ip": port.host_ip,
                        "host_port": port.host_port} for port in pod.ports],

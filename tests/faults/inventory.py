@@ -8,6 +8,7 @@ import sqlite3
 from typing import Any
 
 from hyperstack.daemon.config import Config
+from hyperstack.hypervisor.api import TRIAL_PREFIX
 from hyperstack.network.bridge.names import Names
 from tests.harness import Daemon, processes
 
@@ -42,7 +43,8 @@ def _machines(daemon: Daemon, running: set[str]) -> list[str]:
 
 
 def _cgroups(daemon: Daemon, running: set[str]) -> list[str]:
-    return [f"cgroup {path}" for path in daemon.cgroups() if _IDENT.fullmatch(path.name) and path.name not in running]
+    return [f"cgroup {path}" for path in daemon.cgroups()
+            if (_IDENT.fullmatch(path.name) or path.name.startswith(TRIAL_PREFIX)) and path.name not in running]
 
 
 def _taps(daemon: Daemon, pods: dict[str, dict[str, Any]], running: set[str]) -> list[str]:

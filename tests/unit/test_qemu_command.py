@@ -21,7 +21,8 @@ from hyperstack.pod.kernel import Kernel
 _KERNEL = Kernel(name="test", image=Path("/k"), initrd=Path("/i"), command_line="of.this.kernel=1")
 
 
-def build(spec: MachineSpec, accelerator: str = "tcg") -> tuple[list[str], list[int]]:
+def build(spec: MachineSpec, accelerator: str = "tcg", *, ram: bool = False, clone: bool = False
+          ) -> tuple[list[str], list[int]]:
     """The line, and the descriptors that were handed over."""
     given_away: list[int] = []
 
@@ -29,9 +30,11 @@ def build(spec: MachineSpec, accelerator: str = "tcg") -> tuple[list[str], list[
         given_away.append(fd)
         return 100 + fd
 
-    line = command.command_line(spec, program="/qemu", firmware="/fw", kernel="/boot/kernel", initrd="/boot/initrd",
-                                accelerator=accelerator, tsc_khz=2_600_123, give=give,
-                                channels=command.Channels(monitor=3, agent=4))
+    boot = command.Boot(kernel="/boot/kernel", initrd="/boot/initrd", command_line="of.this.kernel=1",
+                        tsc_khz=2_600_123)
+    line = command.command_line(spec, program="/qemu", firmware="/fw", accelerator=accelerator, give=give,
+                                boot=None if clone else boot, channels=command.Channels(monitor=3, agent=4),
+                                ram=command.Ram(fd=9, shared=not clone) if ram else None)
     return line, given_away
 
 
@@ -48,6 +51,20 @@ def test_a_plain_machine() -> None:
     assert values(line, "-append")[0].endswith("of.this.kernel=1")
     assert "elevateprivileges=deny" in values(line, "-sandbox")[0]
     assert "socket,id=agent,fd=4,server=on,wait=off" in values(line, "-chardev")
+
+
+def test_a_clone_is_its_template_but_for_the_way_it_begins() -> None:
+    spec = MachineSpec(id="ab" * 32, uid=5, kernel=_KERNEL, memory_mib=200)
+    plain, template, clone = build(spec)[0], build(spec, ram=True)[0], build(spec, ram=True, clone=True)[0]
+    for other in (template, clone):
+        assert values(other, "-device") == values(plain, "-device")
+        assert values(other, "-cpu") == values(plain, "-cpu")
+        assert values(other, "-M") == [values(plain, "-M")[0] + ",memory-backend=ram"]
+    assert "memory-backend-file,id=ram,mem-path=/ram/9,size=200M,share=on" in values(template, "-object")
+    assert "memory-backend-file,id=ram,mem-path=/ram/9,size=200M,share=off" in values(clone, "-object")
+    assert values(clone, "-incoming") == ["defer"]
+    assert not {"-kernel", "-initrd", "-append"} & set(clone)
+    assert "-incoming" not in template
 
 
 def test_emulation_and_virtualisation_differ_in_what_they_skip() -> None:

@@ -58,6 +58,21 @@ void disks_free(struct disk_table *table)
     *table = (struct disk_table){0};
 }
 
+void disks_look(void)
+{
+    /* Channel and target are the host's choice: looking through all that there could be takes a second. */
+    static const char where[] = "0 0 -";
+    char path[300];
+    DIR *hosts = opendir("/sys/class/scsi_host");
+    for (struct dirent *entry; hosts && (entry = readdir(hosts));) {
+        snprintf(path, sizeof(path), "%s/scan", entry->d_name);
+        if (entry->d_name[0] != '.' && write_text(dirfd(hosts), path, where) < 0)
+            log_line("cannot look for disks on %s: %s", entry->d_name, strerror(errno));
+    }
+    if (hosts)
+        closedir(hosts);
+}
+
 const char *disk_device(const struct disk_table *table, const char *serial, struct problem *problem)
 {
     for (size_t i = 0; i < table->count; i++)

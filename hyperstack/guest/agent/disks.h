@@ -21,6 +21,9 @@ void disks_free(struct disk_table *table);
 /* NULL with ENXIO in `problem`: not there (yet). */
 const char *disk_device(const struct disk_table *table, const char *serial, struct problem *problem);
 
+/* Have the kernel look for disks that came without a sign, as a clone's do, which were there before it woke. */
+void disks_look(void);
+
 /* A detached mount of a disk's file system. */
 int disk_mount(const struct disk_table *table, const char *serial, const char *type, bool read_only,
                struct problem *problem);

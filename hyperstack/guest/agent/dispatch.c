@@ -112,6 +112,7 @@ static bool wait_for_disk(const struct call *call, const char *op, struct slice 
     waiting_count++;
     wait->deadline.expired = deadline_expired;
     timer_set(&wait->deadline, DISK_WAIT_NS);
+    disks_look();
     return true;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import logging
@@ -14,7 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperstack.hypervisor.api import Capability, MachineSpec
+from hyperstack.hypervisor.api import TRIAL_PREFIX, Capability, MachineSpec, Nic, Template, TemplateSpec
 from hyperstack.hypervisor.qemu import command, disks, launcher, probe, runtime_root
 from hyperstack.hypervisor.qemu.build import build
 from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
@@ -28,6 +29,7 @@ from hyperstack.hypervisor.qemu.place import (
 )
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.hypervisor.qemu.qmp import listen_unix
+from hyperstack.hypervisor.qemu.templates import LOOSE_MAC, OpenTemplate, TemplateStore, identify, loose_tap
 from hyperstack.pod.errors import Conflict, Exhausted, HyperStackError, InvalidArgument, Unavailable
 from hyperstack.pod.finding import Finding
 
@@ -43,7 +45,7 @@ seen for 2 GiB touched at random, with page tables. This allows for 64."""
 _THREADS = 96
 """Of a machine beyond its processors: QEMU's own two, and up to 64 that do its disk I/O."""
 
-_ID = re.compile(r"[0-9a-f]{64}\Z")
+_ID = re.compile(rf"(?:[0-9a-f]{{64}}|{TRIAL_PREFIX}[0-9a-f]{{16}})\Z")
 _USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOSPC)
 
 
@@ -67,17 +69,19 @@ class QemuHypervisor:
 
     :param run_dir: one directory per machine, below it; goes with a reboot, so /run is the place. Its path also tells
         apart the daemons of one host: their machines never meet.
-    :param cache_dir: the jail, QEMU's root and the probe's result; may be removed while no machine runs.
+    :param cache_dir: the jail, QEMU's root, the probe's result and templates; may be removed while no machine runs.
     """
 
     name = "qemu"
-    capabilities = Capability.DISK_HOTPLUG | Capability.NIC_HOTPLUG | Capability.PAUSE | Capability.CONSOLE
+    capabilities = (Capability.DISK_HOTPLUG | Capability.NIC_HOTPLUG | Capability.PAUSE | Capability.CONSOLE
+                    | Capability.TEMPLATE)
 
     def __init__(self, run_dir: Path, cache_dir: Path) -> None:
         self._run_dir = run_dir
         self._cache_dir = cache_dir
         tag = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:12]
         self._cgroups = CgroupParent(f"hyperstack-{tag}")
+        self._templates = TemplateStore(cache_dir / "templates")
         self._tools: _Tools | None = None
         self._preparing = asyncio.Lock()
         self._machines: dict[str, QemuMachine] = {}
@@ -96,7 +100,8 @@ class QemuHypervisor:
         """:raise Unavailable: something is missing on this host."""
         async with self._preparing:
             if self._tools is None:
-                root = await asyncio.to_thread(runtime_root.prepare, self._cache_dir, runtime_root.find_qemu())
+                library = await asyncio.to_thread(build, "clone_ram", self._cache_dir)
+                root = await asyncio.to_thread(runtime_root.prepare, self._cache_dir, runtime_root.find_qemu(), library)
                 jail = await asyncio.to_thread(build, "jail", self._cache_dir)
                 rom = await asyncio.to_thread(build, "trial", self._cache_dir)
                 accelerator = await probe.choose_accelerator(cache_dir=self._cache_dir, root=root, jail=jail, rom=rom)
@@ -112,6 +117,20 @@ class QemuHypervisor:
         return Place(self._run_dir / ident, self._cgroups.group(ident))
 
     async def start(self, spec: MachineSpec) -> QemuMachine:
+        template = spec.template
+        if template is None:
+            return await self._start(spec, None)
+        common = template.spec
+        with contextlib.ExitStack() as stack:
+            if spec.nic is None and common.nic and spec.id.startswith(TRIAL_PREFIX):
+                spec = dataclasses.replace(spec, nic=_loose_nic(stack))
+            if (spec.kernel, spec.memory_mib, spec.vcpus, spec.nic is not None) != (
+                    common.kernel, common.memory_mib, common.vcpus, common.nic):
+                raise InvalidArgument("the machine is not as its template is", field="template", value=template.id)
+            return await self._start(spec, stack.enter_context(self._templates.opened(template)))
+
+    async def _start(self, spec: MachineSpec, files: OpenTemplate | None) -> QemuMachine:
+        """:param files: of its template, or of the template that it is to become."""
         tools = await self._prepare_tools()
         await asyncio.to_thread(self._cgroups.prepare)
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -124,8 +143,10 @@ class QemuHypervisor:
             await place.clear()
         machine: QemuMachine | None = None
         try:
-            machine = self._launch(spec, place, tools)
+            machine, state = self._launch(spec, place, tools, files)
             await machine.open()
+            if spec.template is not None:
+                await machine.restore(state)
         except BaseException as error:
             raised = _explain(error, machine.last_words() if machine else "")
             await asyncio.shield(self._undo(machine, place))
@@ -139,8 +160,9 @@ class QemuHypervisor:
         else:
             await place.clear()
 
-    def _launch(self, spec: MachineSpec, place: Place, tools: _Tools) -> QemuMachine:
-        """Make the place, then the process in it."""
+    def _launch(self, spec: MachineSpec, place: Place, tools: _Tools, template: OpenTemplate | None
+                ) -> tuple[QemuMachine, int]:
+        """Make the place, then the process in it; with the process's number of the template's state."""
         with contextlib.ExitStack() as stack:
             def ours(fd: int) -> int:
                 stack.callback(os.close, fd)
@@ -161,18 +183,50 @@ class QemuHypervisor:
             descriptors = launcher.Descriptors(stdin=null, stderr=last_words)
             channels = command.Channels(monitor=descriptors.give(monitor.fileno()),
                                         agent=descriptors.give(agent.fileno()))
+            ram = state = None
+            if template is not None:
+                ram = command.Ram(fd=descriptors.give(template.ram), shared=spec.template is None)
+                state = descriptors.give(template.state)
+            cold = spec.template is None
             line = command.command_line(
-                spec, program=tools.root.program, firmware=tools.root.firmware, kernel=f"/{runtime_root.KERNEL}",
-                initrd=f"/{runtime_root.INITRD}", accelerator=tools.accelerator.name, tsc_khz=tools.tsc_khz,
-                channels=channels, give=descriptors.give)
+                spec, program=tools.root.program, firmware=tools.root.firmware, accelerator=tools.accelerator.name,
+                channels=channels, give=descriptors.give, boot=_boot(spec, tools) if cold else None, ram=ram)
             files = [(runtime_root.KERNEL, spec.kernel.image.resolve(strict=True)),
-                     (runtime_root.INITRD, spec.kernel.initrd.resolve(strict=True))]
+                     (runtime_root.INITRD, spec.kernel.initrd.resolve(strict=True))] if cold else []
             entrances = stack.enter_context(place.cgroup.entrances())
             pid = launcher.spawn(tools.jail, uid=spec.uid, root=tools.root.path, kvm=tools.accelerator.name == "kvm",
                                  cgroups=entrances, files=files, descriptors=descriptors, command=line)
             process = _hold(pid)
             keep_words.pop_all()
-            return QemuMachine(spec.id, process, place, last_words, self._forget)
+            return QemuMachine(spec.id, process, place, last_words, self._forget), state or 0
+
+    # Templates
+
+    async def make_template(self, spec: TemplateSpec, *, ident: str, uid: int, deadline_s: float) -> Template:
+        tools = await self._prepare_tools()
+        key = _template_id(spec, tools)
+        with contextlib.ExitStack() as stack:
+            try:
+                path, files = stack.enter_context(self._templates.staging(spec.memory_mib))
+                nic = _loose_nic(stack) if spec.nic else None
+            except OSError as error:
+                raise Unavailable(f"no template can be made: {error.strerror}") from error
+            machine = await self._start(MachineSpec(id=ident, uid=uid, kernel=spec.kernel, memory_mib=spec.memory_mib,
+                                                    vcpus=spec.vcpus, nic=nic), files)
+            try:
+                await machine.agent_ready(deadline_s)
+                await machine.save(files.state)
+            except TimeoutError as error:
+                raise Unavailable("QEMU does not finish saving the machine") from error
+            finally:
+                await asyncio.shield(machine.destroy())
+            return self._templates.keep(key, spec, path)
+
+    async def find_template(self, spec: TemplateSpec) -> Template | None:
+        return self._templates.find(_template_id(spec, await self._prepare_tools()), spec)
+
+    async def drop_template(self, template: Template) -> None:
+        await asyncio.to_thread(self._templates.drop, template)
 
     def _forget(self, ident: str) -> None:
         self._machines.pop(ident, None)
@@ -222,6 +276,27 @@ class QemuHypervisor:
             await machine.release()
         self._machines.clear()
         self._cgroups.remove()
+
+
+def _boot(spec: MachineSpec, tools: _Tools) -> command.Boot:
+    return command.Boot(kernel=f"/{runtime_root.KERNEL}", initrd=f"/{runtime_root.INITRD}",
+                        command_line=spec.kernel.command_line, tsc_khz=tools.tsc_khz)
+
+
+def _loose_nic(stack: contextlib.ExitStack) -> Nic:
+    fd = loose_tap()
+    stack.callback(os.close, fd)
+    return Nic(fd=fd, mac=LOOSE_MAC)
+
+
+def _template_id(spec: TemplateSpec, tools: _Tools) -> str:
+    """The machine's whole command line is in it, so that templates of another version of this program are not used."""
+    machine = MachineSpec(id="", uid=0, kernel=spec.kernel, memory_mib=spec.memory_mib, vcpus=spec.vcpus)
+    # Measured anew at each start of the daemon, with another result in the last digits.
+    boot = dataclasses.replace(_boot(machine, tools), tsc_khz=0)
+    line = command.command_line(machine, program=tools.root.program, firmware=tools.root.firmware, give=int, boot=boot,
+                                accelerator=tools.accelerator.name, channels=command.Channels(monitor=0, agent=0))
+    return identify(spec, [tools.root.path.name, *line])
 
 
 def _hold(pid: int) -> VmmProcess:

@@ -3,7 +3,9 @@
 The machine is QEMU's `q35` without what a pod never uses (HPET, USB, SATA, VGA, option ROMs): one virtio-scsi
 controller that every disk hangs on, one virtio-serial controller for the agent's port, a PCI Express slot for the
 virtio NIC, a random source, and a serial port into a ring buffer as console. Disks at boot and disks added later are
-described by the same dictionaries; QEMU reads them from its command line and from its monitor alike.
+described by the same dictionaries; QEMU reads them from its command line and from its monitor alike. A template and
+its clones are the same machine: their command lines differ in where RAM comes from, in the disks, and in what stands
+behind the NIC.
 
 `q35` and not `pc`, because there the guest evaluates 0.2 s worth of ACPI methods (under emulation) for the interrupt
 of each PCI device; docs/hypervisor.md has the measurements behind this and the other choices.
@@ -26,9 +28,12 @@ CONSOLE = "console"
 """Name of the console's character device."""
 CONSOLE_BYTES = 65_536
 """Size of its ring buffer; must be a power of two."""
+AGENT_DEVICE = "agent0"
+"""Id of the agent's port, by which QEMU tells that the guest has opened it."""
 NIC_DEVICE = "nic0"
 NIC_NETDEV = "net0"
 NIC_SLOT = "slot0"
+_RAM = "ram"
 
 _MACHINE = "q35,hpet=off,smm=off,vmport=off,usb=off,sata=off,smbus=off,mem-merge=off,dump-guest-core=off"
 """`mem-merge=off`: equal pages of two tenants are never shared; the time of a write would tell one of the other's."""
@@ -39,6 +44,28 @@ _COMMON_COMMAND_LINE = "console=ttyS0 quiet panic=-1 random.trust_cpu=on no_time
 _EMULATED_COMMAND_LINE = "tsc=reliable mitigations=off rcupdate.rcu_expedited=1 noreplace-smp cryptomgr.notests"
 """Emulation has neither speculation to mitigate nor a bus to lock; the 0.4 s of cipher self-tests at every boot show
 nothing that the first did not. The guest is told the rate of its clock: see `counter/counter.c`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boot:
+    """How a machine begins that is not a clone."""
+
+    kernel: str
+    initrd: str
+    """Paths in the machine's root."""
+    command_line: str
+    """What the kernel needs beyond what is said here."""
+    tsc_khz: int
+    """Rate of the host's time stamp counter, which is the guest's under emulation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ram:
+    """RAM in a file: a template's, which is written to it, or a clone's, which has copies of what it changes."""
+
+    fd: int
+    """The child's number."""
+    shared: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +93,25 @@ def nic_device(nic: Nic) -> dict[str, Any]:
             "romfile": ""}
 
 
-def command_line(spec: MachineSpec, *, program: str, firmware: str, kernel: str, initrd: str, accelerator: str,
-                 tsc_khz: int, channels: Channels, give: Callable[[int], int]) -> list[str]:
+def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator: str, channels: Channels,
+                 give: Callable[[int], int], boot: Boot | None, ram: Ram | None = None) -> list[str]:
     """`program` and its arguments.
 
-    :param program, firmware, kernel, initrd: paths in the machine's root.
-    :param tsc_khz: rate of the host's time stamp counter, which is the guest's under emulation.
+    :param program, firmware: paths in the machine's root.
     :param give: hands a descriptor of ours to QEMU and returns its number there.
+    :param boot: None: the machine waits for a template's state.
+    :param ram: None: RAM of its own.
     """
     emulated = accelerator == "tcg"
-    emulation = f"{_EMULATED_COMMAND_LINE} tsc_early_khz={tsc_khz}" if emulated else ""
-    append = " ".join(part for part in (_COMMON_COMMAND_LINE, emulation, spec.kernel.command_line) if part)
     line = [
         program, "-name", f"hyperstack-{spec.id[:12]}", "-nodefaults", "-no-user-config", "-display", "none",
         "-L", firmware, "-sandbox", SANDBOX,
-        "-M", _MACHINE, "-bios", "qboot.rom",
+        "-M", _MACHINE + (f",memory-backend={_RAM}" if ram else ""), "-bios", "qboot.rom",
         "-accel", f"tcg,tb-size={_TB_SIZE_MIB}" if emulated else accelerator,
         "-cpu", cpu(accelerator),
         "-m", f"{spec.memory_mib}", "-smp", f"{spec.vcpus}",
-        "-kernel", kernel, "-initrd", initrd, "-append", append,
+        *(_ram_options(ram, spec.memory_mib) if ram else ()),
+        *(_boot_options(boot, emulated=emulated) if boot else ("-incoming", "defer")),
         # A guest that ends, however it does, stays to be read until it is destroyed.
         "-action", "reboot=shutdown,shutdown=pause",
         "-chardev", f"socket,id=monitor,fd={channels.monitor},server=on,wait=off",
@@ -93,7 +120,7 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, kernel: str,
         "-chardev", f"ringbuf,id={CONSOLE},size={CONSOLE_BYTES}", "-serial", f"chardev:{CONSOLE}",
         "-device", "virtio-serial-pci,id=serial0,max_ports=2",
         "-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off",
-        "-device", f"virtserialport,chardev=agent,name={AGENT_PORT}",
+        "-device", f"virtserialport,id={AGENT_DEVICE},chardev=agent,name={AGENT_PORT}",
         "-device", f"virtio-scsi-pci,id={disks.CONTROLLER}", "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
         "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
     ]
@@ -104,3 +131,15 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, kernel: str,
     if spec.nic:
         line += ["-netdev", json.dumps(nic_netdev(str(give(spec.nic.fd)))), "-device", json.dumps(nic_device(spec.nic))]
     return line
+
+
+def _boot_options(boot: Boot, *, emulated: bool) -> list[str]:
+    emulation = f"{_EMULATED_COMMAND_LINE} tsc_early_khz={boot.tsc_khz}" if emulated else ""
+    append = " ".join(part for part in (_COMMON_COMMAND_LINE, emulation, boot.command_line) if part)
+    return ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", append]
+
+
+def _ram_options(ram: Ram, size_mib: int) -> list[str]:
+    """The path is one for clone_ram/, which makes the descriptor of it again."""
+    shared = "on" if ram.shared else "off"
+    return ["-object", f"memory-backend-file,id={_RAM},mem-path=/ram/{ram.fd},size={size_mib}M,share={shared}"]

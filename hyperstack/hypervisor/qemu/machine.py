@@ -25,6 +25,11 @@ _GRACE_S = 2.0
 """Between the end of the monitor's connection and the end of the process that held it."""
 _UNPLUG_TIMEOUT_S = 10.0
 _HELD_POLL_S = 0.02
+_SAVE_TIMEOUT_S = 30.0
+"""It takes 5 ms; the file's disk may be busy."""
+_SETTLE_STEP_S, _SETTLE_STEPS, _SETTLED_SHARE = 0.1, 30, 0.1
+"""A guest that takes less than a tenth of a processor for a tenth of a second has booted; one that never gets so quiet
+is saved as it is, which costs its clones a little time and nothing else."""
 _HOST_REASONS = ("host-signal", "host-error", "host-qmp-quit", "host-ui")
 _BROKEN_STATES = ("internal-error", "io-error", "guest-panicked", "watchdog")
 
@@ -47,6 +52,7 @@ class QemuMachine:
         self._exit: asyncio.Future[MachineExit] = loop.create_future()
         self._guest_end: asyncio.Future[str] = loop.create_future()
         self._stopped = asyncio.Event()
+        self._agent_ready = asyncio.Event()
         self._unplugged: dict[str, asyncio.Event] = {}
         self._console = b""
         self._agent: asyncio.StreamWriter | None = None
@@ -72,6 +78,8 @@ class QemuMachine:
             self._note_guest_end(str(data.get("reason", ""))[:64])
         elif name == "STOP":
             self._stopped.set()
+        elif name == "VSERPORT_CHANGE" and data.get("id") == command.AGENT_DEVICE and data.get("open") is True:
+            self._agent_ready.set()
         elif name == "DEVICE_DELETED" and (event := self._unplugged.get(str(data.get("device", "")))):
             event.set()
 
@@ -247,6 +255,56 @@ class QemuMachine:
             return await self._monitor.execute(name, arguments, fd=fd)
         except CommandFailed as error:
             raise Unavailable(str(error)) from error
+
+    # Templates
+
+    async def agent_ready(self, deadline_s: float) -> None:
+        """Until the guest's agent has opened its port and the guest has nothing more to do.
+
+        :raise Unavailable: it died, or does not come so far in time.
+        """
+        died = asyncio.ensure_future(self.wait())
+        ready = asyncio.ensure_future(self._agent_ready.wait())
+        try:
+            await asyncio.wait((died, ready), timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if died.done():
+                raise Unavailable(f"the machine died: {died.result().reason}")
+            if not ready.done():
+                raise Unavailable(f"the guest's agent did not open its port within {deadline_s:g} s")
+        finally:
+            died.cancel()
+            ready.cancel()
+        for _ in range(_SETTLE_STEPS):
+            before = self._place.cgroup.usage().cpu_ns
+            await asyncio.sleep(_SETTLE_STEP_S)
+            if self._place.cgroup.usage().cpu_ns - before < _SETTLED_SHARE * _SETTLE_STEP_S * 10**9:
+                return
+
+    async def save(self, state: int) -> None:
+        """Stop it for good and write all but its RAM, which is in a shared file, to the open file `state`.
+
+        :raise Unavailable: QEMU cannot.
+        """
+        await self._ignore_shared_ram()
+        await self._execute("getfd", {"fdname": "state"}, fd=state)
+        await self._execute("migrate", {"uri": "fd:state"})
+        async with asyncio.timeout(_SAVE_TIMEOUT_S):
+            while (status := await self._query("query-migrate", "status")) != "completed":
+                if status in ("failed", "cancelled"):
+                    raise Unavailable(f"QEMU {status} to save the machine")
+                await asyncio.sleep(_HELD_POLL_S)
+
+    async def restore(self, state: int) -> None:
+        """Go on from what `save` wrote. A state that QEMU cannot load ends it a moment later.
+
+        :param state: QEMU's own number of the open file.
+        """
+        await self._ignore_shared_ram()
+        await self._execute("migrate-incoming", {"uri": f"fd:{state}"})
+
+    async def _ignore_shared_ram(self) -> None:
+        await self._execute("migrate-set-capabilities",
+                            {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
 
     # Devices
 

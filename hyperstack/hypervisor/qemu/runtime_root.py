@@ -1,5 +1,7 @@
 """The file system that every QEMU of this host sees: QEMU's own program files, and nothing else.
 
+One library is ours: clone_ram/, which the loader brings into every QEMU.
+
 Made once per version of those files, shared read-only by all machines. They are copied, not linked, so that an upgrade
 of the host's packages neither changes nor breaks the machines that run.
 """
@@ -31,6 +33,8 @@ _FIRMWARE_DIRS = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
 _FIRMWARE_TARGET = Path("usr/share/qemu")
 _LDD_LINE = re.compile(r"\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)\Z")
 _TOOL_TIMEOUT_S = 30
+_PRELOADED = "lib/clone_ram.so"
+_PRELOAD_LIST = "etc/ld.so.preload"
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,13 @@ def find_qemu() -> Path:
     return Path(found).resolve()
 
 
-def prepare(cache_dir: Path, qemu: Path) -> RuntimeRoot:
+def prepare(cache_dir: Path, qemu: Path, preloaded: Path) -> RuntimeRoot:
     """The root for this QEMU, made where there is none yet. Two daemons may do this at once.
 
+    :param preloaded: the library made of clone_ram/.
     :raise Unavailable: a needed file is missing.
     """
-    files = dict(_program_files(qemu))
+    files = dict(_program_files(qemu)) | {_PRELOADED: preloaded}
     name = f"qemu-root-{_fingerprint(files)}"
     root = cache_dir / name
     if not root.exists():
@@ -130,6 +135,9 @@ def _fill(root: Path, files: dict[str, Path], qemu: Path) -> None:
     for mount_point in (KERNEL, INITRD):
         (root / mount_point).parent.mkdir(exist_ok=True)
         (root / mount_point).touch(mode=0o444)
+    (root / _PRELOAD_LIST).parent.mkdir(exist_ok=True)
+    (root / _PRELOAD_LIST).write_text(f"/{_PRELOADED}\n")
+    (root / _PRELOAD_LIST).chmod(0o444)
     (root / "dev").mkdir()
     for folder, _, _ in os.walk(root):
         os.chmod(folder, 0o555)  # noqa: S103 - read and search for every machine's own user, write for nobody

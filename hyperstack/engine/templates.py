@@ -1,0 +1,166 @@
+"""Which template a pod's machine is cloned from: looked for, made in the background, tried out, renewed, distrusted.
+
+A pod never waits for a template: where there is none yet, its machine boots, and the next one finds what was made
+meanwhile. Templates are made one at a time, each tried out by a clone before anybody else gets it.
+
+Who shares one is `EngineConfig.template_sharing`. All clones of a template know what its guest's kernel drew at random
+while it booted (docs/security.md), so by default no project's pods share one with another's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import OrderedDict
+
+from hyperstack.engine.config import EngineConfig, TemplateSharing
+from hyperstack.guest.channel import AgentChannel
+from hyperstack.hypervisor.api import (
+    TRIAL_PREFIX,
+    Capability,
+    Hypervisor,
+    Machine,
+    MachineSpec,
+    Template,
+    TemplateSpec,
+)
+from hyperstack.pod.errors import HyperStackError
+from hyperstack.pod.kernel import Kernel
+
+log = logging.getLogger(__name__)
+
+_KEPT = 16
+"""Templates at a time, each some 40 to 90 MiB of the host's page cache; the one longest unused goes."""
+_RETRY_S = 300.0
+"""Between two attempts at one that could not be made, or whose clones failed."""
+_TRIAL_DEADLINE_S = 30.0
+
+
+class Templates:
+    """One maker per engine."""
+
+    def __init__(self, hypervisor: Hypervisor, config: EngineConfig) -> None:
+        self._hypervisor = hypervisor
+        self._config = config
+        self._known: OrderedDict[TemplateSpec, Template] = OrderedDict()
+        """Tried out, the one used last at the end."""
+        self._not_before: dict[TemplateSpec, float] = {}
+        self._wanted: asyncio.Queue[TemplateSpec] = asyncio.Queue()
+        self._queued: set[TemplateSpec] = set()
+        self._maker: asyncio.Task[None] | None = None
+
+    @property
+    def enabled(self) -> bool:
+        return (self._config.template_sharing is not TemplateSharing.OFF
+                and Capability.TEMPLATE in self._hypervisor.capabilities)
+
+    def memory_mib(self, asked: int) -> int:
+        """RAM of the machine for a pod that asks for so much: pods of a class share a template, and RAM that a guest
+        does not touch costs nothing. The next of 128, 192, 256, 384, 512, 768... MiB."""
+        if not self.enabled:
+            return asked
+        size = 128
+        while size < asked:
+            size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+        return size
+
+    def prepare(self, project: str, kernel: Kernel, memory_mib: int) -> None:
+        """Have the template of an ordinary pod ready before the first is asked for. Returns at once."""
+        if self.enabled:
+            self.take(project, kernel, memory_mib=self.memory_mib(memory_mib), vcpus=1, nic=True)
+
+    def take(self, project: str, kernel: Kernel, *, memory_mib: int, vcpus: int, nic: bool) -> Template | None:
+        """The template for such a machine; None where there is none yet, and then one is made. Returns at once."""
+        if not self.enabled:
+            return None
+        scope = f"project {project}" if self._config.template_sharing is TemplateSharing.PROJECT else "host"
+        spec = TemplateSpec(kernel=kernel, memory_mib=memory_mib, vcpus=vcpus, nic=nic, scope=scope)
+        template = self._known.get(spec)
+        if template is not None:
+            self._known.move_to_end(spec)
+        if template is None or self._is_old(template):
+            self._want(spec)
+        return template
+
+    async def distrust(self, template: Template, why: HyperStackError) -> None:
+        """A clone of it did not come up: it is not used again."""
+        log.warning("template %s is given up: %s", template.id[:12], why)
+        if self._known.get(template.spec) is template:
+            del self._known[template.spec]
+        self._not_before[template.spec] = time.monotonic() + _RETRY_S
+        await self._hypervisor.drop_template(template)
+
+    async def close(self) -> None:
+        if self._maker is not None:
+            self._maker.cancel()
+            await asyncio.gather(self._maker, return_exceptions=True)
+
+    def _is_old(self, template: Template) -> bool:
+        return time.time_ns() - template.created_ns > self._config.template_age_s * 10**9
+
+    def _want(self, spec: TemplateSpec) -> None:
+        if spec in self._queued or time.monotonic() < self._not_before.get(spec, 0.0):
+            return
+        self._queued.add(spec)
+        self._wanted.put_nowait(spec)
+        if self._maker is None:
+            self._maker = asyncio.create_task(self._make_wanted(), name="templates")
+
+    async def _make_wanted(self) -> None:
+        while True:
+            spec = await self._wanted.get()
+            try:
+                await self._provide(spec)
+            except (HyperStackError, OSError) as error:
+                self._not_before[spec] = time.monotonic() + _RETRY_S
+                log.warning("no template of %s, %d MiB: %s; pods boot instead", spec.kernel.name, spec.memory_mib,
+                            error)
+            finally:
+                self._queued.discard(spec)
+
+    async def _provide(self, spec: TemplateSpec) -> None:
+        template = await self._hypervisor.find_template(spec)
+        if template is None or self._is_old(template):
+            began = time.monotonic()
+            template = await self._hypervisor.make_template(spec, ident=_trial_id(), uid=self._uid,
+                                                            deadline_s=self._config.boot_deadline_s)
+            log.info("made the template %s of %s, %d MiB, in %.1f s", template.id[:12], spec.kernel.name,
+                     spec.memory_mib, time.monotonic() - began)
+        try:
+            await self._try_out(template)
+        except HyperStackError:
+            await self._hypervisor.drop_template(template)
+            raise
+        self._known[spec] = template
+        self._known.move_to_end(spec)
+        while len(self._known) > _KEPT:
+            _, unused = self._known.popitem(last=False)
+            await self._hypervisor.drop_template(unused)
+
+    async def _try_out(self, template: Template) -> None:
+        """:raise HyperStackError: its clone does not answer."""
+        spec = template.spec
+        machine = await self._hypervisor.start(MachineSpec(
+            id=_trial_id(), uid=self._uid, kernel=spec.kernel, memory_mib=spec.memory_mib, vcpus=spec.vcpus,
+            template=template))
+        try:
+            await _ping(machine)
+        finally:
+            await asyncio.shield(machine.destroy())
+
+    @property
+    def _uid(self) -> int:
+        """Of machines that are nobody's: beside the pods' own."""
+        return self._config.uid_base + self._config.uid_count
+
+
+async def _ping(machine: Machine) -> None:
+    async with await AgentChannel.connect(machine.connect_agent, secrets.token_bytes(16),
+                                          deadline_s=_TRIAL_DEADLINE_S) as channel:
+        await channel.ping(deadline_s=_TRIAL_DEADLINE_S)
+
+
+def _trial_id() -> str:
+    return TRIAL_PREFIX + secrets.token_hex(8)
