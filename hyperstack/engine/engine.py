@@ -75,8 +75,8 @@ class HostEngine:
 
     async def close(self) -> None:
         """Let go; machines run on, and the next daemon takes them over."""
-        await self.kernels.close()
         await self._templates.close()
+        await self.kernels.close()
         await self._supervisor.close()
         await self._sandboxes.close()
         await self._networks.close()
