@@ -7,7 +7,6 @@ end it; one that comes later looks on at the same build.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -22,8 +21,6 @@ log = logging.getLogger(__name__)
 
 _MAX_LINE = 64 << 10
 """Bytes of one message of the child; an error has the compiler's last lines."""
-_END_S = 30.0
-"""For the child to remove what it was making."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,8 +107,7 @@ class Builder:
         try:
             return await self._listen(child.stdout)
         finally:
-            child.stdin.close()
-            await asyncio.shield(_ended(child))
+            child.stdin.close()  # it ends, if it has not; where it is killed before it has tidied up, the next one does
 
     async def _listen(self, lines: asyncio.StreamReader) -> str:
         try:
@@ -125,14 +121,3 @@ class Builder:
         except (msgspec.DecodeError, ValueError) as error:
             raise Unavailable(f"the kernel's build says something strange: {error}") from error
         raise Unavailable("the kernel's build ended without a word", hint="the daemon's log may have its last words")
-
-
-async def _ended(child: asyncio.subprocess.Process) -> None:
-    """It ends because its stdin did; what does not is killed, and the next build removes what it left."""
-    try:
-        async with asyncio.timeout(_END_S):
-            await child.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()

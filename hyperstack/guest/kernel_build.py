@@ -3,7 +3,7 @@
 A process of its own, because it takes minutes of all processors: it is niced, tells how it goes in JSON lines on
 stdout, and ends, leaving nothing, as soon as its stdin does; so it dies with the daemon that started it, however that
 died.
-What a killed build leaves is removed by the next one. One store has one build at a time.
+What a killed build leaves is removed by the next one, or by the next daemon. One store has one build at a time.
 
 The last line is {"name": ..., "release": ...}, or {"error": ..., "hint": ...}.
 
@@ -13,8 +13,6 @@ empty, and paths are relative to the source tree.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -24,19 +22,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from hyperstack.guest import debian, kernel_recipe, vmlinux
+from hyperstack.guest import build_lock, debian, kernel_recipe, vmlinux
 from hyperstack.guest.kernel_check import examine
 from hyperstack.guest.kernel_recipe import PACKAGE, Recipe
 from hyperstack.guest.kernels import KernelStore, build_agent
 from hyperstack.guest.tools import run, temporary_directory
-from hyperstack.pod.errors import Conflict, Exhausted, HyperStackError, Unavailable
+from hyperstack.pod.errors import Exhausted, HyperStackError, Unavailable
 
 NICENESS = 19
-_PREFIX = ".new-build-"
-_LOCK = ".kernel-build.lock"
 _NEEDED_BYTES = 3 << 30
 """The source unpacked has 1.3 GB, its archive 0.3, the objects 0.3; and room for others."""
 _UNPACK_DEADLINE_S = 1800
@@ -60,12 +56,12 @@ def build(store: KernelStore, progress: Progress) -> str:
     recipe = kernel_recipe.read()
     if store.has(recipe.name):
         return recipe.name
-    with _sole_builder(store.root):
+    with build_lock.sole_builder(store.root):
         free = shutil.disk_usage(store.root).free
         if free < _NEEDED_BYTES:
             raise Exhausted(f"a kernel takes {_NEEDED_BYTES >> 20} MiB to build, and {store.root} has {free >> 20}",
                             field="space", value=free)
-        with temporary_directory(store.root, _PREFIX) as work:
+        with temporary_directory(store.root, build_lock.PREFIX) as work:
             source = _unpacked(recipe, work, progress)
             environment = _environment(source)
             _configure(recipe, source, environment, progress)
@@ -142,27 +138,6 @@ def _store(recipe: Recipe, source: Path, environment: dict[str, str], store: Ker
     staged = store.stage(recipe.name, candidate, command_line=recipe.command_line, origin="built",
                          min_memory_mib=kernel_recipe.MIN_MEMORY_MIB)
     store.commit(staged)
-
-
-@contextlib.contextmanager
-def _sole_builder(root: Path) -> Iterator[None]:
-    """Nobody else builds into this store, and what former builders left is gone.
-
-    :raise Conflict: somebody else does.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict("another daemon builds a kernel into this store", field="store", value=str(root),
-                           hint="wait for it to end") from error
-        for left in root.glob(f"{_PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _end_with_stdin() -> None:

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import msgspec
 
-from hyperstack.guest import debian, initramfs, kernel_check, modules, vmlinux
+from hyperstack.guest import build_lock, debian, initramfs, kernel_check, modules, vmlinux
 from hyperstack.guest.tools import run, temporary_directory, write_atomically
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 from hyperstack.pod.kernel import Kernel
@@ -289,6 +289,7 @@ class KernelStore:
 
     def _clean(self) -> None:
         """Remove what was being made when somebody was killed, long enough ago that nobody makes it now."""
+        build_lock.remove_abandoned(self.root)
         _remove_stale((*self.root.glob(f"{_NEW}*"), *self._kernels.glob(f"{_NEW}*"), *self._kernels.glob(f"*/{_NEW}*")))
 
     def _prune(self) -> None:
