@@ -17,10 +17,10 @@ import zstandard
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hyperstack.guest import initramfs, modules, vmlinux
+from hyperstack.guest import initramfs, kernel_check, modules, vmlinux
 from hyperstack.guest.initramfs import Module
 from hyperstack.guest.kernels import KernelStore
-from hyperstack.pod.errors import InvalidArgument, NotFound
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 
 ELF = b"\x7fELF" + bytes(range(256)) * 8
 RELEASE = "6.1.0-1-cloud-amd64"
@@ -261,3 +261,81 @@ def test_an_import_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="erofs"):
         store.import_tree(tree, RELEASE)
     assert not (tmp_path / "store").exists() or not list((tmp_path / "store").rglob("*"))
+
+
+# --- former agents ---
+
+async def test_former_agents_and_their_initramfs_go_after_a_day(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    agent = root / "agent/present/agent"
+    agent.parent.mkdir(parents=True)
+    store = KernelStore(root, agent_binary=given_agent(agent))
+    name = store.import_tree(package(tmp_path / "package"), RELEASE)
+    for path in ("agent/old/agent", "agent/young/agent", f"kernels/{name}/initrd-old.cpio",
+                 f"kernels/{name}/initrd-young.cpio"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"x")
+    for path in ("agent/old", "agent/present", f"kernels/{name}/initrd-old.cpio"):
+        os.utime(root / path, (0, 0))
+    await store.ensure_default(print)
+    assert sorted(path.name for path in (root / "agent").iterdir()) == ["present", "young"]
+    left = {path.name for path in (root / "kernels" / name).glob("initrd-*")}
+    assert left == {"initrd-young.cpio", store.get("").initrd.name}
+
+
+async def test_what_a_daemon_uses_is_marked_at_its_start(tmp_path: Path) -> None:
+    store = KernelStore(tmp_path / "store", agent_binary=given_agent(tmp_path / "agent"))
+    store.import_tree(package(tmp_path / "package"), RELEASE)
+    initrd = (await store.ensure_default(print)).initrd
+    os.utime(initrd, (0, 0))
+    await store.ensure_default(print)
+    assert initrd.stat().st_mtime > 0
+
+
+# --- kernels of others ---
+
+def candidate(config: str | None = "CONFIG_A=y\n") -> kernel_check.Candidate:
+    image = vmlinux.Image(data=ELF, format="vmlinux", release="7.0", config=config)
+    return kernel_check.Candidate(image=image, modules=(Module(name="a.ko", data=b"A"),), warnings=(), known=True)
+
+
+async def test_a_staged_kernel_is_nobody_s_until_it_is_committed(tmp_path: Path) -> None:
+    store = KernelStore(tmp_path / "store", agent_binary=given_agent(tmp_path / "agent"))
+    staged = store.stage("mine", candidate(), command_line="x=y")
+    assert read_cpio(staged.kernel.initrd.read_bytes())["modules/a.ko"][1] == b"A"
+    assert store.list_all() == []
+    kernel = store.commit(staged)
+    assert store.list_all() == [kernel]
+    assert (kernel.name, kernel.release, kernel.command_line) == ("mine", "7.0", "x=y")
+    details = store.details("mine")
+    assert (details.config, details.modules, details.record.origin) == ({"A": "y"}, ("a.ko",), "added")
+    assert store.default_name() is None
+    with pytest.raises(Conflict):
+        store.stage("mine", candidate(), command_line="")
+
+
+async def test_a_discarded_kernel_leaves_nothing(tmp_path: Path) -> None:
+    store = KernelStore(tmp_path / "store", agent_binary=given_agent(tmp_path / "agent"))
+    store.discard(store.stage("mine", candidate(None), command_line=""))
+    assert list((tmp_path / "store/kernels").iterdir()) == []
+
+
+async def test_the_default_kernel_stays_and_others_go(tmp_path: Path) -> None:
+    store = KernelStore(tmp_path / "store", agent_binary=given_agent(tmp_path / "agent"))
+    for name in ("one", "two"):
+        store.commit(store.stage(name, candidate(), command_line=""))
+    store.set_default("one")
+    store.remove("two")
+    with pytest.raises(Conflict, match="default"):
+        store.remove("one")
+    with pytest.raises(NotFound):
+        store.set_default("two")
+    assert [kernel.name for kernel in store.list_all()] == ["one"]
+    assert sorted(path.name for path in (tmp_path / "store/kernels").iterdir()) == ["default", "one"]
+
+
+@pytest.mark.parametrize("name", ["", ".new-x", "../x", "a/b", "default", "x" * 200, "-x"])
+async def test_names_that_cannot_be_are_refused(tmp_path: Path, name: str) -> None:
+    store = KernelStore(tmp_path / "store", agent_binary=given_agent(tmp_path / "agent"))
+    with pytest.raises(InvalidArgument):
+        store.stage(name, candidate(), command_line="")
