@@ -89,7 +89,8 @@ async def test_its_root_holds_program_files_and_its_kernel_only(guest: Guest) ->
     assert "/usr/bin/qemu-system-x86_64" in found
     assert {"/boot/kernel", "/boot/initrd"} < found
     assert {path for path in found - libraries if not path.startswith("/usr/share/qemu/")} == {
-        "/usr/bin/qemu-system-x86_64", "/boot/kernel", "/boot/initrd"}
+        "/usr/bin/qemu-system-x86_64", "/boot/kernel", "/boot/initrd", "/etc/ld.so.preload"}
+    assert (root / "etc/ld.so.preload").read_text() == "/lib/clone_ram.so\n"
 
 
 async def test_nothing_in_its_root_can_be_written_or_be_a_device_or_setuid(guest: Guest) -> None:
