@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from bench import vmm
 from bench.api import Api
@@ -24,8 +24,8 @@ _OUR_CLOCK = ("API: before POST /containers/create, on an open connection; until
 _PEER_CLOCK = "CLI: before the podman process is started; until the first byte of its standard output"
 _PLAIN_CLOCK = "before qemu-system-x86_64 is started; until the first word of its init arrives from the serial console"
 _PEERS = {"runc": "start.podman_ms", "crun": "start.podman_crun_ms"}
-_TEMPLATES_OFF = 'templates = "off"\n'
-_POOL_ON = "[pool]\nsize = 2\n"
+_TEMPLATES_OFF = '[hypervisor]\ntemplates = "off"\n'
+_POOL_ON = "[hypervisor]\npool = 2\n"
 _CACHE = CACHE / "daemon"
 _REFILL_S = 2.0
 """Pause before each sample of the pool, for the daemon to put in what was taken."""
@@ -40,25 +40,28 @@ class Kernels:
 
     @classmethod
     def ask(cls, api: Api) -> Kernels:
-        names = [one["name"] for one in api.ask("GET", "/hyperstack/v1/kernels")]
-        default = next(one["name"] for one in api.ask("GET", "/hyperstack/v1/kernels") if one["default"])
-        debian = next((name for name in names if name.startswith("debian-")), "")
-        return cls("" if default.startswith("debian-") else default, debian)
+        """The default first, where there are several of a kind."""
+        found = sorted(api.ask("GET", "/hyperstack/v1/kernels"), key=lambda one: not one["default"])
+        names = [str(one["name"]) for one in found]
+        return cls(*(next((name for name in names if name.startswith(prefix)), "")
+                     for prefix in ("hyperstack-", "debian-")))
+
+    @property
+    def main(self) -> str:
+        """What figures that name no kernel are measured with."""
+        return self.ours or self.debian
 
 
 def measure(bed: Bed, samples: int) -> None:
     report = bed.report
-    report.details |= {"image": BUSYBOX, "command": COMMAND}
     podmans = {name: podman for name in _PEERS if (podman := bed.podman(name))}
     with bed.daemon() as (_, api):
         kernels = Kernels.ask(api)
-        report.details["kernels"] = {"ours": kernels.ours or "absent", "debian": kernels.debian or "absent"}
-        kind = _with_default_kernel(api, report, kernels, podmans, samples)
-        if kind == "template" and kernels.ours and kernels.debian:
-            _with_debian(api, report, kernels.debian, samples)
-    if kind == "template":
-        _cold(bed, samples)
-    _pool(bed, samples)
+        report.details |= {"image": BUSYBOX, "command": COMMAND, "kernels": asdict(kernels), "kernel": kernels.main}
+        cold = _templates(api, report, kernels, podmans, samples)
+    if not cold:
+        _cold(bed, kernels, samples)
+    _pool(bed, kernels, samples)
     _bare(bed, kernels, samples)
     ours = "start.template_ms" if "start.template_ms" in report.figures else "start.cold_run_ms"
     report.details["start.vs_podman"] = f"{ours} / {_PEERS['runc']}"
@@ -66,52 +69,48 @@ def measure(bed: Bed, samples: int) -> None:
     report.ratio("start.vs_podman_crun", ours, _PEERS["crun"])
 
 
-def _with_default_kernel(api: Api, report: Report, kernels: Kernels, podmans: Mapping[str, Podman],
-                         samples: int) -> str:
-    """What the daemon starts pods from when nothing is said; ours and the peers' runs take turns, so that all of them
-    meet the same host."""
-    kind = warm_up(api)
-    found, peers = _runs(api, podmans, samples)
+def _templates(api: Api, report: Report, kernels: Kernels, podmans: Mapping[str, Podman], samples: int) -> bool:
+    """Ours and the peers' runs take turns, so that all of them meet the same host; whether ours were cold, because the
+    daemon has no templates."""
+    kind = warm_up(api, kernel=kernels.main)
+    found, peers = _runs(api, podmans, samples, kernel=kernels.main)
     for name, series in peers.items():
         report.median(_PEERS[name], series)
-    if kind == "template":
-        report.median("start.template_ms" if kernels.ours else "start.template_debian_ms", found["template"])
-        if not kernels.ours:
-            report.leave_out("start.template_ms", reason="the default kernel is Debian's: build ours first")
-        if found.keys() - {"template"}:
-            report.details["fallbacks"] = {name: len(series.values) for name, series in found.items()}
-    else:
-        report.median("start.cold_run_ms", next(iter(found.values())))
+    if kind != "template":
         report.leave_out("start.template_ms", "start.template_debian_ms",
                          reason=f"the daemon starts no pod from a template (it says {kind!r})")
-    return kind
-
-
-def _with_debian(api: Api, report: Report, kernel: str, samples: int) -> None:
-    kind = warm_up(api, kernel=kernel)
-    found, _ = _runs(api, {}, samples, kernel=kernel)
-    if "template" in found:
+        report.median("start.cold_run_ms", next(iter(found.values())))
+        return True
+    report.details["what the runs came from"] = {name: len(series.values) for name, series in found.items()}
+    if not kernels.ours:
+        report.leave_out("start.template_ms", reason="our kernel is not built: `hyperctl kernel build`")
         report.median("start.template_debian_ms", found["template"])
-    else:
-        report.leave_out("start.template_debian_ms", reason=f"no template of {kernel}: its pods come from {kind!r}")
+        return False
+    report.median("start.template_ms", found["template"])
+    if not kernels.debian:
+        report.leave_out("start.template_debian_ms", reason="Debian's kernel is not in the daemon's store")
+        return False
+    warm_up(api, kernel=kernels.debian)
+    found, _ = _runs(api, {}, samples, kernel=kernels.debian)
+    report.median("start.template_debian_ms", found["template"])
+    return False
 
 
-def _cold(bed: Bed, samples: int) -> None:
+def _cold(bed: Bed, kernels: Kernels, samples: int) -> None:
     """With templates switched off."""
     try:
         with bed.daemon(settings=_TEMPLATES_OFF) as (_, api):
-            warm_up(api, wanted="cold")
-            found, _ = _runs(api, {}, samples)
+            found, _ = _runs(api, {}, samples, kernel=kernels.main)
             bed.report.median("start.cold_run_ms", found["cold"])
     except RuntimeError as error:
         bed.report.leave_out("start.cold_run_ms", reason=str(error)[-300:])
 
 
-def _pool(bed: Bed, samples: int) -> None:
+def _pool(bed: Bed, kernels: Kernels, samples: int) -> None:
     try:
         with bed.daemon(settings=_POOL_ON) as (_, api):
-            warm_up(api, wanted="pool")
-            found, _ = _runs(api, {}, samples, pause_s=_REFILL_S)
+            warm_up(api, wanted="pool", kernel=kernels.main)
+            found, _ = _runs(api, {}, samples, kernel=kernels.main, pause_s=_REFILL_S)
             bed.report.median("start.pool_ms", found["pool"])
     except RuntimeError as error:
         bed.report.leave_out("start.pool_ms", reason=f"no warm pool: {str(error)[-300:]}")
@@ -137,7 +136,7 @@ def _bare(bed: Bed, kernels: Kernels, samples: int) -> None:
         bed.report.median(plain, series)
 
 
-def _runs(api: Api, podmans: Mapping[str, Podman], samples: int, *, kernel: str = "", pause_s: float = 0.0
+def _runs(api: Api, podmans: Mapping[str, Podman], samples: int, *, kernel: str, pause_s: float = 0.0
           ) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """Our runs by what their pods came from, and the peers' by their runtimes. One round goes uncounted before: it
     fills the file caches."""
@@ -156,7 +155,7 @@ def _runs(api: Api, podmans: Mapping[str, Podman], samples: int, *, kernel: str 
     return ours, peers
 
 
-def run_ms(api: Api, *, kernel: str = "") -> tuple[float, str]:
+def run_ms(api: Api, *, kernel: str) -> tuple[float, str]:
     """One create, attach, start, first byte, and what the pod was started from; it is removed off the clock."""
     with api.stream() as stream:
         began = time.perf_counter()
