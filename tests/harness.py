@@ -254,11 +254,14 @@ class Daemon:
     def vms(self) -> dict[int, str]:
         """Pids of this daemon's VM processes, with the ids of their pods. A VM is known by its cgroup: its command line
         says nothing of its owner, as it sees nothing of the host."""
+        return {pid: ident for pid, ident in self._machines().items() if len(ident) == ID_LENGTH}
+
+    def _machines(self) -> dict[int, str]:
+        """Those of templates as well."""
         found: dict[int, str] = {}
         for cgroup in self.cgroups():
-            if len(cgroup.name) == ID_LENGTH:
-                with contextlib.suppress(OSError):
-                    found |= {int(pid): cgroup.name for pid in (cgroup / "cgroup.procs").read_text().split()}
+            with contextlib.suppress(OSError):
+                found |= {int(pid): cgroup.name for pid in (cgroup / "cgroup.procs").read_text().split()}
         return found
 
     def cgroups(self) -> list[Path]:
@@ -274,10 +277,10 @@ class Daemon:
         """End everything that belongs to it, by whatever means."""
         if self.process is not None:
             self.kill()
-        for pid in self.vms():
+        for pid in self._machines():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self.vms(), "the VMs are gone")
+        wait_until(lambda: not self._machines(), "the VMs are gone")
         for mount in reversed(self.mounts()):
             subprocess.run(["umount", "-l", mount], check=False)
         for cgroup in sorted(self.cgroups(), key=lambda path: -len(path.parts)):
