@@ -7,6 +7,7 @@ end it; one that comes later looks on at the same build.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -19,6 +20,8 @@ from hyperstack.pod.errors import HyperStackError, Unavailable
 
 log = logging.getLogger(__name__)
 
+_END_S = 2.0
+"""How long its end is waited for. To remove its files may take it longer; what is left then, the next daemon removes."""
 _MAX_LINE = 64 << 10
 """Bytes of one message of the child; an error has the compiler's last lines."""
 
@@ -107,7 +110,10 @@ class Builder:
         try:
             return await self._listen(child.stdout)
         finally:
-            child.stdin.close()  # it ends, if it has not; where it is killed before it has tidied up, the next one does
+            child.stdin.close()  # so it ends, if it has not
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await child.wait()
 
     async def _listen(self, lines: asyncio.StreamReader) -> str:
         try:

@@ -71,22 +71,26 @@ def build(store: KernelStore, progress: Progress) -> str:
 
 
 def _unpacked(recipe: Recipe, work: Path, progress: Progress) -> Path:
-    progress(f"Downloading {PACKAGE} {recipe.source_version}", 0, 0)
-    archive = debian.fetch(f"{PACKAGE}={recipe.source_version}", work)
+    archive = kernel_recipe.installed_source() or _downloaded(recipe, work, progress)
     progress("Unpacking the source", 0, 0)
-    run(["dpkg-deb", "-x", str(archive), str(work / "package")], deadline_s=_UNPACK_DEADLINE_S)
-    archive.unlink()
     source = work / "source"
     source.mkdir()
-    tarball = next((work / "package/usr/src").glob("linux-source-*.tar.xz"))
-    run(["tar", "-xJf", str(tarball), "-C", str(source), "--strip-components=1", "--no-same-owner"],
+    run(["tar", "-xJf", str(archive), "-C", str(source), "--strip-components=1", "--no-same-owner"],
         deadline_s=_UNPACK_DEADLINE_S)
-    tarball.unlink()
     for patch in recipe.patches:
         progress(f"Applying {patch.name}", 0, 0)
         run(["patch", "-p1", "--batch", "--forward", "--no-backup-if-mismatch"], deadline_s=_UNPACK_DEADLINE_S,
             cwd=source, stdin=patch)
     return source
+
+
+def _downloaded(recipe: Recipe, work: Path, progress: Progress) -> Path:
+    """The source's archive out of the package."""
+    progress(f"Downloading {PACKAGE} {recipe.source_version}", 0, 0)
+    package = debian.fetch(f"{PACKAGE}={recipe.source_version}", work)
+    run(["dpkg-deb", "-x", str(package), str(work / "package")], deadline_s=_UNPACK_DEADLINE_S)
+    package.unlink()
+    return next((work / "package/usr/src").glob("linux-source-*.tar.xz"))
 
 
 def _environment(source: Path) -> dict[str, str]:

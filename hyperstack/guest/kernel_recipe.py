@@ -102,7 +102,15 @@ def _has_header(name: str) -> bool:
     return not found.strip()
 
 
+def installed_source() -> Path | None:
+    """The source's archive, where the package is installed: a host without a network can build then."""
+    return next(Path("/usr/src").glob(f"{PACKAGE}.tar.xz"), None)
+
+
 def _source_version() -> str:
+    """What is installed counts, else what apt would fetch."""
+    if installed_source() is not None:
+        return run(["dpkg-query", "-W", "-f", "${Version}", PACKAGE], deadline_s=_DEADLINE_S)
     version = debian.version(PACKAGE)
     if version is None:
         debian.update()

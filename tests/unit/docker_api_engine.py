@@ -46,6 +46,7 @@ from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 from hyperstack.pod.states import ContainerState, SandboxState
 from tests.unit.docker_api_images import BUSYBOX, Images
 from tests.unit.docker_api_process import Attached, Process
+from tests.unit.kernel_service import make_service
 
 
 class Identities:
@@ -395,9 +396,6 @@ class System:
     async def doctor(self) -> list[Finding]:
         return [Finding(name="accelerator", status="warn", detail="no KVM", remedy="enable nested virtualisation")]
 
-    def kernels(self) -> list[dict[str, Any]]:
-        return [{"name": "debian", "release": "6.1", "path": "/boot/vmlinuz", "default": True, "min_memory_mib": 64}]
-
     async def disk_usage(self, who: Principal) -> dict[str, Any]:
         return {"layers": 4 << 20, "containers": dict.fromkeys(self.engine.containers.records, 512),
                 "volumes": {}}
@@ -416,6 +414,7 @@ class FakeEngine:
         self.images = Images()
         self.volumes = Volumes()
         self.system = System(self)
+        self.kernels, self._store = make_service(root.with_name("kernels"), "debian", "other")
 
     def tell(self, kind: str, action: str, ident: str, name: str) -> None:
         event = Event(kind=kind, action=action, ident=ident, attributes={"name": name, "image": "busybox"},
@@ -441,6 +440,7 @@ class FakeEngine:
         return items()
 
     async def close(self) -> None:
+        self._store.close()
         for process in (*self.containers.processes.values(), *self.execs.processes.values()):
             await process.end()
         for watcher in (*self.containers.watchers, *self.execs.watchers):

@@ -172,15 +172,6 @@ def test_doctor_shows_remedies_and_fails_where_a_check_fails(daemon: Daemon) -> 
     assert here(daemon, "doctor", "--format", "{{.name}}").stdout == b"accelerator\ndisk\n"
 
 
-def test_kernels_are_listed_and_chosen(daemon: Daemon) -> None:
-    daemon.answers["GET", "/hyperstack/v1/kernels"] = [
-        {"name": "debian", "release": "6.1.0", "path": "/k", "default": True, "min_memory_mib": 96}]
-    assert here(daemon, "kernel", "ls").stdout.splitlines()[1].split() == [b"debian", b"6.1.0", b"96MiB", b"yes"]
-    here(daemon, "create", "--kernel", "debian", "busybox")
-    body = daemon.asked("POST", "/containers/create").json()
-    assert body["HostConfig"]["Annotations"] == {"org.hyperstack.kernel": "debian"}
-
-
 def test_inspect_prints_what_there_is_then_fails_for_the_rest(populated: Daemon) -> None:
     done = here(populated, "inspect", "web", "none")
     assert done.returncode == 1
