@@ -15,7 +15,7 @@ _START_TIME = 19
 """Of the fields of /proc/PID/stat that follow the name's closing bracket; 11 and 12 are utime and stime."""
 
 _BIG_KIB = 32 << 10
-"""A writable mapping of at least this size is the guest's RAM: glibc's heaps end at 64 MiB of address space, of which
+"""A writable mapping of at least this size is guest RAM: glibc's heaps end at 64 MiB of address space, of which
 what is in use is a mapping of its own, and QEMU's were never seen above 20."""
 _GUARD_KIB = 4
 _STACK_KIB = 128
@@ -40,6 +40,15 @@ class Mapping:
     @property
     def size(self) -> int:
         return (self.end - self.start) >> 10
+
+    @property
+    def anonymous(self) -> bool:
+        return not self.name or self.name.startswith("[anon")
+
+    @property
+    def template(self) -> bool:
+        """A template's RAM file, as the hypervisor room names it."""
+        return self.name.removesuffix(" (deleted)").endswith("/ram")
 
 
 def parse_smaps(text: str) -> list[Mapping]:
@@ -66,25 +75,46 @@ def _mapping(header: re.Match[str], fields: dict[str, int]) -> Mapping:
 def breakdown(mappings: list[Mapping]) -> dict[str, int]:
     """PSS by what a QEMU uses it for: every one of `CATEGORIES`, together the PSS of the whole process."""
     found = dict.fromkeys(CATEGORIES, 0)
+    ram = _guest_ram(mappings)
     before: Mapping | None = None
     for mapping in mappings:
-        found[_category(mapping, before)] += mapping.pss
+        found["guest RAM" if mapping in ram else _category(mapping, before)] += mapping.pss
         before = mapping
     return found
 
 
+def _guest_ram(mappings: list[Mapping]) -> set[Mapping]:
+    """A clone's RAM is many mappings side by side: of the template's file where it has data, anonymous where it has
+    holes. So what adjoins a piece that can be nothing else is RAM, too."""
+    found: set[Mapping] = set()
+    run: list[Mapping] = []
+    for mapping in mappings:
+        if not _may_be_ram(mapping) or (run and run[-1].end != mapping.start):
+            found |= _ram_of(run)
+            run = []
+        if _may_be_ram(mapping):
+            run.append(mapping)
+    return found | _ram_of(run)
+
+
+def _may_be_ram(mapping: Mapping) -> bool:
+    return mapping.permissions.startswith("rw-") and (mapping.anonymous or mapping.template or
+                                                      mapping.name.startswith("/memfd:"))
+
+
+def _ram_of(run: list[Mapping]) -> set[Mapping]:
+    return set(run) if any(mapping.template or mapping.size >= _BIG_KIB for mapping in run) else set()
+
+
 def _category(mapping: Mapping, before: Mapping | None) -> str:
-    writable, executable = "w" in mapping.permissions, "x" in mapping.permissions
-    anonymous = not mapping.name or mapping.name.startswith("[anon")
-    if writable and executable:
+    """Of what is not the guest's RAM."""
+    if "w" in mapping.permissions and "x" in mapping.permissions:
         return "translation buffer"
     if mapping.name.startswith("/boot/") or mapping.name.endswith("/vmlinux"):
         return "kernel file"
-    if writable and mapping.size >= _BIG_KIB:
-        return "guest RAM"
     if mapping.name == "[stack]":
         return "stacks"
-    if anonymous and writable:
+    if mapping.anonymous and "w" in mapping.permissions:
         guarded = (before is not None and before.end == mapping.start and before.size == _GUARD_KIB
                    and before.permissions.startswith("---"))
         return "stacks" if guarded and mapping.size >= _STACK_KIB else "heap"

@@ -38,6 +38,17 @@ def test_each_mapping_goes_where_qemu_uses_it() -> None:
         "program": 5300}
 
 
+def test_a_clones_ram_is_the_templates_file_and_the_holes_between_its_data() -> None:
+    mappings = proc.parse_smaps("".join((
+        paragraph("7f0000000000-7f0000001000", "---p", "", 0),
+        paragraph("7f0000001000-7f0000900000", "rw-p", "/cache/templates/1/ram", 2000, rss=9000),
+        paragraph("7f0000900000-7f0000a00000", "rw-p", "", 100),
+        paragraph("7f0000a00000-7f0000b00000", "rw-p", "/cache/templates/1/ram", 50),
+        paragraph("7f0000b00000-7f0000b01000", "---p", "", 0),
+        paragraph("7f0000b01000-7f0000b11000", "rw-p", "", 30))))
+    assert proc.breakdown(mappings) == dict.fromkeys(proc.CATEGORIES, 0) | {"guest RAM": 2150, "heap": 30}
+
+
 def test_the_parts_are_the_whole() -> None:
     mappings = proc.parse_smaps(QEMU)
     assert sum(proc.breakdown(mappings).values()) == sum(mapping.pss for mapping in mappings)
