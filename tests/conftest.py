@@ -16,6 +16,7 @@ from tests.images import BUSYBOX, fill_registry
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="how often the kill test kills the daemon")
+    parser.addoption("--build-kernel", action="store_true", help="build our kernel, twice: many minutes")
     parser.addoption("--seed", type=int, default=None, help="of the kill test; printed where it fails")
 
 

@@ -21,7 +21,7 @@ from hyperstack.pod.errors import HyperStackError, Unavailable
 log = logging.getLogger(__name__)
 
 _END_S = 2.0
-"""How long its end is waited for. To remove its files may take it longer; what is left then, the next daemon removes."""
+"""How long its end is waited for. To remove its files may take longer; what is left then, the next daemon removes."""
 _MAX_LINE = 64 << 10
 """Bytes of one message of the child; an error has the compiler's last lines."""
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hyperstack.engine.config import EngineConfig
 from hyperstack.guest import messages
@@ -23,7 +24,7 @@ from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import GuestCallError
 from hyperstack.guest.linux import capability_numbers, container_capabilities
 from hyperstack.guest.seccomp import default_profile
-from hyperstack.hypervisor.api import Disk, Hypervisor, Machine, MachineSpec
+from hyperstack.hypervisor.api import Disk, Machine, MachineSpec
 from hyperstack.image.erofs import Attributes, Directory, ErofsWriter
 from hyperstack.pod.errors import GuestError, HyperStackError, InvalidArgument
 from hyperstack.pod.ids import new_id
@@ -51,7 +52,14 @@ class Outcome:
     """From the start of the machine to the agent's first answer."""
 
 
-async def try_kernel(hypervisor: Hypervisor, kernel: Kernel, config: EngineConfig, directory: Path, *, advice: str = ""
+class Machines(Protocol):
+    """What a trial asks of a hypervisor."""
+
+    async def start(self, spec: MachineSpec) -> Machine:
+        """See `hyperstack.hypervisor.api.Hypervisor`."""
+
+
+async def try_kernel(hypervisor: Machines, kernel: Kernel, config: EngineConfig, directory: Path, *, advice: str = ""
                      ) -> Outcome:
     """Boot it, and make a container whose command is not there: the agent says so after all else has worked.
 

@@ -16,12 +16,11 @@ from hyperstack.engine import kernel_upload
 from hyperstack.engine.api import AddedKernel, BuildStep
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.kernel_building import Builder
-from hyperstack.engine.kernel_trial import Outcome, try_kernel
+from hyperstack.engine.kernel_trial import Machines, Outcome, try_kernel
 from hyperstack.engine.store import Store
 from hyperstack.guest.kernel_check import features
 from hyperstack.guest.kernels import Details, KernelStore, check_name
 from hyperstack.guest.tools import temporary_directory, write_atomically
-from hyperstack.hypervisor.api import Hypervisor
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument
 from hyperstack.pod.kernel import Kernel
@@ -61,7 +60,7 @@ class ProjectDefaults:
 class KernelService:
     """Implements `hyperstack.engine.api.Kernels`."""
 
-    def __init__(self, library: KernelStore, store: Store, hypervisor: Hypervisor, config: EngineConfig) -> None:
+    def __init__(self, library: KernelStore, store: Store, hypervisor: Machines, config: EngineConfig) -> None:
         self._library = library
         self._store = store
         self._hypervisor = hypervisor

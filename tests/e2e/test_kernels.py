@@ -52,3 +52,53 @@ def test_a_guest_that_does_not_answer_in_time_is_given_up(make_daemon: Callable[
     assert b"did not bring up the agent" in done.stderr
     wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")
     daemon.ctl("rm", "late")
+
+
+def own_cache(directory: Path) -> Path:
+    """A cache with the default kernel, to which a test may add."""
+    shared, cache = CACHE / "daemon", directory / "cache"
+    name = (shared / "kernels/default").read_text()
+    (cache / "kernels").mkdir(parents=True)
+    (cache / "kernels/default").write_text(name)
+    (cache / "kernels" / name).symlink_to(shared / "kernels" / name)
+    (cache / "agent").symlink_to(shared / "agent")
+    return cache
+
+
+def test_a_kernel_of_one_s_own_runs_pods_and_stays_while_they_need_it(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.options = ("--cache-dir", str(own_cache(daemon.directory)))
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    host = daemon.text("kernel", "default")
+    facts = json.loads(daemon.text("kernel", "inspect", host))[0]
+    stored = Path(facts["path"]).parent
+    daemon.ctl("kernel", "add", "mine", "--image", facts["path"], "--cmdline", facts["command_line"],
+               *(("--modules", str(stored / "modules")) if facts["modules"] else ()))
+    assert daemon.text("run", "--name", "one", "--kernel", "mine", BUSYBOX, "uname", "-r") == facts["release"]
+    refused = daemon.ctl("kernel", "rm", "mine", check=False)
+    assert refused.returncode == 1
+    assert b"used by the pods one" in refused.stderr
+
+    daemon.ctl("kernel", "default", "mine", "--project", "default")
+    daemon.ctl("create", "--name", "two", BUSYBOX, "true")
+    daemon.ctl("rm", "one")
+    daemon.ctl("kernel", "default", "--unset", "--project", "default")
+    assert json.loads(daemon.text("kernel", "inspect", "mine"))[0]["pods"] == ["two"]
+    daemon.ctl("rm", "two")
+    daemon.ctl("kernel", "rm", "mine")
+    assert daemon.text("kernel", "ls", "-q") == host
+    wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")
+
+
+def test_a_kernel_that_does_not_boot_is_not_added(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.options = ("--cache-dir", str(own_cache(daemon.directory)))
+    daemon.start()
+    image = json.loads(daemon.text("kernel", "inspect", daemon.text("kernel", "default")))[0]["path"]
+    done = daemon.ctl("kernel", "add", "bad", "--image", image, "--cmdline", "rdinit=/nowhere init=/nowhere", check=False)
+    assert done.returncode == 1
+    assert b"Kernel panic" in done.stderr
+    assert "bad" not in daemon.text("kernel", "ls")
+    assert not list((daemon.directory / "cache").rglob(".new-*"))
+    wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")

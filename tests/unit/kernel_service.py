@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hyperstack.engine.config import EngineConfig
@@ -14,33 +14,15 @@ from hyperstack.guest.initramfs import Module
 from hyperstack.guest.kernel_check import Candidate
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.guest.vmlinux import Image
-from hyperstack.hypervisor.api import Capability, Machine, MachineSpec
+from hyperstack.hypervisor.api import Machine, MachineSpec
 from hyperstack.pod.errors import Unavailable
-from hyperstack.pod.finding import Finding
 
 
 class NoMachines:
     """A hypervisor's door behind which there is nothing."""
 
-    name, accelerator, capabilities = "none", "none", Capability.NONE
-
-    async def probe(self) -> list[Finding]:
-        return []
-
     async def start(self, spec: MachineSpec) -> Machine:
         raise Unavailable("this host has no machines")
-
-    async def adopt(self, ident: str) -> Machine | None:
-        return None
-
-    async def destroy_leftovers(self, ident: str) -> None:
-        pass
-
-    async def list_leftovers(self) -> Collection[str]:
-        return ()
-
-    async def close(self) -> None:
-        pass
 
 
 def make_store(root: Path, *names: str) -> KernelStore:

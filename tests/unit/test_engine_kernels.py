@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from hyperstack.engine import kernel_building, kernel_upload
+from hyperstack.engine import kernel_upload
 from hyperstack.engine.kernel_building import Builder
 from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.records import PodRecord
 from hyperstack.engine.store import Store
+from hyperstack.guest.kernel_check import Candidate
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable
 from hyperstack.pod.ids import new_id
@@ -141,7 +143,7 @@ async def test_bad_names_and_command_lines_are_refused_before_anything_is_read(s
         await service.add(ROOT, name, pieces(b"no archive"), command_line=line)
 
 
-def read(tmp_path: Path, data: bytes) -> object:
+def read(tmp_path: Path, data: bytes) -> Candidate:
     spool = tmp_path / "spool"
     spool.write_bytes(data)
     return kernel_upload.read(spool, tmp_path / "work")
@@ -152,7 +154,6 @@ def test_an_archive_is_read_whatever_the_paths_of_its_modules(tmp_path: Path) ->
     candidate = read(tmp_path, archive({
         "./image": elf(XEN_PVH), "config": config.encode(), "modules/kernel/fs/erofs/erofs.ko": module(),
         "modules/modules.builtin": b""}))
-    assert isinstance(candidate, kernel_upload.Candidate)
     assert [one.name for one in candidate.modules] == ["erofs.ko"]
 
 
@@ -207,7 +208,7 @@ def builder(root: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> tuple[B
     program = root / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setattr(kernel_building.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     finished: list[str] = []
 
     async def finish(name: str) -> None:
