@@ -96,9 +96,10 @@ def test_a_kernel_that_does_not_boot_is_not_added(make_daemon: Callable[..., Dae
     daemon.options = ("--cache-dir", str(own_cache(daemon.directory)))
     daemon.start()
     image = json.loads(daemon.text("kernel", "inspect", daemon.text("kernel", "default")))[0]["path"]
-    done = daemon.ctl("kernel", "add", "bad", "--image", image, "--cmdline", "rdinit=/nowhere init=/nowhere", check=False)
+    done = daemon.ctl("kernel", "add", "bad", "--image", image, "--cmdline", "rdinit=/nowhere init=/nowhere",
+                      check=False)
     assert done.returncode == 1
     assert b"Kernel panic" in done.stderr
     assert "bad" not in daemon.text("kernel", "ls")
-    assert not list((daemon.directory / "cache").rglob(".new-*"))
+    assert not list((daemon.directory / "cache/kernels").glob(".new-*"))
     wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")
