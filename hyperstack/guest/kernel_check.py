@@ -29,15 +29,19 @@ _REQUIRED: Mapping[str, str] = {
     "NAMESPACES": "containers", "PID_NS": "containers", "IPC_NS": "containers", "UTS_NS": "containers",
     "NET_NS": "containers", "CGROUPS": "limits", "MEMCG": "memory limits", "CGROUP_PIDS": "process limits",
     "CFS_BANDWIDTH": "CPU limits", "CGROUP_BPF": "device access of containers", "BPF_SYSCALL": "device access",
-    "SECCOMP_FILTER": "the default seccomp profile", "UNIX98_PTYS": "terminals"}
+    "SECCOMP_FILTER": "the default seccomp profile", "UNIX98_PTYS": "terminals",
+    "POSIX_MQUEUE": "/dev/mqueue"}
 """Options that must be built in, with what they are for."""
 _WANTED: Mapping[str, str] = {
     "SERIAL_8250_CONSOLE": "its last words cannot be read", "USER_NS": "no user namespaces in containers",
     "EROFS_FS_XATTR": "file capabilities of images are lost", "TMPFS_XATTR": "no attributes on tmpfs",
-    "IPV6": "no ::1 in containers", "SYSVIPC": "no System V IPC", "POSIX_MQUEUE": "no POSIX message queues",
+    "IPV6": "no ::1 in containers", "SYSVIPC": "no System V IPC",
     "BLK_CGROUP": "no I/O figures", "HW_RANDOM_VIRTIO": "random numbers come from the host's first message only",
     "IA32_EMULATION": "no 32-bit programs", "LRU_GEN": "a guest that is out of memory may thrash for long"}
 """Options that are worth having, with what is lost without them."""
+_OLDEST = (5, 14)
+"""The first with `cgroup.kill`, the newest thing that the agent counts on."""
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 _OPTION = re.compile(r"^CONFIG_(\w+)=(.*)$", re.MULTILINE)
 
 
@@ -70,6 +74,9 @@ def examine(image: vmlinux.Image, modules_root: Path | None) -> Candidate:
     missing = [] if builtin is None else _missing_drivers(config, builtin, files)
     if config is not None:
         missing += [f"CONFIG_{name}=y ({purpose})" for name, purpose in _REQUIRED.items() if config.get(name) != "y"]
+    version = _VERSION.match(image.release)
+    if version and (int(version[1]), int(version[2])) < _OLDEST:
+        missing.append(f"Linux {'.'.join(map(str, _OLDEST))} or newer (it is {image.release})")
     if missing:
         raise InvalidArgument(f"the kernel lacks what pods need: {'; '.join(missing)}", field="kernel",
                               value=image.release, hint="docs/kernels.md has a configuration that fits.")

@@ -105,6 +105,12 @@ def test_all_that_is_missing_is_told_at_once() -> None:
     assert "overlay" not in str(caught.value)
 
 
+def test_a_kernel_that_is_too_old_for_the_agent_is_refused() -> None:
+    old = elf(XEN_PVH, config=COMPLETE).replace(RELEASE.encode(), b"5.10.0-tes")
+    with pytest.raises(InvalidArgument, match=r"5\.14 or newer"):
+        kernel_check.examine(vmlinux.read(old), None)
+
+
 def test_modules_stand_in_for_what_is_not_built_in(tmp_path: Path) -> None:
     config = COMPLETE | {"VIRTIO_NET": "m", "EROFS_FS": "m"}
     tree = module_tree(tmp_path / "tree", "virtio_net", "erofs", "unneeded")
