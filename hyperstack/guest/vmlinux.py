@@ -178,7 +178,7 @@ def _notes(kernel: bytes) -> Iterator[tuple[bytes, int]]:
             kind, _, start, _, _, length, _, _ = _PROGRAM_HEADER.unpack_from(kernel, offset + number * size)
             if kind == _PT_NOTE and length <= _MAX_NOTES:
                 yield from _notes_of(kernel[start:start + length])
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise InvalidArgument("the ELF kernel is cut short", field="image", value=len(kernel)) from error
 
 

@@ -64,7 +64,8 @@ def test_an_elf_kernel_without_the_entry_is_refused_with_a_remedy() -> None:
 
 @pytest.mark.parametrize("data", [
     elf(XEN_PVH, machine=183), elf(XEN_PVH, headers=60000), elf(XEN_PVH)[:70], b"\x7fELF",
-    elf(XEN_PVH)[:32] + struct.pack("<Q", 1 << 62) + elf(XEN_PVH)[40:]])
+    elf(XEN_PVH)[:32] + struct.pack("<Q", 1 << 62) + elf(XEN_PVH)[40:],
+    elf(XEN_PVH)[:32] + struct.pack("<Q", (1 << 64) - 8) + elf(XEN_PVH)[40:]])
 def test_elf_files_that_are_garbled_or_of_other_machines_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidArgument):
         vmlinux.read(data)
