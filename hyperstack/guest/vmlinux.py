@@ -11,6 +11,8 @@ import re
 import shutil
 import struct
 import subprocess
+import tempfile
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,12 +139,22 @@ def _lz4(payload: bytes) -> bytes:
     program = shutil.which("lz4")
     if program is None:
         raise Unavailable("the kernel is compressed with LZ4, and there is no lz4", hint="apt-get install lz4")
-    done = subprocess.run([program, "-dc"], input=payload[:-4], capture_output=True, check=False,
-                          timeout=_LZ4_DEADLINE_S)
-    if done.returncode != 0:
-        raise InvalidArgument(f"the kernel image's payload is garbled: {done.stderr.decode(errors='replace')[-200:]}",
-                              field="kernel")
-    return done.stdout
+    with tempfile.TemporaryFile() as packed:
+        packed.write(payload[:-4])
+        packed.seek(0)
+        with subprocess.Popen([program, "-dc"], stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as lz4:
+            timer = threading.Timer(_LZ4_DEADLINE_S, lz4.kill)
+            timer.start()
+            try:
+                assert lz4.stdout is not None
+                kernel = lz4.stdout.read(_LIMIT + 1)
+            finally:
+                timer.cancel()
+                lz4.kill()
+    # What is larger is cut off and killed; the caller sees that its size is wrong.
+    if not kernel:
+        raise InvalidArgument("the kernel image's payload is garbled", field="kernel")
+    return kernel
 
 
 def has_pvh_entry(kernel: bytes) -> bool:

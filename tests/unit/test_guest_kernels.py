@@ -147,6 +147,15 @@ def test_the_kernel_is_found_in_a_bzimage_packed_with_lz4() -> None:
     assert vmlinux.extract(bzimage(packed + struct.pack("<I", len(ELF)))) == ELF
 
 
+@pytest.mark.skipif(shutil.which("lz4") is None, reason="needs lz4")
+def test_a_bomb_packed_with_lz4_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vmlinux, "_LIMIT", 1 << 20)
+    bomb = ELF + bytes(64 << 20)
+    packed = subprocess.run(["lz4", "-l", "-c"], input=bomb, capture_output=True, check=True).stdout
+    with pytest.raises(InvalidArgument, match="too large"):
+        vmlinux.extract(bzimage(packed + struct.pack("<I", len(bomb))))
+
+
 @pytest.mark.parametrize("image", [
     b"", b"MZ" + bytes(4096), bzimage(b"unknown compression"), bzimage(lzma.compress(b"no ELF")),
     bzimage(lzma.compress(ELF)[:-40]), bzimage(gzip.compress(ELF)[:20]), bzimage(lzma.compress(ELF))[:2200]])
