@@ -156,7 +156,7 @@ def curves(title: str, subtitle: str, axes: tuple[str, str], lines: Mapping[str,
     for tick in up.ticks():
         canvas.line([(across.start, up.place(tick)), (across.end, up.place(tick))], FAINT)
         canvas.text(across.start - 6, up.place(tick) + 4, number(tick), size=_SMALL, anchor="end")
-    canvas.text(across.start, _TOP + 2, axes[1], size=_SMALL, anchor="end")
+    canvas.text(16, _TOP + 2, axes[1], size=_SMALL)
     for index, (name, line) in enumerate(lines.items()):
         places = [(across.place(x), up.place(y)) for x, y in line]
         canvas.line(places, PALETTE[index % len(PALETTE)], width=2)

@@ -121,6 +121,7 @@ def _density(document: Document) -> str | None:
     points = [(pods, available) for pods, available, _ in document["details"]["curve"]]
     if not points:
         return None
+    points.insert(0, (0, document["details"]["mem_available_mib"]["before"]))
     return curves("How many idle pods the host holds", "the line ends where the bench stopped: "
                   f"{document['details']['stopped by']}", ("pods", "MiB available"), {"host": points},
                   _note(document))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.report import say
 from tests.harness import Namespace
 
+_PATIENCE_S = 60.0
+"""For a podman that is under way when all has to end."""
 _TAIL = 400
 """Characters of podman's words that an error repeats."""
 
@@ -24,6 +27,7 @@ class Podman:
                 raise FileNotFoundError(f"no {program}: apt-get install --no-install-recommends {program}")
         self.runtime = runtime
         self._namespace = namespace
+        self._running: set[subprocess.Popen[bytes]] = set()
         # --cgroup-manager: a host without systemd has no other. The ulimits: where root lacks CAP_SYS_RESOURCE,
         # podman's own defaults are above what may be set.
         self._base = ["podman", "--root", str(directory / "storage"), "--runroot", str(directory / "runroot"),
@@ -38,7 +42,7 @@ class Podman:
         """From the start of the podman process to its first output byte."""
         argv = self._namespace.inside([*self._base, "run", "--rm", *self._limits, image, *command])
         began = time.perf_counter()
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with self._spawned(argv) as process:
             assert process.stdout is not None
             assert process.stderr is not None
             first = process.stdout.read(1)
@@ -70,6 +74,9 @@ class Podman:
 
     def close(self) -> None:
         """Remove all that it keeps beyond the directory. Says what it could not."""
+        for process in [*self._running]:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE_S)
         for words in (("rm", "-fa", "-t", "0"), ("volume", "prune", "-f"), ("rmi", "-fa")):
             try:
                 self._call(*words)
@@ -78,7 +85,19 @@ class Podman:
 
     def _call(self, *words: str) -> str:
         argv = self._namespace.inside([*self._base, *words])
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-        if done.returncode != 0:
-            raise RuntimeError(f"podman {words[0]} with {self.runtime} failed: {done.stderr.strip()[-_TAIL:]}")
-        return done.stdout.strip()
+        with self._spawned(argv) as process:
+            output, errors = (part.decode(errors="replace").strip() for part in process.communicate())
+        if process.returncode != 0:
+            raise RuntimeError(f"podman {words[0]} with {self.runtime} failed: {errors[-_TAIL:]}")
+        return output
+
+    @contextlib.contextmanager
+    def _spawned(self, argv: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+        """In a session of its own, where no Ctrl-C reaches it: a podman that is killed leaves what no other finds. One
+        that its caller abandons is waited for by `close`."""
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   start_new_session=True)
+        self._running.add(process)
+        with process:
+            yield process
+        self._running.discard(process)

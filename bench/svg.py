@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 INK, FAINT, PAPER = "#1f2937", "#d1d5db", "#ffffff"
 OURS, PEER, GOOD, BAD = "#2563eb", "#9ca3af", "#15803d", "#b91c1c"
-PALETTE = ("#2563eb", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#64748b")
+PALETTE = ("#2563eb", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#64748b", "#0f172a")
 _FONT = "ui-sans-serif, system-ui, 'DejaVu Sans', sans-serif"
 _CHARACTER = 0.58
 """Width of a character of that font, on average, in its size."""

@@ -109,7 +109,8 @@ def test_results_become_pictures_and_what_was_not_measured_is_said(tmp_path: Pat
 
 def test_fewer_pods_than_promised_say_nothing_about_the_promise(tmp_path: Path) -> None:
     (tmp_path / "density.json").write_text(document(
-        {"density.pods": 5}, curve=[[5, 20000, 7.0]], **{"stopped by": "the limit of pods"}))
+        {"density.pods": 5}, curve=[[5, 20000, 7.0]], mem_available_mib={"before": 21000},
+        **{"stopped by": "the limit of pods"}))
     (tmp_path / "rate.json").write_text(document({"rate.pods_per_s": 1.0}, pods=6))
     plots.draw(tmp_path)
     assert texts((tmp_path / "scorecard.svg").read_text()).count("not measured") == len(plots.GOALS)
