@@ -20,6 +20,9 @@ SELF = ("cat /proc/sys/kernel/random/uuid /proc/sys/kernel/random/boot_id;"
         " grep stack /proc/self/maps | cut -d' ' -f1; hostname; cat /sys/class/net/eth0/address; date +%s")
 """What must be a clone's own, one a line."""
 
+_LITTLE_BLOCKS = 2048
+"""One MiB."""
+
 
 @pytest.fixture
 def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
@@ -78,7 +81,8 @@ def test_a_busy_clone_changes_nothing_of_its_template(daemon: Daemon) -> None:
     daemon.ctl("exec", "busy", "sh", "-c", "head -c 60000000 /dev/urandom > /dev/shm/x")
     daemon.ctl("exec", "busy", "sh", "-c", "head -c 300000000 /dev/zero > /big; cat /big > /dev/null")
     for path, blocks in ram_files().items():
-        assert before.get(path, blocks) == blocks, f"{path} has grown"
+        # The file system's own blocks come and go; the clone touched a hundred times as much.
+        assert blocks - before.get(path, blocks) < _LITTLE_BLOCKS, f"{path} has grown"
     clone(daemon, "next")
     assert daemon.text("exec", "next", "echo", "well") == "well"
 
