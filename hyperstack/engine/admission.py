@@ -45,6 +45,8 @@ class Admission:
         image = await self._image(who, spec.image, pull_missing=pull_missing)
         pod = self._pod(who, replace(pod_spec, name=name, project=who.project), name, implicit=True)
         container = self._container(pod, replace(spec, name=name), name, image, order=0)
+        # Docker's default, which programs take their own container's id from.
+        pod = replace(pod, spec=replace(pod.spec, hostname=pod.spec.hostname or container.id[:12]))
         await self._make(who, pod, [container])
         return self._stored(container.id)
 

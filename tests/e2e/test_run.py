@@ -84,6 +84,12 @@ def test_one_guest_shows_every_option_of_its_surroundings(daemon: Daemon) -> Non
     assert lines == ["guest-7", "77", "1", "1000", "50", "tmpfs", "8", "Read-only", "written", "1", "1 2 3"]
 
 
+def test_the_host_name_is_the_containers_short_id(daemon: Daemon) -> None:
+    ident = daemon.text("create", BUSYBOX, "hostname")
+    assert daemon.text("start", "-a", ident) == ident[:12]
+    assert daemon.text("inspect", "--format", "{{.Config.Hostname}}", ident) == ident[:12]
+
+
 def test_a_missing_image_is_named(daemon: Daemon) -> None:
     done = daemon.ctl("run", "--rm", "127.0.0.1:5000/nobody/nothing:7", "true", check=False)
     assert done.returncode == 125
