@@ -44,3 +44,8 @@ class EngineConfig:
     """A guest that does not answer a ping for so long is given up."""
     drain_deadline_s: float = 30.0
     """For output that a finished process left in the guest."""
+
+    @property
+    def trial_uid(self) -> int:
+        """Of machines that are nobody's pods: templates in the making, and trials. Beside the pods' own."""
+        return self.uid_base + self.uid_count

@@ -75,7 +75,7 @@ async def try_kernel(hypervisor: Machines, kernel: Kernel, config: EngineConfig,
     with _opened(layer, writable) as disks:
         started = time.monotonic()
         machine = await hypervisor.start(MachineSpec(
-            id=new_id(), uid=config.uid_base + config.uid_count, kernel=kernel,
+            id=new_id(), uid=config.trial_uid, kernel=kernel,
             memory_mib=max(_MEMORY_MIB, kernel.min_memory_mib), disks=disks))
     try:
         return await _drive(machine, started, config.boot_deadline_s)

@@ -124,7 +124,7 @@ class Templates:
         template = await self._hypervisor.find_template(spec)
         if template is None or self._is_old(template):
             began = time.monotonic()
-            template = await self._hypervisor.make_template(spec, ident=_trial_id(), uid=self._uid,
+            template = await self._hypervisor.make_template(spec, ident=_trial_id(), uid=self._config.trial_uid,
                                                             deadline_s=self._config.boot_deadline_s)
             log.info("made the template %s of %s, %d MiB, in %.1f s", template.id[:12], spec.kernel.name,
                      spec.memory_mib, time.monotonic() - began)
@@ -143,17 +143,12 @@ class Templates:
         """:raise HyperStackError: its clone does not answer."""
         spec = template.spec
         machine = await self._hypervisor.start(MachineSpec(
-            id=_trial_id(), uid=self._uid, kernel=spec.kernel, memory_mib=spec.memory_mib, vcpus=spec.vcpus,
-            template=template))
+            id=_trial_id(), uid=self._config.trial_uid, kernel=spec.kernel, memory_mib=spec.memory_mib,
+            vcpus=spec.vcpus, template=template))
         try:
             await _ping(machine)
         finally:
             await asyncio.shield(machine.destroy())
-
-    @property
-    def _uid(self) -> int:
-        """Of machines that are nobody's: beside the pods' own."""
-        return self._config.uid_base + self._config.uid_count
 
 
 async def _ping(machine: Machine) -> None:
