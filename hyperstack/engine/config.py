@@ -47,5 +47,10 @@ class EngineConfig:
 
     @property
     def trial_uid(self) -> int:
-        """Of machines that are nobody's pods: templates in the making, and trials. Beside the pods' own."""
+        """Of templates in the making, and of the clones that try one out: one at a time. Beside the pods' own."""
         return self.uid_base + self.uid_count
+
+    @property
+    def kernel_trial_uid(self) -> int:
+        """Of the machine that tries a kernel, one at a time too, but while a template may be in the making."""
+        return self.trial_uid + 1

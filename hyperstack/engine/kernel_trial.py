@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hyperstack.engine import greeting
 from hyperstack.engine.config import EngineConfig
 from hyperstack.guest import messages
-from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import GuestCallError
 from hyperstack.guest.linux import capability_numbers, container_capabilities
 from hyperstack.guest.seccomp import default_profile
-from hyperstack.hypervisor.api import Disk, Machine, MachineSpec
+from hyperstack.hypervisor.api import TRIAL_PREFIX, Disk, Machine, MachineSpec
 from hyperstack.image.erofs import Attributes, Directory, ErofsWriter
-from hyperstack.pod.errors import GuestError, HyperStackError, InvalidArgument
-from hyperstack.pod.ids import new_id
+from hyperstack.pod.errors import GuestError, InvalidArgument
 from hyperstack.pod.kernel import Kernel
 from hyperstack.volume.local.blank import make_blank_disk
 
@@ -37,9 +36,6 @@ _LAYER_BYTES = 1 << 20
 _LAYER, _WRITABLE = "layer0", "writable"
 _CONTAINER = "trial"
 _COMMAND = b"/nowhere"
-_LAST_LINES = 10
-_LINE = 200
-"""Lines of the console that an error repeats, and characters of each."""
 _DIRECTORY_MODE = 0o40755
 
 
@@ -75,20 +71,20 @@ async def try_kernel(hypervisor: Machines, kernel: Kernel, config: EngineConfig,
     with _opened(layer, writable) as disks:
         started = time.monotonic()
         machine = await hypervisor.start(MachineSpec(
-            id=new_id(), uid=config.trial_uid, kernel=kernel,
+            id=TRIAL_PREFIX + secrets.token_hex(8), uid=config.kernel_trial_uid, kernel=kernel,
             memory_mib=max(_MEMORY_MIB, kernel.min_memory_mib), disks=disks))
     try:
         return await _drive(machine, started, config.boot_deadline_s)
     except GuestError as error:
-        console = await _console(machine)
-        raise InvalidArgument(f"the kernel does not run pods: {error.message}{advice}{_last_lines(console)}",
+        console = await greeting.console_of(machine)
+        raise InvalidArgument(f"the kernel does not run pods: {error.message}{advice}{greeting.last_lines(console)}",
                               field="kernel", value=kernel.name) from error
     finally:
         await asyncio.shield(machine.destroy())
 
 
 async def _drive(machine: Machine, started: float, deadline_s: float) -> Outcome:
-    channel = await _connect(machine, deadline_s)
+    channel = await greeting.greet(machine, secrets.token_bytes(16), deadline_s=deadline_s)
     try:
         boot_s = time.monotonic() - started
         answer = await channel.ping()
@@ -110,41 +106,6 @@ async def _drive(machine: Machine, started: float, deadline_s: float) -> Outcome
         return Outcome(release=answer.kernel, boot_s=boot_s)
     finally:
         await channel.close()
-
-
-async def _connect(machine: Machine, deadline_s: float) -> AgentChannel:
-    """:raise GuestError: the machine died, or the agent did not answer in time."""
-    died = asyncio.create_task(machine.wait())
-    answer = asyncio.create_task(AgentChannel.connect(machine.connect_agent, secrets.token_bytes(16),
-                                                      deadline_s=deadline_s))
-    try:
-        await asyncio.wait((died, answer), return_when=asyncio.FIRST_COMPLETED)
-        if answer.done() and answer.exception() is None:
-            return answer.result()
-        if died.done():
-            raise GuestError(f"it did not bring up the agent: {died.result().reason}")
-        raise GuestError(f"it did not bring up the agent: {answer.exception()}")
-    finally:
-        for task in (died, answer):
-            task.cancel()
-        await asyncio.wait((died, answer))
-        if not answer.cancelled():
-            answer.exception()  # looked at, so that asyncio does not complain of it
-
-
-async def _console(machine: Machine) -> str:
-    with contextlib.suppress(HyperStackError, TimeoutError):
-        async with asyncio.timeout(2):
-            return await machine.console_tail()
-    return ""
-
-
-def _last_lines(console: str) -> str:
-    """Of a panic, what led to it and not the trace that follows."""
-    lines = [line for line in console.splitlines() if line.strip()]
-    panics = [index for index, line in enumerate(lines) if "Kernel panic" in line]
-    lines = lines[:panics[0] + 1] if panics else lines
-    return "".join(f"\n  | {line[:_LINE]}" for line in lines[-_LAST_LINES:])
 
 
 def _make_layer(image: Path, spool: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
+from hyperstack.engine import greeting, launch
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.networks import NetworkService, exposed_ports
@@ -36,9 +36,6 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 10.0
 """For a guest to write its disks out; then it is killed."""
-
-_LAST_WORDS_S = 2.0
-"""For a machine whose sockets closed to be seen dead, with its reason."""
 
 
 class Kernels(Protocol):
@@ -245,29 +242,18 @@ class Sandboxes:
         return machine, await self._connect(pod, machine, kernel)
 
     async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:
-        """The agent's answer, or the machine's death, or the deadline: whichever is first."""
+        """:raise GuestError: the machine died, or its agent did not answer in time; with the console's last lines."""
         async def on_event(event: messages.Event) -> None:
             if self.observer is not None:
                 self.observer.guest_event(pod.id, event)
 
-        died = asyncio.create_task(machine.wait())
-        answer = asyncio.create_task(AgentChannel.connect(machine.connect_agent, pod.agent_key, on_event=on_event,
-                                                          deadline_s=self._config.boot_deadline_s))
         try:
-            await asyncio.wait((died, answer), return_when=asyncio.FIRST_COMPLETED)
-            if not died.done() and answer.exception() is not None:
-                await asyncio.wait((died,), timeout=_LAST_WORDS_S)
-            if answer.done() and answer.exception() is None:
-                return answer.result()
-            if died.done():
-                why, console = died.result().reason, died.result().console
-            else:
-                why, console = str(answer.exception()), await machine.console_tail()
-            raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {why}{_quoted(console)}",
-                             field="kernel", value=kernel.name, hint="is this kernel fit for a HyperVM?")
-        finally:
-            await _cancel(died)
-            await _cancel(answer)
+            return await greeting.greet(machine, pod.agent_key, on_event=on_event,
+                                        deadline_s=self._config.boot_deadline_s)
+        except greeting.NoAnswer as error:
+            raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {error.why}"
+                             f"{greeting.last_lines(error.console)}", field="kernel", value=kernel.name,
+                             hint="is this kernel fit for a HyperVM?") from error
 
     # -- the end of a sandbox
 
@@ -306,10 +292,10 @@ class Sandboxes:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if machine not in done:
                 # A dying machine closes its sockets first; its own word is the better reason.
-                await asyncio.wait((machine,), timeout=_LAST_WORDS_S)
+                await asyncio.wait((machine,), timeout=greeting.LAST_WORDS_S)
             if machine.done():
                 end = machine.result()
-                reason = f"The machine died: {end.reason}{_quoted(end.console)}"
+                reason = f"The machine died: {end.reason}{greeting.last_lines(end.console)}"
             elif channel.done():
                 reason = f"The guest's agent was cut off: {channel.result()}"
             else:
@@ -346,7 +332,7 @@ async def _tasks(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[list[as
         yield tasks
     finally:
         for task in tasks:
-            await _cancel(task)
+            await greeting.end(task)
 
 
 async def _ended(channel: AgentChannel) -> str:
@@ -354,20 +340,5 @@ async def _ended(channel: AgentChannel) -> str:
     return str(await asyncio.shield(channel.closed) or "closed")
 
 
-async def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
-    if not task.cancelled():
-        task.exception()  # looked at, so that asyncio does not complain of it
-
-
 def _reason(error: BaseException) -> str:
     return str(error) if isinstance(error, HyperStackError) else f"{type(error).__name__}: {error}"
-
-
-def _quoted(console: str) -> str:
-    """The console's last lines, as part of a sentence; of a panic, what led to it and not the trace that follows."""
-    lines = [line for line in console.splitlines() if line.strip()]
-    panics = [index for index, line in enumerate(lines) if "Kernel panic" in line]
-    lines = lines[:panics[0] + 1][-8:] if panics else lines[-8:]
-    return "".join(f"\n  | {line[:200]}" for line in lines)
