@@ -42,8 +42,6 @@ class HostEngine:
         self._events = EventBus(self._store)
         self._image_backend = images
         self._hypervisor = hypervisor
-        self._kernels = kernels
-        self._config = config
         self._networks = NetworkService(network, self._store)
         self.volumes = VolumeService(volumes, self._store, self._events, config)
         self.images = ImageService(images, self._store, self._events)
@@ -51,7 +49,7 @@ class HostEngine:
         self._templates = Templates(hypervisor, config)
         self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates, config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
-        self.kernels = KernelService(kernels, self._store, hypervisor, config)
+        self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
                               choose_kernel=self.kernels.chosen)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
@@ -70,8 +68,7 @@ class HostEngine:
                 log.warning("%s: %s %s", finding.name, finding.detail, finding.remedy)
         await self._networks.start()
         await self._recovery.run()
-        for project in self._config.template_projects:
-            self._templates.prepare(project, self._kernels.get(""), self._config.default_memory_mib)
+        self.kernels.prepare_templates()
 
     async def close(self) -> None:
         """Let go; machines run on, and the next daemon takes them over."""

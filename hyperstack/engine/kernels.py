@@ -18,11 +18,12 @@ from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.kernel_building import Builder
 from hyperstack.engine.kernel_trial import Machines, Outcome, try_kernel
 from hyperstack.engine.store import Store
+from hyperstack.engine.templates import Templates
 from hyperstack.guest.kernel_check import features
 from hyperstack.guest.kernels import Details, KernelStore, check_name
 from hyperstack.guest.tools import temporary_directory, write_atomically
 from hyperstack.identity.api import Principal
-from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument
+from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState
 
@@ -60,10 +61,12 @@ class ProjectDefaults:
 class KernelService:
     """Implements `hyperstack.engine.api.Kernels`."""
 
-    def __init__(self, library: KernelStore, store: Store, hypervisor: Machines, config: EngineConfig) -> None:
+    def __init__(self, library: KernelStore, store: Store, hypervisor: Machines, templates: Templates,
+                 config: EngineConfig) -> None:
         self._library = library
         self._store = store
         self._hypervisor = hypervisor
+        self._templates = templates
         self._config = config
         self._defaults = ProjectDefaults(config.data_root / "kernels.json")
         self._builder = Builder(library.root, self._take_over)
@@ -77,6 +80,12 @@ class KernelService:
         """
         chosen = name or self._defaults.get(project)
         return self._library.get(chosen).name if chosen else ""
+
+    def prepare_templates(self) -> None:
+        """Let the first pods that name no kernel be clones too, of the projects that the configuration says. Returns
+        at once."""
+        for project in self._config.template_projects:
+            self._prepare_template(project)
 
     def list_all(self, who: Principal) -> list[dict[str, Any]]:
         return [self._summary(who, self._library.details(kernel.name)) for kernel in self._library.list_all()]
@@ -127,7 +136,7 @@ class KernelService:
 
     def set_default(self, who: Principal, name: str) -> None:
         _check_admin(who, "choose the host's default kernel")
-        self._library.set_default(name)
+        self._make_default(name)
 
     def set_project_default(self, who: Principal, project: str, name: str) -> None:
         if not who.admin and project != who.project:
@@ -135,6 +144,7 @@ class KernelService:
         if not project:
             raise InvalidArgument("no project is named", field="project", value="")
         self._defaults.set(project, self._library.get(name).name if name else "")
+        self._prepare_template(project)
 
     async def build(self, who: Principal) -> AsyncGenerator[BuildStep, None]:
         _check_admin(who, "build kernels")
@@ -151,7 +161,19 @@ class KernelService:
         """A kernel that was built, or was there already: tried, then the default."""
         await asyncio.to_thread(self._library.refresh)
         await self._try(self._library.get(name))
+        self._make_default(name)
+
+    def _make_default(self, name: str) -> None:
         self._library.set_default(name)
+        self.prepare_templates()
+
+    def _prepare_template(self, project: str) -> None:
+        try:
+            kernel = self._library.get(self._defaults.get(project))
+        except NotFound as error:
+            log.warning("no template for the project %s: %s", project, error)
+        else:
+            self._templates.prepare(project, kernel, self._config.default_memory_mib)
 
     async def _try(self, kernel: Kernel, *, advice: str = "") -> Outcome:
         async with self._trial:

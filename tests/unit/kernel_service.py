@@ -7,19 +7,29 @@ import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.store import Store
+from hyperstack.engine.templates import Templates
 from hyperstack.guest.initramfs import Module
 from hyperstack.guest.kernel_check import Candidate
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.guest.vmlinux import Image
-from hyperstack.hypervisor.api import Machine, MachineSpec
+from hyperstack.hypervisor.api import Capability, Machine, MachineSpec, Template, TemplateSpec
 from hyperstack.pod.errors import Unavailable
 
 
 class NoMachines:
-    """A hypervisor's door behind which there is nothing."""
+    """A hypervisor's door behind which there is nothing, and who asked for a template there."""
+
+    capabilities = Capability.TEMPLATE
+
+    def __init__(self, wanted: list[TemplateSpec]) -> None:
+        self._wanted = wanted
+
+    async def find_template(self, spec: TemplateSpec) -> Template | None:
+        self._wanted.append(spec)
+        raise Unavailable("this host has no machines")
 
     async def start(self, spec: MachineSpec) -> Machine:
         raise Unavailable("this host has no machines")
@@ -39,11 +49,15 @@ def make_store(root: Path, *names: str) -> KernelStore:
     return library
 
 
-def make_service(root: Path, *names: str) -> tuple[KernelService, Store]:
+def make_service(root: Path, *names: str, wanted: list[TemplateSpec] | None = None) -> tuple[KernelService, Store]:
+    """:param wanted: templates are made for the project "default", and those that are asked for are noted here."""
     library = make_store(root, *names)
-    config = EngineConfig(data_root=root / "data")
+    sharing = TemplateSharing.OFF if wanted is None else TemplateSharing.PROJECT
+    config = EngineConfig(data_root=root / "data", template_sharing=sharing, template_projects=("default",))
     store = Store(config.data_root / "engine.db")
-    return KernelService(library, store, NoMachines(), config), store
+    machines = NoMachines([] if wanted is None else wanted)
+    templates = Templates(machines, config)  # type: ignore[arg-type]  # the parts of the door that it uses
+    return KernelService(library, store, machines, templates, config), store
 
 
 def archive(files: dict[str, bytes]) -> bytes:

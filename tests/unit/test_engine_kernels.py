@@ -21,6 +21,7 @@ from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.records import PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.guest.kernel_check import Candidate
+from hyperstack.hypervisor.api import TemplateSpec
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unavailable
 from hyperstack.pod.ids import new_id
@@ -79,7 +80,8 @@ def test_a_project_s_default_is_its_own_affair_and_outlives_the_daemon(tmp_path:
     with pytest.raises(NotFound):
         service.set_project_default(ALICE, "alice", "third")
     store.close()
-    again = KernelService(service._library, store, service._hypervisor, service._config)
+    again = KernelService(service._library, store, service._hypervisor, service._templates,
+                          service._config)
     assert again.chosen("alice", "") == "second"
     again.set_project_default(ROOT, "alice", "")
     assert again.chosen("alice", "") == ""
@@ -88,6 +90,47 @@ def test_a_project_s_default_is_its_own_affair_and_outlives_the_daemon(tmp_path:
 def test_a_kernel_that_is_not_there_cannot_be_chosen(service: KernelService) -> None:
     with pytest.raises(NotFound):
         service.chosen("alice", "third")
+
+
+# --- templates ---
+
+async def asked_for(wanted: list[TemplateSpec]) -> set[tuple[str, str]]:
+    """Scope and kernel of the templates that were asked for since this was called last."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    found = {(spec.scope, spec.kernel.name) for spec in wanted}
+    wanted.clear()
+    return found
+
+
+async def test_a_new_default_s_template_is_prepared_before_a_pod_asks_for_it(tmp_path: Path) -> None:
+    wanted: list[TemplateSpec] = []
+    service, store = make_service(tmp_path, "first", "second", "third", wanted=wanted)
+    service.prepare_templates()
+    assert await asked_for(wanted) == {("project default", "first")}
+    service.set_default(ROOT, "second")
+    assert await asked_for(wanted) == {("project default", "second")}
+    service.set_project_default(ALICE, "alice", "second")
+    assert await asked_for(wanted) == {("project alice", "second")}
+    service.set_project_default(ROOT, "default", "third")
+    assert await asked_for(wanted) == {("project default", "third")}
+    service.set_default(ROOT, "first")
+    assert await asked_for(wanted) == set(), "that project's pods boot its own default"
+    service.set_project_default(ROOT, "default", "")
+    assert await asked_for(wanted) == set(), "what could not be made a moment ago is left alone"
+    await service._templates.close()
+    store.close()
+
+
+async def test_a_default_that_is_gone_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    wanted: list[TemplateSpec] = []
+    service, store = make_service(tmp_path, "first", "second", wanted=wanted)
+    service.set_project_default(ROOT, "default", "second")
+    service._library.remove("second")
+    service.prepare_templates()
+    assert await asked_for(wanted) == {("project default", "second")}, "of when it was chosen"
+    await service._templates.close()
+    store.close()
 
 
 # --- removal ---
