@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperstack.cli.errors import CliError
-from hyperstack.cli.units import parse_size
+from hyperstack.cli.units import parse_duration, parse_size
 
 MAX_PORT = 65535
 _RESTART = re.compile(r"(no|always|unless-stopped|on-failure(?::(\d{1,9}))?)\Z")
@@ -50,6 +50,12 @@ class CreateOptions:
     env_file: tuple[str, ...]
     expose: tuple[str, ...]
     group_add: tuple[str, ...]
+    health_cmd: str
+    health_interval: str
+    health_retries: int
+    health_start_interval: str
+    health_start_period: str
+    health_timeout: str
     hostname: str
     init: bool
     interactive: bool
@@ -66,6 +72,7 @@ class CreateOptions:
     mount: tuple[str, ...]
     name: str
     network: str
+    no_healthcheck: bool
     pids_limit: int
     platform: str
     privileged: bool
@@ -137,11 +144,34 @@ def body(options: CreateOptions, *, console: tuple[int, int] | None = None) -> d
         "AttachStderr": "stderr" in attached,
         "ExposedPorts": {port: {} for port in exposed},
         "Volumes": {path: {} for path in volumes},
+        **_healthcheck(options),
         **({"StopSignal": options.stop_signal} if options.stop_signal else {}),
         **({} if options.stop_timeout is None else {"StopTimeout": options.stop_timeout}),
         "HostConfig": _host_config(options, binds, bindings, console),
         "NetworkingConfig": _networking(options),
     }
+
+
+def _healthcheck(options: CreateOptions) -> dict[str, Any]:
+    durations = {"interval": options.health_interval, "timeout": options.health_timeout,
+                 "start-period": options.health_start_period, "start-interval": options.health_start_interval}
+    asked = any(durations.values()) or bool(options.health_cmd or options.health_retries)
+    if options.no_healthcheck:
+        if asked:
+            raise CliError("--no-healthcheck conflicts with --health-* options")
+        return {"Healthcheck": {"Test": ["NONE"]}}
+    if not asked:
+        return {}
+    return {"Healthcheck": {
+        "Test": ["CMD-SHELL", options.health_cmd] if options.health_cmd else [], "Retries": options.health_retries,
+        **{name.title().replace("-", ""): _nanoseconds(value, f"health-{name}") for name, value in durations.items()}}}
+
+
+def _nanoseconds(text: str, option: str) -> int:
+    seconds = parse_duration(text) if text else 0
+    if seconds is None or seconds < 0:
+        raise CliError(f'invalid argument "{text}" for --{option}: write a duration such as 1m30s')
+    return round(seconds * 1e9)
 
 
 def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, list[dict[str, str]]],

@@ -154,6 +154,7 @@ class HealthcheckBody(Body, frozen=True):
     interval: Int64 = 0
     timeout: Int64 = 0
     start_period: Int64 = 0
+    start_interval: Int64 = 0
     retries: Int64 = 0
 
 

@@ -68,7 +68,7 @@ class ContainerRoutes:
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         record = self._containers.get(call.who, call.part("name"))
-        body = inspect(record, self._containers.pod_of(record))
+        body = inspect(record, self._containers.pod_of(record), self._containers.health_of(record))
         if call.flag("size"):
             written = (await self._engine.system.disk_usage(call.who)).get("containers", {}).get(record.id, 0)
             body |= {"SizeRw": written, "SizeRootFs": written}

@@ -10,6 +10,7 @@ import msgspec
 from hyperstack.docker_api.bodies import (
     CreateBody,
     EndpointBody,
+    HealthcheckBody,
     HostConfigBody,
     ResourcesBody,
     RestartPolicyBody,
@@ -26,6 +27,7 @@ from hyperstack.pod.spec import (
     DEFAULT_PROJECT,
     KERNEL_ANNOTATION,
     ContainerSpec,
+    Healthcheck,
     LogConfig,
     PodSpec,
     Resources,
@@ -46,6 +48,7 @@ _ULIMITS = frozenset({"core", "cpu", "data", "fsize", "locks", "memlock", "msgqu
                       "rtprio", "rttime", "sigpending", "stack"})
 _LOG_OPTIONS = frozenset({"max-size", "max-file"})
 _MAX_STOP_TIMEOUT_S = 7 * 24 * 3600
+_MIN_HEALTH_NS, _MAX_HEALTH_NS, _MAX_RETRIES = 1_000_000, 7 * 24 * 3600 * 10**9, 1_000_000
 
 
 def parse_create(body: CreateBody, *, name: str = "", project: str = DEFAULT_PROJECT) -> tuple[ContainerSpec, PodSpec]:
@@ -89,6 +92,28 @@ def parse_restart(body: RestartPolicyBody) -> RestartPolicy:
     return RestartPolicy(kind=kind, max_retries=count)
 
 
+def parse_healthcheck(body: HealthcheckBody | None) -> Healthcheck | None:
+    """:raise InvalidArgument: an unknown kind of test, or a number out of range."""
+    if body is None:
+        return None
+    kind, words = (body.test or [""])[0], body.test[1:]
+    if kind not in ("", "NONE", "CMD", "CMD-SHELL") or (kind in ("CMD", "CMD-SHELL") and not words) \
+            or (kind == "CMD-SHELL" and len(words) != 1):
+        raise InvalidArgument(f"invalid health check: {' '.join(body.test)[:64]!r}", field="Healthcheck.Test",
+                              value=body.test[:2], hint='["NONE"], ["CMD", argument...] or ["CMD-SHELL", command]')
+    durations = {"Interval": body.interval, "Timeout": body.timeout, "StartPeriod": body.start_period,
+                 "StartInterval": body.start_interval}
+    for name, value in durations.items():
+        if value and not _MIN_HEALTH_NS <= value <= _MAX_HEALTH_NS:
+            raise InvalidArgument(f"{name} in Healthcheck cannot be less than one millisecond, nor more than a week",
+                                  field=f"Healthcheck.{name}", value=value)
+    if not 0 <= body.retries <= _MAX_RETRIES:
+        raise InvalidArgument("Retries in Healthcheck cannot be negative, nor more than a million",
+                              field="Healthcheck.Retries", value=body.retries)
+    return Healthcheck(test=tuple(body.test), interval=body.interval, timeout=body.timeout, retries=body.retries,
+                       start_period=body.start_period, start_interval=body.start_interval)
+
+
 def _container(body: CreateBody, name: str) -> ContainerSpec:
     host = body.host_config
     restart = parse_restart(host.restart_policy)
@@ -111,7 +136,8 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         restart=restart, auto_remove=host.auto_remove, init=host.init, log=_log_config(host),
         disk_size=_disk_size(host.storage_opt), shm_size=_not_negative("HostConfig.ShmSize", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
-                            (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)))
+                            (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
+        healthcheck=parse_healthcheck(body.healthcheck))
 
 
 def _pod(body: CreateBody, name: str, project: str) -> PodSpec:

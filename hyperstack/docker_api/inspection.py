@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hyperstack.docker_api.networks import endpoint_settings, network_name, port_map
-from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.records import ContainerRecord, HealthRecord, PodRecord
 from hyperstack.http.times import rfc3339
-from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind
+from hyperstack.pod.spec import ContainerSpec, Healthcheck, Mount, MountKind, PodSpec, RestartKind
 from hyperstack.pod.states import ContainerState
 
 _LIVE = frozenset({ContainerState.RUNNING, ContainerState.PAUSED})
@@ -45,13 +45,13 @@ def environment(record: ContainerRecord) -> list[str]:
     return list(merged.values())
 
 
-def inspect(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
+def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None) -> dict[str, Any]:
     """The body of GET /containers/{id}/json."""
     entrypoint, command = command_line(record)
     argv = (*entrypoint, *command)
     return {
         "Id": record.id, "Created": rfc3339(record.created_at), "Path": argv[0] if argv else "",
-        "Args": list(argv[1:]), "State": _state(record), "Image": record.image_id, "ResolvConfPath": "",
+        "Args": list(argv[1:]), "State": _state(record, health), "Image": record.image_id, "ResolvConfPath": "",
         "HostnamePath": "", "HostsPath": "", "LogPath": "", "Name": f"/{record.name}",
         "RestartCount": record.restart_count, "Driver": "erofs", "Platform": "linux", "MountLabel": "",
         "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.spec, pod.spec),
@@ -63,14 +63,32 @@ def inspect(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
     }
 
 
-def _state(record: ContainerRecord) -> dict[str, Any]:
+def _state(record: ContainerRecord, health: HealthRecord | None) -> dict[str, Any]:
     return {
         "Status": status(record), "Running": is_live(record) or record.state is ContainerState.RESTARTING,
         "Paused": record.state is ContainerState.PAUSED, "Restarting": record.state is ContainerState.RESTARTING,
         "OOMKilled": record.oom_killed, "Dead": record.state is ContainerState.DEAD,
         "Pid": record.pid if is_live(record) else 0, "ExitCode": exit_code(record), "Error": record.error,
         "StartedAt": rfc3339(record.started_at), "FinishedAt": rfc3339(record.finished_at),
+        **({} if health is None else {"Health": _health(health)}),
     }
+
+
+def _health(health: HealthRecord) -> dict[str, Any]:
+    return {"Status": health.status.value, "FailingStreak": health.failing_streak, "Log": [
+        {"Start": rfc3339(probe.started_at), "End": rfc3339(probe.ended_at), "ExitCode": probe.exit_code,
+         "Output": probe.output} for probe in health.log]}
+
+
+def _healthcheck(record: ContainerRecord) -> dict[str, Any]:
+    """What was asked for over what the image says; absent where neither says anything."""
+    asked, image = record.spec.healthcheck or Healthcheck(), record.image_config.healthcheck or Healthcheck()
+    names = {"Interval": "interval", "Timeout": "timeout", "StartPeriod": "start_period",
+             "StartInterval": "start_interval", "Retries": "retries"}
+    test = list(asked.test or image.test)
+    numbers = {name: value for name, attribute in names.items()
+               if (value := getattr(asked, attribute) or getattr(image, attribute))}
+    return {"Healthcheck": {**({"Test": test} if test else {}), **numbers}} if test or numbers else {}
 
 
 def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
@@ -86,7 +104,7 @@ def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
         "Cmd": list(command) or None, "Image": spec.image, "Volumes": {path: {} for path in sorted(volumes)} or None,
         "WorkingDir": spec.working_dir or image.working_dir, "Entrypoint": list(entrypoint) or None, "OnBuild": None,
         "Labels": {**image.labels, **spec.labels}, "StopSignal": spec.stop_signal or image.stop_signal or "SIGTERM",
-        **({} if spec.stop_timeout is None else {"StopTimeout": spec.stop_timeout}),
+        **({} if spec.stop_timeout is None else {"StopTimeout": spec.stop_timeout}), **_healthcheck(record),
     }
 
 

@@ -15,7 +15,7 @@ from hyperstack.docker_api.networks import endpoint_settings, exposed_ports, net
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
 from hyperstack.engine.api import Engine
-from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.records import ContainerRecord, HealthRecord, HealthStatus, PodRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.identity.api import Principal
@@ -58,6 +58,10 @@ def _check_words(wanted: Filters) -> None:
         if value not in _STATES:
             raise InvalidArgument(f"invalid filter 'status={value[:64]}'", field="filters", value=value[:64],
                                   hint=", ".join(_STATES))
+    for value in wanted.get("health"):
+        if value not in (*HealthStatus, "none"):
+            raise InvalidArgument(f"invalid filter 'health={value[:64]}'", field="filters", value=value[:64],
+                                  hint=", ".join((*HealthStatus, "none")))
     for value in wanted.get("exited"):
         if not value.lstrip("-").isdecimal() or len(value) > 10:
             raise InvalidArgument(f"invalid filter 'exited={value[:64]}'", field="filters", value=value[:64],
@@ -84,12 +88,16 @@ class _Selection:
             return False
         wanted = self._wanted
         return (wanted.any_prefix("id", record.id) and self._has_name(record.name)
-                and wanted.any_is("status", status(record)) and wanted.any_is("health", "none")
+                and wanted.any_is("status", status(record)) and wanted.any_is("health", self._health(record))
                 and wanted.any_is("is-task", "false", "0") and wanted.any_is("isolation", "default")
                 and wanted.labels({**record.image_config.labels, **record.spec.labels})
                 and self._has_exit_code(record) and self._has_time(record)
                 and (not self._ancestors or bool({record.spec.image, record.image_id} & self._ancestors))
                 and self._has_volume(record) and self._has_place(record, self._engine.containers.pod_of(record)))
+
+    def _health(self, record: ContainerRecord) -> str:
+        found = self._engine.containers.health_of(record)
+        return "none" if found is None else found.status.value
 
     def _has_name(self, name: str) -> bool:
         return not self._names or any(pattern.search(shown) for pattern in self._names for shown in (name, f"/{name}"))
@@ -143,7 +151,7 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
         "Id": record.id, "Names": [f"/{record.name}"], "Image": record.spec.image, "ImageID": record.image_id,
         "Command": shlex.join([*entrypoint, *command]), "Created": record.created_at // _NS,
         "Ports": _ports(record, pod) if live else [], "Labels": {**record.image_config.labels, **record.spec.labels},
-        "State": status(record), "Status": status_text(record),
+        "State": status(record), "Status": status_text(record, engine.containers.health_of(record)),
         "HostConfig": {"NetworkMode": network_name(pod), "Annotations": record.spec.annotations},
         "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(record, pod if live else None)}},
         "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],
@@ -151,12 +159,12 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
     }
 
 
-def status_text(record: ContainerRecord) -> str:
-    """"Up 5 minutes", "Exited (0) 3 seconds ago"."""
+def status_text(record: ContainerRecord, health: HealthRecord | None = None) -> str:
+    """"Up 5 minutes (healthy)", "Exited (0) 3 seconds ago"."""
     now = time.time_ns()
     match status(record):
         case "running":
-            return f"Up {duration(now - record.started_at)}"
+            return f"Up {duration(now - record.started_at)}{_health_text(health)}"
         case "paused":
             return f"Up {duration(now - record.started_at)} (Paused)"
         case "restarting":
@@ -168,6 +176,12 @@ def status_text(record: ContainerRecord) -> str:
         case "exited":
             return f"Exited ({exit_code(record)}) {duration(now - record.finished_at)} ago"
     return "Created"
+
+
+def _health_text(health: HealthRecord | None) -> str:
+    if health is None:
+        return ""
+    return " (health: starting)" if health.status is HealthStatus.STARTING else f" ({health.status})"
 
 
 def _ports(record: ContainerRecord, pod: PodRecord) -> list[dict[str, Any]]:

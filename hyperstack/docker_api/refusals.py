@@ -85,8 +85,6 @@ def refuse_host_config(body: HostConfigBody) -> None:
 
 def refuse_config(body: CreateBody) -> None:
     """:raise UnsupportedOption: names the option."""
-    if body.healthcheck is not None and body.healthcheck.test not in ([], ["NONE"]):
-        raise UnsupportedOption("Healthcheck", "health checks are not run", hint="check from outside, over the network")
     if body.on_build:
         raise UnsupportedOption("OnBuild", "it belongs to an image, not to a container")
 

@@ -19,6 +19,7 @@ from hyperstack.engine.records import (
     Event,
     ExecRecord,
     ExecRequest,
+    HealthRecord,
     LogRecord,
     PodRecord,
     VolumeRecord,
@@ -100,6 +101,9 @@ class Containers(Protocol):
 
     def get(self, who: Principal, ref: str) -> ContainerRecord: ...
     def pod_of(self, container: ContainerRecord) -> PodRecord: ...
+    def health_of(self, container: ContainerRecord) -> HealthRecord | None:
+        """None where it has no health check, or did not start since it has."""
+
     def list_all(self, who: Principal) -> list[ContainerRecord]:
         """All of the project, in every state, newest first."""
 

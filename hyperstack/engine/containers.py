@@ -16,7 +16,7 @@ from hyperstack.engine.attachments import ContainerAttachment
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
-from hyperstack.engine.records import ContainerRecord, LogRecord, PodRecord
+from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import ACTIVE, ALIVE, Supervisor
@@ -55,6 +55,9 @@ class ContainerService:
         pod = self._store.pods.get(container.pod_id)
         assert pod is not None, container.id
         return pod
+
+    def health_of(self, container: ContainerRecord) -> HealthRecord | None:
+        return self._store.health.get(container.id)
 
     def list_all(self, who: Principal) -> list[ContainerRecord]:
         found = [c for c in self._store.containers.all() if c.project == who.project]

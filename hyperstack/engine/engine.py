@@ -11,6 +11,7 @@ from hyperstack.engine.containers import ContainerService
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.execs import ExecService
+from hyperstack.engine.health import HealthMonitor
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.networks import NetworkService
@@ -49,6 +50,7 @@ class HostEngine:
         self._templates = Templates(hypervisor, config)
         self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates, config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
+        self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
         self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
                               choose_kernel=self.kernels.chosen)
@@ -68,12 +70,14 @@ class HostEngine:
                 log.warning("%s: %s %s", finding.name, finding.detail, finding.remedy)
         await self._networks.start()
         await self._recovery.run()
+        self._health.resume()
         self.kernels.prepare_templates()
 
     async def close(self) -> None:
         """Let go; machines run on, and the next daemon takes them over."""
         await self._templates.close()
         await self.kernels.close()
+        await self._health.close()
         await self._supervisor.close()
         await self._sandboxes.close()
         await self._networks.close()

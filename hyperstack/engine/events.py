@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from hyperstack.engine.records import Event
 from hyperstack.engine.store import Store
@@ -20,12 +20,19 @@ class EventBus:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._subscribers: set[_Subscription] = set()
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Have a part of the engine told of every event of every project, at once and after it is stored."""
+        self._listeners.append(listener)
 
     def emit(self, kind: str, action: str, ident: str, project: str,
              attributes: Mapping[str, str] | None = None) -> None:
         event = Event(kind=kind, action=action, ident=ident, project=project, attributes=dict(attributes or {}),
                       time_ns=time.time_ns())
         self._store.add_event(event)
+        for listener in self._listeners:
+            listener(event)
         for subscriber in list(self._subscribers):
             if subscriber.project == project:
                 subscriber.offer(event)

@@ -6,6 +6,8 @@ anybody acts on it.
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from hyperstack.network.api import Binding, Published
@@ -42,6 +44,12 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     started_at: int = 0
     wanted: bool = False
     """A manifest's pod that was started and not stopped by its user: brought up again after a daemon's death."""
+
+
+class HealthStatus(enum.StrEnum):
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
 
 
 class ContainerRecord(Struct, frozen=True, kw_only=True):
@@ -103,6 +111,33 @@ class ExecRecord(Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """An exec has none of its own."""
+        return self.id
+
+
+class HealthProbe(Struct, frozen=True, kw_only=True):
+    """One run of a health check."""
+
+    started_at: int
+    ended_at: int
+    exit_code: int
+    """0 is healthy; -1 where it did not end in time, or could not be started."""
+    output: str
+
+
+class HealthRecord(Struct, frozen=True, kw_only=True):
+    """What the health checks of a container found in its present or last run."""
+
+    id: str
+    """The container's."""
+    project: str
+    status: HealthStatus
+    failing_streak: int = 0
+    log: tuple[HealthProbe, ...] = ()
+    """The last ones, the newest at the end."""
+
+    @property
+    def name(self) -> str:
+        """It has none of its own."""
         return self.id
 
 

@@ -20,6 +20,7 @@ from hyperstack.engine.records import (
     ContainerRecord,
     Event,
     ExecRecord,
+    HealthRecord,
     NetworkRecord,
     PodRecord,
     VolumeRecord,
@@ -42,6 +43,7 @@ _MIGRATIONS = (
                          UNIQUE (project, name));
     CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, doc BLOB NOT NULL);
     """,
+    "CREATE TABLE health (id TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, doc BLOB NOT NULL);",
 )
 """Applied in order; `PRAGMA user_version` is how many have been. Never edit one, add one."""
 
@@ -132,6 +134,7 @@ class Store:
         self.pods = Table(self._connection, "pod", PodRecord)
         self.containers = Table(self._connection, "container", ContainerRecord)
         self.execs = Table(self._connection, "exec", ExecRecord)
+        self.health = Table(self._connection, "health", HealthRecord)
         self.networks = Table(self._connection, "network", NetworkRecord)
         self.volumes = Table(self._connection, "volume", VolumeRecord)
 

@@ -12,7 +12,7 @@ import msgspec
 from hyperstack.image.digest import is_digest
 from hyperstack.image.errors import MALFORMED, printable
 from hyperstack.pod.errors import InvalidArgument
-from hyperstack.pod.spec import ImageConfig
+from hyperstack.pod.spec import Healthcheck, ImageConfig
 
 MAX_DOCUMENT = 4 << 20
 """Bytes of a manifest, index or config, as registries bound them."""
@@ -33,6 +33,8 @@ _VAGUE_TYPES = ("application/json", "application/octet-stream", "text/plain")
 _CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG)
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\d*(Z|[+-]\d\d:\d\d)\Z")
+_LONGEST_NS = 7 * 24 * 3600 * 10**9
+"""Of what an image says of its health check; no clock overflows from it."""
 _T = TypeVar("_T")
 _VARIANTS = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 """What an architecture without a variant means."""
@@ -96,6 +98,15 @@ class _Probe(msgspec.Struct, frozen=True, rename="camel"):
     manifests: msgspec.Raw = msgspec.Raw()
 
 
+class _Healthcheck(msgspec.Struct, frozen=True, rename="pascal"):
+    test: tuple[str, ...] | None = None
+    interval: int | None = None
+    timeout: int | None = None
+    start_period: int | None = None
+    start_interval: int | None = None
+    retries: int | None = None
+
+
 class _RunConfig(msgspec.Struct, frozen=True, rename="pascal"):
     env: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
@@ -106,6 +117,8 @@ class _RunConfig(msgspec.Struct, frozen=True, rename="pascal"):
     exposed_ports: dict[str, Any] | None = None
     volumes: dict[str, Any] | None = None
     stop_signal: str | None = None
+    healthcheck: _Healthcheck | None = None
+    shell: tuple[str, ...] | None = None
 
 
 class _RootFs(msgspec.Struct, frozen=True):
@@ -201,10 +214,24 @@ def parse_config(data: bytes) -> ParsedConfig:
     config = ImageConfig(
         entrypoint=run.entrypoint or (), command=run.cmd or (), env=run.env or (), working_dir=run.working_dir or "",
         user=run.user or "", labels=run.labels or {}, exposed_ports=tuple(sorted(run.exposed_ports or ())),
-        volumes=tuple(sorted(run.volumes or ())), stop_signal=run.stop_signal or "")
+        volumes=tuple(sorted(run.volumes or ())), stop_signal=run.stop_signal or "",
+        healthcheck=_healthcheck(run.healthcheck), shell=run.shell or ())
     return ParsedConfig(config=config, raw=_decode(data, dict[str, Any], "image config"), diff_ids=diff_ids,
                         platform=Platform(document.os, document.architecture, document.variant),
                         created_at=parse_time(document.created or ""))
+
+
+def _healthcheck(found: _Healthcheck | None) -> Healthcheck | None:
+    """None where the image has none, or one that no engine could follow."""
+    if found is None or not found.test or found.test[0] not in ("CMD", "CMD-SHELL"):
+        return None
+
+    def bounded(value: int | None) -> int:
+        return min(max(value or 0, 0), _LONGEST_NS)
+
+    return Healthcheck(test=found.test, interval=bounded(found.interval), timeout=bounded(found.timeout),
+                       start_period=bounded(found.start_period), start_interval=bounded(found.start_interval),
+                       retries=min(max(found.retries or 0, 0), 1_000_000))
 
 
 def parse_time(text: str) -> int:

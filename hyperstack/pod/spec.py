@@ -116,6 +116,22 @@ class Security(Struct, frozen=True, kw_only=True):
     supplemental_groups: tuple[int, ...] = ()
 
 
+class Healthcheck(Struct, frozen=True, kw_only=True):
+    """How to find out whether a container is well. Durations are nanoseconds; 0 and empty mean: as the image says, and
+    where it says nothing, Docker's default."""
+
+    test: tuple[str, ...] = ()
+    """("CMD", word...), ("CMD-SHELL", line) or ("NONE",)."""
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    """From the start; failures in it do not count."""
+    start_interval: int = 0
+    """In place of `interval` within the start period."""
+    retries: int = 0
+    """So many failures one after the other make it unhealthy."""
+
+
 class ContainerSpec(Struct, frozen=True, kw_only=True):
     """One container, as asked for; `None` means: as the image says."""
 
@@ -155,6 +171,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     shm_size: int = 0
     exposed_ports: tuple[str, ...] = ()
     """"80/tcp"..., beyond the image's."""
+    healthcheck: Healthcheck | None = None
 
 
 class PodSpec(Struct, frozen=True, kw_only=True):
@@ -206,3 +223,6 @@ class ImageConfig(Struct, frozen=True, kw_only=True):
     exposed_ports: tuple[str, ...] = ()
     volumes: tuple[str, ...] = ()
     stop_signal: str = ""
+    healthcheck: Healthcheck | None = None
+    shell: tuple[str, ...] = ()
+    """Of commands in shell form; empty: /bin/sh -c."""

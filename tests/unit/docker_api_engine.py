@@ -27,6 +27,7 @@ from hyperstack.engine.records import (
     Event,
     ExecRecord,
     ExecRequest,
+    HealthRecord,
     LogRecord,
     PodRecord,
     VolumeRecord,
@@ -66,6 +67,7 @@ class Containers:
         self.engine = engine
         self.records: dict[str, ContainerRecord] = {}
         self.pods: dict[str, PodRecord] = {}
+        self.health: dict[str, HealthRecord] = {}
         self.processes: dict[str, Process] = {}
         self.watchers: set[asyncio.Task[None]] = set()
         self.removed: dict[str, asyncio.Event] = {}
@@ -103,6 +105,9 @@ class Containers:
 
     def pod_of(self, container: ContainerRecord) -> PodRecord:
         return self.pods[container.pod_id]
+
+    def health_of(self, container: ContainerRecord) -> HealthRecord | None:
+        return self.health.get(container.id)
 
     def list_all(self, who: Principal) -> list[ContainerRecord]:
         return sorted(self.records.values(), key=lambda record: -record.created_at)

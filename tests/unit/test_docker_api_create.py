@@ -131,7 +131,6 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"ExtraHosts": ["a:host-gateway"]}}, "host-gateway is not supported"),
     ({"HostConfig": {"PortBindings": {"80": [{"HostPort": "80-90"}]}}}, "HostPort=80-90 is not supported"),
     ({"HostConfig": {"GroupAdd": ["audio"]}}, "GroupAdd=audio is not supported"),
-    ({"Healthcheck": {"Test": ["CMD", "x"]}}, "Healthcheck is not supported"),
     ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Links": ["x"]}}}}, "EndpointsConfig.bridge.Links is not"),
     ({"hostconfig": {"pidmode": "host"}}, "HostConfig.PidMode=host is not supported"),
 ])
@@ -143,6 +142,10 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"Image": ""}, "no image given"),
+    ({"Healthcheck": {"Test": ["CMD"]}}, "invalid health check"),
+    ({"Healthcheck": {"Test": ["RUN", "x"]}}, "invalid health check"),
+    ({"Healthcheck": {"Test": ["CMD", "x"], "Interval": 1000}}, "Interval in Healthcheck"),
+    ({"Healthcheck": {"Test": ["CMD", "x"], "Retries": -1}}, "Retries in Healthcheck"),
     ({"Env": ["=x"]}, "invalid environment variable: =x"),
     ({"Env": ["NAME"]}, "invalid environment variable: NAME"),
     ({"Env": ["A=\0"]}, "NUL byte"),

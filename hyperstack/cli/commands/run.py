@@ -32,13 +32,19 @@ _REPEATED = {
     "tmpfs": "Mount a tmpfs (PATH[:OPTIONS])", "ulimit": "Set a resource limit (NAME=SOFT[:HARD])",
 }
 _TEXTS = {
-    "cidfile": "Write the container's id to a file", "domainname": "NIS domain name", "ip": "IPv4 address",
+    "cidfile": "Write the container's id to a file", "domainname": "NIS domain name",
+    "health-cmd": "Command that tells whether the container is well",
+    "health-interval": "Time between two health checks (default 30s)",
+    "health-start-interval": "Time between two health checks in the start period (default 5s)",
+    "health-start-period": "Time from the start in which failed checks do not count (default 0s)",
+    "health-timeout": "Time that one health check may take (default 30s)", "ip": "IPv4 address",
     "log-driver": "Log driver", "mac-address": "MAC address", "memory-reservation": "Memory soft limit",
     "memory-swap": "Memory plus swap; -1: no limit", "name": "Name the container",
     "platform": "Platform of the image (os/arch)", "shm-size": "Size of /dev/shm",
     "stop-signal": "Signal that stops the container",
 }
 _FLAGS = {
+    "no-healthcheck": "Run no health check, whatever the image says",
     "init": "Run an init as PID 1 that forwards signals and reaps processes",
     "privileged": "All capabilities inside the VM; nothing on the host",
     "read-only": "Mount the root file system read-only",
@@ -54,6 +60,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--cpus", type=click.FloatRange(min=0), default=0, help="Number of CPUs, such as 1.5"),
     click.option("--entrypoint", default=None, help="Replace the image's entrypoint"),
     click.option("-e", "--env", multiple=True, metavar="NAME[=VALUE]", help="Set an environment variable"),
+    click.option("--health-retries", type=click.IntRange(min=0), default=0,
+                 help="Failed checks, one after the other, that make it unhealthy (default 3)"),
     click.option("-h", "--hostname", default="", help="Host name"),
     click.option("-i", "--interactive", is_flag=True, help="Keep stdin open"),
     click.option("--kernel", default="", shell_complete=kernels,
