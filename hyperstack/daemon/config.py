@@ -67,6 +67,10 @@ class HypervisorDefaults(_Section, frozen=True, kw_only=True):
     """VMs run under uids of their own, counted from here; a range that no account of the host uses."""
     max_machines: int = 65536
     """How many uids there are, so how many pods can exist at once."""
+    concurrent_starts: int = 0
+    """Machines that start at the same time, others wait their turn; 0: one more than the host has processors."""
+    memory_reserve: int | str = "256MiB"
+    """Of the host's memory, what no machine is started into."""
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -182,6 +186,8 @@ def _check(config: Config) -> None:
     _check_range("pods.boot_timeout_s", config.pods.boot_timeout_s, 1, 3600)
     _check_range("hypervisor.first_uid", config.hypervisor.first_uid, 1000, (1 << 31) - (1 << 20))
     _check_range("hypervisor.max_machines", config.hypervisor.max_machines, 1, 1 << 20)
+    _check_range("hypervisor.concurrent_starts", config.hypervisor.concurrent_starts, 0, 1024)
+    parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve")
     _check_network(config.network)
     for host in config.registries.insecure:
         _check_registry("registries.insecure", host)

@@ -72,6 +72,8 @@ def engine_config(config: Config) -> EngineConfig:
         boot_deadline_s=float(config.pods.boot_timeout_s),
         template_sharing=TemplateSharing(config.hypervisor.templates),
         template_projects=(DEFAULT_PROJECT,))
+        start_slots=config.hypervisor.concurrent_starts or EngineConfig.start_slots,
+        memory_reserve_mib=parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve") >> 20,
 
 
 def _worker_uid(config: Config) -> int:

@@ -109,7 +109,8 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
         "Driver": str(info.get("storage", "erofs")),
         "DriverStatus": [["Hypervisor", str(info.get("hypervisor", ""))],
                          ["Accelerator", str(info.get("accelerator", ""))],
-                         ["Guest Kernel", str(info.get("guest_kernel", ""))], ["Pods", str(info.get("pods", 0))]],
+                         ["Guest Kernel", str(info.get("guest_kernel", ""))], ["Pods", str(info.get("pods", 0))],
+                         *_starts(info.get("starts"))],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file"]},
         "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
         "CPUSet": False, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
@@ -128,6 +129,14 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
         "Warnings": list(info.get("warnings", ())) or None,
         "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
         "SystemTime": rfc3339(time.time_ns()), "HyperStack": dict(info)}
+
+
+def _starts(state: Mapping[str, int] | None) -> list[list[str]]:
+    """How it stands with the machines that are to start."""
+    if state is None:
+        return []
+    short = f", {state['short_of_memory']} of them for memory" if state["short_of_memory"] else ""
+    return [["Starts", f"{state['running']} under way (at most {state['slots']}), {state['waiting']} waiting{short}"]]
 
 
 def _event(event: Event) -> dict[str, Any]:

@@ -28,8 +28,14 @@ class EngineConfig:
     uid_base: int = 1_879_048_192
     """VMs run under uids from here on, one each: 0x70000000, beyond what distributions and user namespaces hand out."""
     uid_count: int = 65536
-    boot_slots: int = (os.cpu_count() or 1) + 1
-    """Machines that may boot at the same time: a boot is one busy processor, so more only makes all of them late."""
+    start_slots: int = (os.cpu_count() or 1) + 1
+    """Machines that may start at the same time: a boot is one busy processor, so more only makes all of them late. One
+    project has all but one of them at most."""
+    memory_reserve_mib: int = 256
+    """Of the host's memory, what no machine is started into: for the daemon and the host's own."""
+    memory_patience_s: float = 60.0
+    """How long a start may be short of memory on end before it is refused. A pod that is being stopped takes ten
+    seconds at most for its disks; longer than a few of these, nobody is about to free any."""
     boot_deadline_s: float = 90.0
     """From the start of a machine to its agent's first answer. Emulation on a busy host takes ten seconds; three
     times the worst that was seen."""

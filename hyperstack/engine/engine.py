@@ -19,6 +19,7 @@ from hyperstack.engine.pods import PodService
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
 from hyperstack.engine.sandboxes import Sandboxes
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.system import SystemService
@@ -48,7 +49,10 @@ class HostEngine:
         self.images = ImageService(images, self._store, self._events)
         disks = PodDisks(self._store, images, self.volumes, config)
         self._templates = Templates(hypervisor, config)
-        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates, config)
+        starts = StartQueue(slots=config.start_slots, reserve_mib=config.memory_reserve_mib,
+                            patience_s=config.memory_patience_s)
+        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates, starts,
+                                    config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
         self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
         self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
@@ -58,7 +62,8 @@ class HostEngine:
                                            self.volumes)
         self.execs = ExecService(self._store, self._supervisor, self._sandboxes)
         self.pods = PodService(self._store, admission, self._supervisor, self._sandboxes, disks, self._events)
-        self.system = SystemService(self._store, hypervisor, network, kernels, self.images, self.volumes, disks, config)
+        self.system = SystemService(self._store, hypervisor, network, kernels, self.images, self.volumes, disks, starts,
+                                    config)
         self._recovery = Recovery(self._store, hypervisor, self._sandboxes, self._supervisor, self.execs, self.pods,
                                   self._networks, self.volumes, disks)
 

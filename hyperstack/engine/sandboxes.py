@@ -22,13 +22,14 @@ from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.networks import NetworkService, exposed_ports
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
 from hyperstack.engine.volumes import mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
-from hyperstack.pod.errors import Exhausted, GuestError, HyperStackError, Unavailable
+from hyperstack.pod.errors import Conflict, Exhausted, GuestError, HyperStackError, Unavailable
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState, check_sandbox
 
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 10.0
 """For a guest to write its disks out; then it is killed."""
+
+_OVERHEAD_MIB = 96
+"""What a machine takes of the host beside its guest's RAM: 79 to 88 MiB were measured (docs/hypervisor.md)."""
 
 
 class Kernels(Protocol):
@@ -75,17 +79,17 @@ class Sandbox:
 
 class Sandboxes:
     def __init__(self, store: Store, hypervisor: Hypervisor, kernels: Kernels, networks: NetworkService,
-                 disks: PodDisks, templates: Templates, config: EngineConfig) -> None:
+                 disks: PodDisks, templates: Templates, starts: StartQueue, config: EngineConfig) -> None:
         self._store = store
         self._hypervisor = hypervisor
         self._kernels = kernels
         self._networks = networks
         self._disks = disks
         self._templates = templates
+        self._starts = starts
         self._config = config
         self._running: dict[str, Sandbox] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._boot_slots = asyncio.Semaphore(config.boot_slots)
         self.observer: SandboxObserver | None = None
 
     def get(self, pod_id: str) -> Sandbox | None:
@@ -99,16 +103,18 @@ class Sandboxes:
         return sandbox
 
     async def ensure(self, pod_id: str) -> Sandbox:
-        """The pod's sandbox, started where it does not run. Where a start fails nothing of it is left but the reason.
+        """The pod's sandbox, started where it does not run, after its turn has come. Where a start fails nothing of it
+        is left but the reason.
 
-        :raise HyperStackError: see the doors of the rooms; GuestError: the kernel or the agent did not come up.
+        :raise HyperStackError: see the doors of the rooms; GuestError: the kernel or the agent did not come up;
+            Exhausted: the host has no memory for it, see `start_queue`; Conflict: it was withdrawn.
         """
         running = self._running.get(pod_id)
         if running is not None:
             return running
         pod = self._decide(self._pod(pod_id))
         try:
-            async with self._boot_slots:
+            async with self._starts.turn(pod_id, pod.project, memory_mib=pod.memory_asked_mib + _OVERHEAD_MIB):
                 sandbox = await self._boot(pod)
         except BaseException as error:
             await asyncio.shield(self._undo(pod_id, _reason(error)))
@@ -117,6 +123,11 @@ class Sandboxes:
         self._set_state(pod_id, SandboxState.READY)
         self._watch(sandbox)
         return sandbox
+
+    def withdraw(self, pod_id: str) -> bool:
+        """Have a start that still waits for its turn fail at once. False: none does."""
+        return self._starts.withdraw(pod_id, Conflict("It was stopped while its start waited for its turn",
+                                                      field="pod", value=pod_id))
 
     async def stop(self, pod_id: str, *, discard: bool = False) -> None:
         """Take the machine down and let go of its network; disks stay. Idempotent.

@@ -87,9 +87,13 @@ class Supervisor:
 
     async def stop(self, container_id: str, *, timeout: int | None = None, signal: str | None = None) -> None:
         """:raise NotModified: it does not run."""
+        withdrawn = self._withdraw(container_id)
         async with self.locked(container_id) as container:
             if container.state is ContainerState.RESTARTING:
                 await self._give_up_restart(container)
+                return
+            if withdrawn and container.state not in ALIVE:
+                self._put(replace(container, manually_stopped=True))
                 return
             if container.state not in ALIVE:
                 raise NotModified("Container already stopped", field="container", value=container_id)
@@ -107,6 +111,7 @@ class Supervisor:
             raise Conflict(f"Cannot kill container: {container.id}: Container {container.id} is not running",
                            field="state", value=container.state)
         if number == _SIGKILL:
+            self._withdraw(container_id)
             async with self.locked(container_id) as container:
                 container = self._put(replace(container, manually_stopped=True))
             await self._end(container, number, _KILL_DEADLINE_S)
@@ -134,7 +139,7 @@ class Supervisor:
             if not force:
                 raise Conflict(f'cannot remove container "/{container.name}": container is {container.state}: stop the '
                                "container before removing or force remove", field="state", value=container.state)
-            with contextlib.suppress(NotModified, Conflict):
+            with contextlib.suppress(NotModified, Conflict, NotFound):
                 await self.stop(container_id, timeout=0, signal="SIGKILL")
 
         async def work() -> None:
@@ -300,6 +305,11 @@ class Supervisor:
         with contextlib.suppress(HyperStackError):  # a guest that cannot is about to be taken down
             await sandbox.channel.remove(container.id)
         sandbox.prepared.discard(container.id)
+
+    def _withdraw(self, container_id: str) -> bool:
+        """Who waits for the pod's lock would else wait for the turn of the start that holds it."""
+        container = self.container(container_id)
+        return container.state is ContainerState.STARTING and self._sandboxes.withdraw(container.pod_id)
 
     # -- an end, under the lock
 

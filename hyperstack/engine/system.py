@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.doctor import diagnose
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.sandboxes import Kernels
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import ALIVE
 from hyperstack.engine.volumes import VolumeService
@@ -26,7 +28,8 @@ class SystemService:
     """Implements `hyperstack.engine.api.System`."""
 
     def __init__(self, store: Store, hypervisor: Hypervisor, network: NetworkBackend, kernels: Kernels,
-                 images: ImageService, volumes: VolumeService, disks: PodDisks, config: EngineConfig) -> None:
+                 images: ImageService, volumes: VolumeService, disks: PodDisks, starts: StartQueue,
+                 config: EngineConfig) -> None:
         self._store = store
         self._hypervisor = hypervisor
         self._network = network
@@ -34,6 +37,7 @@ class SystemService:
         self._images = images
         self._volumes = volumes
         self._disks = disks
+        self._starts = starts
         self._config = config
 
     def info(self, who: Principal) -> dict[str, Any]:
@@ -45,6 +49,7 @@ class SystemService:
             "paused": states.count(ContainerState.PAUSED),
             "stopped": sum(s not in ALIVE for s in states),
             "images": len(self._images.list_all(who)),
+            "starts": asdict(self._starts.state(None if who.admin else who.project)),
             "pods": sum(p.project == who.project for p in self._store.pods.all()),
             "cpus": os.cpu_count() or 1,
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

@@ -79,6 +79,8 @@ def test_an_unknown_key_is_named_with_what_was_meant(tmp_path: Path, text: str, 
     ('[network]\npools = ["10.0.0.1/8"]', "network.pools"),
     ('[network]\npools = ["10.0.0.0/28"]', "prefix length"),
     ('[hypervisor]\nfirst_uid = 0', "first_uid"),
+    ('[hypervisor]\nconcurrent_starts = -1', "hypervisor.concurrent_starts"),
+    ('[hypervisor]\nmemory_reserve = "half"', "hypervisor.memory_reserve"),
     ("x = ", "not TOML"),
     ("\ud800", "surrogates"),
 ])
