@@ -69,11 +69,11 @@ def engine_config(config: Config) -> EngineConfig:
         default_volume_bytes=parse_size(config.pods.volume, field="pods.volume"),
         uid_base=config.hypervisor.first_uid,
         uid_count=config.hypervisor.max_machines,
+        start_slots=config.hypervisor.concurrent_starts or EngineConfig.start_slots,
+        memory_reserve_mib=parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve") >> 20,
         boot_deadline_s=float(config.pods.boot_timeout_s),
         template_sharing=TemplateSharing(config.hypervisor.templates),
         template_projects=(DEFAULT_PROJECT,))
-        start_slots=config.hypervisor.concurrent_starts or EngineConfig.start_slots,
-        memory_reserve_mib=parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve") >> 20,
 
 
 def _worker_uid(config: Config) -> int:
