@@ -12,9 +12,11 @@ from hyperstack.daemon.config import Config, parse_size
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.engine import HostEngine
 from hyperstack.guest.kernels import KernelStore
+from hyperstack.guest.rehearsal import RUN, build_program
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.identity.local import LocalIdentity
 from hyperstack.image.config import ImageConfigOptions
+from hyperstack.image.plain import make_layer
 from hyperstack.image.store import ImageStore
 from hyperstack.network.bridge import BridgeNetwork
 from hyperstack.network.bridge.backend import DEFAULT_POOLS
@@ -58,6 +60,7 @@ async def prepare(config: Config, progress: Callable[[str], None]) -> KernelStor
     """
     kernels = KernelStore(config.cache)
     await kernels.ensure_default(progress)
+    make_layer(_rehearsal_layer(config), {RUN: build_program(config.cache).read_bytes()})
     return kernels
 
 
@@ -73,7 +76,12 @@ def engine_config(config: Config) -> EngineConfig:
         memory_reserve_mib=parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve") >> 20,
         boot_deadline_s=float(config.pods.boot_timeout_s),
         template_sharing=TemplateSharing(config.hypervisor.templates),
+        rehearsal_layer=_rehearsal_layer(config),
         template_projects=(DEFAULT_PROJECT,))
+
+
+def _rehearsal_layer(config: Config) -> Path:
+    return config.cache / f"{build_program(config.cache).name}.erofs"
 
 
 def _worker_uid(config: Config) -> int:

@@ -42,6 +42,8 @@ class EngineConfig:
     template_sharing: TemplateSharing = TemplateSharing.OFF
     template_age_s: float = 24 * 3600.0
     """After which a template is made anew, with other random numbers."""
+    rehearsal_layer: Path | None = None
+    """Of the program that the machine runs which a template's clones are forked from (guest/rehearsal.py); None: clones begin as the template was kept."""
     template_projects: tuple[str, ...] = ()
     """For whose pods a template is made when the daemon starts."""
     keepalive_s: float = 60.0
@@ -60,3 +62,7 @@ class EngineConfig:
     def kernel_trial_uid(self) -> int:
         """Of the machine that tries a kernel, one at a time too, but while a template may be in the making."""
         return self.trial_uid + 1
+
+    def parent_uid(self, number: int) -> int:
+        """Of the machine of that number, from 0, which stands for others to be forked from."""
+        return self.kernel_trial_uid + 1 + number

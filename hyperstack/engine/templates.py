@@ -3,6 +3,10 @@
 A pod never waits for a template: where there is none yet, its machine boots, and the next one finds what was made
 meanwhile. Templates are made one at a time, each tried out by a clone before anybody else gets it.
 
+Where the hypervisor can fork machines, a clone of each template goes through a rehearsal (rehearsal.py) and stands from
+then on for the pods' machines to be forked from. It ends with the daemon; until the next daemon has raised another,
+clones begin as the template was kept.
+
 Who shares one is `EngineConfig.template_sharing`. All clones of a template know what its guest's kernel drew at random
 while it booted (docs/security.md), so by default no project's pods share one with another's.
 """
@@ -16,7 +20,9 @@ import time
 from collections import OrderedDict
 
 from hyperstack.engine.config import EngineConfig, TemplateSharing
-from hyperstack.guest.channel import AgentChannel
+from hyperstack.engine.greeting import greet
+from hyperstack.engine.rehearsal import rehearse
+from hyperstack.guest.frames import KEY_SIZE
 from hyperstack.hypervisor.api import (
     TRIAL_PREFIX,
     Capability,
@@ -26,7 +32,7 @@ from hyperstack.hypervisor.api import (
     Template,
     TemplateSpec,
 )
-from hyperstack.pod.errors import HyperStackError
+from hyperstack.pod.errors import HyperStackError, Unsupported
 from hyperstack.pod.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -50,6 +56,10 @@ class Templates:
         self._wanted: asyncio.Queue[TemplateSpec] = asyncio.Queue()
         self._queued: set[TemplateSpec] = set()
         self._maker: asyncio.Task[None] | None = None
+        self._forks = config.rehearsal_layer is not None
+        """Until the hypervisor says that it cannot."""
+        self._uids: dict[TemplateSpec, int] = {}
+        """Of parents, by number."""
 
     @property
     def enabled(self) -> bool:
@@ -80,7 +90,7 @@ class Templates:
         template = self._known.get(spec)
         if template is not None:
             self._known.move_to_end(spec)
-        if template is None or self._is_old(template):
+        if template is None or self._is_old(template) or self._lacks_parent(template):
             self._want(spec)
         return template
 
@@ -96,6 +106,9 @@ class Templates:
         if self._maker is not None:
             self._maker.cancel()
             await asyncio.gather(self._maker, return_exceptions=True)
+
+    def _lacks_parent(self, template: Template) -> bool:
+        return self._forks and not self._hypervisor.has_parent(template)
 
     def _is_old(self, template: Template) -> bool:
         return time.time_ns() - template.created_ns > self._config.template_age_s * 10**9
@@ -128,6 +141,8 @@ class Templates:
                                                             deadline_s=self._config.boot_deadline_s)
             log.info("made the template %s of %s, %d MiB, in %.1f s", template.id[:12], spec.kernel.name,
                      spec.memory_mib, time.monotonic() - began)
+        if self._lacks_parent(template):
+            await self._raise_parent(template)
         try:
             await self._try_out(template)
         except HyperStackError:
@@ -139,6 +154,32 @@ class Templates:
             _, unused = self._known.popitem(last=False)
             await self._hypervisor.drop_template(unused)
 
+    async def _raise_parent(self, template: Template) -> None:
+        """Where it does not come up, the template is as good without."""
+        taken = {number for spec, number in self._uids.items() if spec in self._known}
+        number = self._uids[template.spec] = min(set(range(len(taken) + 1)) - taken)
+        began = time.monotonic()
+        machine: Machine | None = None
+        try:
+            machine = await self._hypervisor.start_parent(template, ident=_trial_id(),
+                                                          uid=self._config.parent_uid(number))
+            assert self._config.rehearsal_layer is not None
+            await rehearse(machine, template.spec, layer=self._config.rehearsal_layer,
+                           disk_bytes=self._config.default_disk_bytes, directory=self._config.data_root)
+            await self._hypervisor.keep_parent(template, machine)
+        except Unsupported:
+            self._forks = False
+        except BaseException as error:
+            if machine is not None:
+                await asyncio.shield(machine.destroy())
+            if not isinstance(error, HyperStackError | TimeoutError | OSError):
+                raise
+            self._not_before[template.spec] = time.monotonic() + _RETRY_S
+            log.warning("no machine to fork others of %s from: %s", template.spec.kernel.name, error or "timeout")
+        else:
+            log.info("machines of the template %s are forked after a rehearsal of %.1f s", template.id[:12],
+                     time.monotonic() - began)
+
     async def _try_out(self, template: Template) -> None:
         """:raise HyperStackError: its clone does not answer."""
         spec = template.spec
@@ -146,15 +187,10 @@ class Templates:
             id=_trial_id(), uid=self._config.trial_uid, kernel=spec.kernel, memory_mib=spec.memory_mib,
             vcpus=spec.vcpus, template=template))
         try:
-            await _ping(machine)
+            async with await greet(machine, secrets.token_bytes(KEY_SIZE), deadline_s=_TRIAL_DEADLINE_S) as channel:
+                await channel.ping(deadline_s=_TRIAL_DEADLINE_S)
         finally:
             await asyncio.shield(machine.destroy())
-
-
-async def _ping(machine: Machine) -> None:
-    async with await AgentChannel.connect(machine.connect_agent, secrets.token_bytes(16),
-                                          deadline_s=_TRIAL_DEADLINE_S) as channel:
-        await channel.ping(deadline_s=_TRIAL_DEADLINE_S)
 
 
 def _trial_id() -> str:

@@ -117,6 +117,13 @@ class AgentChannel:
     async def sync(self, *, deadline_s: float = SLOW_CALL_DEADLINE_S) -> None:
         await self._connection.call(messages.Sync(), Reply, deadline_s)
 
+    async def rewind(self, *, deadline_s: float = CALL_DEADLINE_S) -> None:
+        """Make the guest as it was before `configure`, its key forgotten; the connection is of no use any more.
+
+        :raise GuestCallError: EBUSY, there are containers, processes or volumes.
+        """
+        await self._connection.call(messages.Rewind(), Reply, deadline_s)
+
     async def shutdown(self, *, grace_ns: int = 0, deadline_s: float = CALL_DEADLINE_S) -> None:
         """Power off; the reply comes before it happens, and the connection ends after."""
         await self._connection.call(messages.Shutdown(grace_ns=grace_ns), Reply, deadline_s)

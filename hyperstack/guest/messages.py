@@ -127,6 +127,10 @@ class Configure(Call, frozen=True, kw_only=True, tag="configure"):
     memory_reserve: int = 0
 
 
+class Rewind(Call, frozen=True, kw_only=True, tag="rewind"):
+    pass
+
+
 class Volume(Call, frozen=True, kw_only=True, tag="volume"):
     name: str
     serial: str = ""

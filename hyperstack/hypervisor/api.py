@@ -18,6 +18,9 @@ Templates
     clones) go on from there. They have the template's kernel, RAM size and processors, and its guest's secrets up to
     that moment, so `TemplateSpec.scope` says who shares one; disks, NIC and what the agent is told are a clone's own.
 
+    A parent is a clone that stands still, for others to be forked from instead of being made from the template: they
+    have what it did until then in common as well.
+
 A backend that lacks a capability raises `Unsupported(what, backend)`; callers ask `capabilities`, never `isinstance`.
 
 Example
@@ -209,6 +212,23 @@ class Hypervisor(Protocol):
 
     async def drop_template(self, template: Template) -> None:
         """Forget it; its clones are not harmed. Idempotent."""
+
+    async def start_parent(self, template: Template, *, ident: str, uid: int) -> Machine:
+        """A clone that is to be a parent: the caller has it do once what the template's clones will do, leaves nothing
+        of that in it, and hands it to `keep_parent` or destroys it.
+
+        :raise Unsupported: this backend cannot fork machines, or not on this host.
+        :raise Unavailable: as `start`.
+        """
+
+    async def keep_parent(self, template: Template, machine: Machine) -> None:
+        """Stop the machine. From now on clones of the template are forked from it: they begin where it stopped, and
+        share what they do not change. It goes with the template, with another parent, or with this object.
+
+        :raise Unavailable: it is gone or cannot be forked; the caller destroys it.
+        """
+
+    def has_parent(self, template: Template) -> bool: ...
 
     async def adopt(self, ident: str) -> Machine | None:
         """The running machine of that id, else None (then `destroy_leftovers` has something to do, or nothing)."""

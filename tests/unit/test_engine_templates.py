@@ -6,6 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from hyperstack.engine import templates
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.templates import Templates
 from hyperstack.hypervisor.api import Capability, Machine, MachineSpec, Template, TemplateSpec
-from hyperstack.pod.errors import GuestError, Unavailable
+from hyperstack.pod.errors import GuestError, Unavailable, Unsupported
 from hyperstack.pod.kernel import Kernel
 
 KERNEL = Kernel(name="k", image=Path("/k"), initrd=Path("/i"))
@@ -31,6 +32,9 @@ class Hypervisor:
         self.made: list[TemplateSpec] = []
         self.dropped: list[Template] = []
         self.failing = False
+        self.can_fork = True
+        self.parents: set[str] = set()
+        self.uids: list[int] = []
 
     async def make_template(self, spec: TemplateSpec, *, ident: str, uid: int, deadline_s: float) -> Template:
         self.made.append(spec)
@@ -49,6 +53,18 @@ class Hypervisor:
     async def start(self, spec: MachineSpec) -> Trial:
         return Trial()
 
+    async def start_parent(self, template: Template, *, ident: str, uid: int) -> Trial:
+        if not self.can_fork:
+            raise Unsupported("forking machines", "this one")
+        self.uids.append(uid)
+        return Trial()
+
+    async def keep_parent(self, template: Template, machine: Machine) -> None:
+        self.parents.add(template.id)
+
+    def has_parent(self, template: Template) -> bool:
+        return template.id in self.parents
+
 
 class Trial:
     """A clone that is tried out."""
@@ -62,16 +78,31 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """What keeps a tried clone's agent from answering."""
     problems: list[Exception] = []
 
-    async def ping(machine: Machine) -> None:
+    async def greet(machine: Machine, key: bytes, **_: object) -> AsyncMock:
         if problems:
             raise problems.pop()
+        return AsyncMock()
 
-    monkeypatch.setattr(templates, "_ping", ping)
+    monkeypatch.setattr(templates, "greet", greet)
     return problems
 
 
-def make(hypervisor: Hypervisor, sharing: TemplateSharing = TemplateSharing.PROJECT) -> Templates:
-    config = EngineConfig(data_root=Path("/nowhere"), template_sharing=sharing)
+@pytest.fixture(autouse=True)
+def rehearsals(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
+    """What goes wrong in rehearsals."""
+    problems: list[Exception] = []
+
+    async def rehearse(machine: Machine, spec: TemplateSpec, **_: object) -> None:
+        if problems:
+            raise problems.pop()
+
+    monkeypatch.setattr(templates, "rehearse", rehearse)
+    return problems
+
+
+def make(hypervisor: Hypervisor, sharing: TemplateSharing = TemplateSharing.PROJECT, *, layer: Path | None = None
+         ) -> Templates:
+    config = EngineConfig(data_root=Path("/nowhere"), template_sharing=sharing, rehearsal_layer=layer)
     return Templates(hypervisor, config)  # type: ignore[arg-type]  # the parts of the door that it uses
 
 
@@ -201,3 +232,53 @@ def test_a_class_holds_what_was_asked_for_and_little_more(asked: int) -> None:
     assert size >= asked
     assert size <= max(128, asked * 3 / 2)
     assert made.memory_mib(size) == size
+
+
+async def test_a_parent_is_raised_for_each_template_under_a_uid_of_its_own() -> None:
+    hypervisor = Hypervisor()
+    made = make(hypervisor, layer=Path("/layer"))
+    for project in ("a", "b"):
+        take(made, project)
+    await settle()
+    assert hypervisor.parents == {template.id for template in hypervisor.kept.values()}
+    assert len(set(hypervisor.uids)) == 2
+    await made.close()
+
+
+async def test_a_parent_that_is_gone_is_replaced() -> None:
+    hypervisor = Hypervisor()
+    made = make(hypervisor, layer=Path("/layer"))
+    take(made)
+    await settle()
+    hypervisor.parents.clear()
+    assert take(made) is not None, "clones begin as the template was kept meanwhile"
+    await settle()
+    assert hypervisor.parents
+    assert len(hypervisor.made) == 1
+    await made.close()
+
+
+async def test_a_failed_rehearsal_leaves_the_template_and_is_not_repeated_at_once(rehearsals: list[Exception]) -> None:
+    rehearsals.append(GuestError("it fell silent"))
+    hypervisor = Hypervisor()
+    made = make(hypervisor, layer=Path("/layer"))
+    for _ in range(3):
+        take(made)
+        await settle()
+    assert take(made) is not None
+    assert not hypervisor.parents
+    assert len(hypervisor.uids) == 1
+    await made.close()
+
+
+async def test_a_hypervisor_that_cannot_fork_is_asked_once() -> None:
+    hypervisor = Hypervisor()
+    hypervisor.can_fork = False
+    made = make(hypervisor, layer=Path("/layer"))
+    for project in ("a", "b"):
+        take(made, project)
+        await settle()
+    assert take(made, "a") is not None
+    assert take(made, "b") is not None
+    assert not hypervisor.parents
+    await made.close()

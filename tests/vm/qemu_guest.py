@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hyperstack.hypervisor.api import Disk, MachineSpec
+from hyperstack.hypervisor.api import TRIAL_PREFIX, Disk, MachineSpec, Template, TemplateSpec
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.hypervisor.qemu.machine import QemuMachine
 from hyperstack.pod.kernel import Kernel
@@ -124,6 +124,19 @@ async def boot(made: QemuHypervisor, kernel: Kernel, **changes: Any) -> AsyncIte
         yield guest
     finally:
         await machine.destroy()
+
+
+async def raise_parent(made: QemuHypervisor, kernel: Kernel, *, memory_mib: int = 128, nic: bool = False) -> Template:
+    """A template, and a machine that its clones are forked from."""
+    template = await made.make_template(
+        TemplateSpec(kernel=kernel, memory_mib=memory_mib, vcpus=1, nic=nic, scope=secrets.token_hex(8)),
+        ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 1, deadline_s=_DEADLINE_S)
+    parent = await made.start_parent(template, ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 2)
+    guest = Guest(parent)
+    await guest.connect()
+    await guest.succeed("true")
+    await made.keep_parent(template, parent)
+    return template
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.vm.qemu_guest import UID, Guest, boot, hypervisor, image, make_kernel
+from tests.vm.qemu_guest import UID, Guest, boot, hypervisor, image, make_kernel, raise_parent
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -18,16 +18,22 @@ _MEMORY_MIB = 128
 _SECRET = "a secret of the daemon's environment"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def guest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guest]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["started", "forked"])
+async def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guest]:
     directory = tmp_path_factory.mktemp("qemu")
     os.environ["HYPERSTACK_TEST_SECRET"] = _SECRET
     try:
         with image(directory / "writable", "writable0") as writable, \
                 image(directory / "layer", "layer0", read_only=True) as layer:
-            async with hypervisor(directory) as made, \
-                    boot(made, await make_kernel(directory), memory_mib=_MEMORY_MIB, disks=(writable, layer)) as booted:
-                yield booted
+            async with hypervisor(directory) as made:
+                kernel = await make_kernel(directory)
+                if request.param == "forked":
+                    template = await raise_parent(made, kernel, memory_mib=_MEMORY_MIB)
+                    begun = boot(made, kernel, memory_mib=_MEMORY_MIB, disks=(writable, layer), template=template)
+                else:
+                    begun = boot(made, kernel, memory_mib=_MEMORY_MIB, disks=(writable, layer))
+                async with begun as booted:
+                    yield booted
     finally:
         del os.environ["HYPERSTACK_TEST_SECRET"]
 
@@ -35,6 +41,10 @@ async def guest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guest
 def status(guest: Guest) -> dict[str, str]:
     lines = Path(f"/proc/{guest.machine.pid}/status").read_text().splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def is_forked(guest: Guest) -> bool:
+    return b"\0-incoming\0" in Path(f"/proc/{guest.machine.pid}/cmdline").read_bytes()
 
 
 def uses_kvm(guest: Guest) -> bool:
@@ -87,16 +97,17 @@ async def test_its_root_holds_program_files_and_its_kernel_only(guest: Guest) ->
             found.add("/" + str(path.relative_to(root)))
     libraries = {path for path in found if path.startswith(("/lib/", "/lib64/", "/usr/lib/")) and ".so" in path}
     assert "/usr/bin/qemu-system-x86_64" in found
-    assert {"/boot/kernel", "/boot/initrd"} < found
+    assert {"/boot/kernel", "/boot/initrd"} < found, "where a kernel is bound over them"
     assert {path for path in found - libraries if not path.startswith("/usr/share/qemu/")} == {
         "/usr/bin/qemu-system-x86_64", "/boot/kernel", "/boot/initrd", "/etc/ld.so.preload"}
-    assert (root / "etc/ld.so.preload").read_text() == "/lib/clone_ram.so\n"
+    assert (root / "etc/ld.so.preload").read_text() == "/lib/preload.so\n"
 
 
 async def test_nothing_in_its_root_can_be_written_or_be_a_device_or_setuid(guest: Guest) -> None:
     lines = Path(f"/proc/{guest.machine.pid}/mountinfo").read_text().splitlines()
     options = {line.split()[4]: set(line.split()[5].split(",")) for line in lines}
-    assert set(options) == {"/", "/boot/kernel", "/boot/initrd"} | ({"/dev"} if uses_kvm(guest) else set())
+    kernel = set() if is_forked(guest) else {"/boot/kernel", "/boot/initrd"}
+    assert set(options) == {"/"} | kernel | ({"/dev"} if uses_kvm(guest) else set())
     for place, found in options.items():
         assert {"ro", "nosuid", "noexec" if place == "/dev" else "nodev"} <= found, place
     root = Path(f"/proc/{guest.machine.pid}/root")
@@ -115,7 +126,8 @@ async def test_it_holds_only_the_descriptors_it_was_given(guest: Guest) -> None:
     own = {target for target in targets.values()
            if target == "/dev/null" or target.startswith(("anon_inode:[event", "anon_inode:[signalfd", "socket:",
                                                           "/memfd:stderr", "anon_inode:kvm", "/dev/kvm"))}
-    assert set(targets.values()) == images | own
+    template = {target for target in targets.values() if is_forked(guest) and target.endswith("/ram")}
+    assert set(targets.values()) == images | own | template
 
 
 async def test_a_read_only_disk_is_read_only_on_the_host_as_well(guest: Guest) -> None:
@@ -141,7 +153,7 @@ async def test_it_is_in_its_control_group_with_its_limits(guest: Guest) -> None:
 
 
 async def test_no_secret_is_on_its_command_line_or_in_its_environment(guest: Guest) -> None:
-    assert Path(f"/proc/{guest.machine.pid}/environ").read_bytes() == b""
+    assert Path(f"/proc/{guest.machine.pid}/environ").read_bytes().strip(b"\0") == b""
     assert _SECRET.encode() not in Path(f"/proc/{guest.machine.pid}/cmdline").read_bytes()
 
 

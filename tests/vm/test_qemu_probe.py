@@ -50,7 +50,7 @@ async def test_the_answer_is_remembered_and_found_again_where_it_is_damaged(tmp_
 async def test_a_machine_that_never_ends_is_ended(tmp_path: Path, accelerator: str) -> None:
     rom = tmp_path / "rom"
     rom.write_bytes(bytes(0xfff0) + _LOOP + bytes(14))
-    root = runtime_root.prepare(CACHE, runtime_root.find_qemu(), build("clone_ram", CACHE))
+    root = runtime_root.prepare(CACHE, runtime_root.find_qemu(), build("preload", CACHE))
     trial = await probe.try_machine(accelerator, 2.0, root=root, jail=build("jail", CACHE), rom=rom)
     assert trial.seconds is None
     assert trial.words

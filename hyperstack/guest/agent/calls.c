@@ -279,6 +279,15 @@ static bool do_sync(const struct call *call, struct request *request, struct pro
     return true;
 }
 
+static bool do_rewind(const struct call *call, struct request *request, struct problem *problem)
+{
+    (void)request;
+    if (!machine_rewind(problem))
+        return false;
+    reply_done(call);
+    return true;
+}
+
 static struct timer grace;
 static int64_t grace_ends_ns;
 static bool shutting_down;
@@ -342,6 +351,7 @@ static const struct {
     {"remove", do_remove, {KEY_OP, KEY_CONTAINER}},
     {"list", do_list, {KEY_OP}},
     {"sync", do_sync, {KEY_OP}},
+    {"rewind", do_rewind, {KEY_OP}},
     {"shutdown", do_shutdown, {KEY_OP, KEY("grace_ns", FIELD_INT, true, grace_ns, 0, INT64_MAX)}},
 };
 

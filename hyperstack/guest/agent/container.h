@@ -71,6 +71,7 @@ int container_root(const struct container *container); /* a new descriptor of it
 bool volume_mount(struct slice arguments, struct problem *problem); /* ENXIO as above */
 bool volume_unmount(const char *name, struct problem *problem);
 void volumes_unmount(void);
+bool volumes_exist(void);
 bool is_name(const char *text, size_t max); /* of [a-zA-Z0-9_.-], not "." or ".." */
 
 /* rootfs.c, in the container's first process: its mounts, and its root as "/". */

@@ -160,6 +160,11 @@ static _Noreturn void hold_namespace(void)
         pause();
 }
 
+bool pid_namespace_is_shared(void)
+{
+    return holder >= 0;
+}
+
 bool share_pid_namespace(struct problem *problem)
 {
     pid_t pid = clone_child(cgroup_tools(), CLONE_NEWPID | CLONE_NEWNS, &holder);

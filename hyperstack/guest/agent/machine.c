@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "port.h"
 #include "process.h"
 
 #define ENTROPY_MIN 32
@@ -134,6 +135,17 @@ bool machine_configure(struct slice arguments, struct problem *problem)
     arena_free(&arena);
     configured = good;
     return good;
+}
+
+bool machine_rewind(struct problem *problem)
+{
+    if (containers || processes || volumes_exist() || pid_namespace_is_shared())
+        return fail(problem, EBUSY, "the sandbox is in use");
+    if (!network_down(problem))
+        return false;
+    configured = false;
+    port_renew_key();
+    return true;
 }
 
 void machine_describe(struct buffer *out)

@@ -139,6 +139,20 @@ bool network_up(const struct network *network, struct problem *problem)
     return good;
 }
 
+bool network_down(struct problem *problem)
+{
+    const struct in_addr none = {0};
+    struct ifreq device = {0};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fail(problem, errno, "cannot make a socket: %s", strerror(errno));
+    bool good = !device_ioctl(fd, SIOCGIFINDEX, &device, DEVICE) ||
+                (set_address(fd, SIOCSIFADDR, none) && set_up(fd, DEVICE, false)) ||
+                fail(problem, errno, "cannot take down " DEVICE ": %s", strerror(errno));
+    close(fd);
+    return good;
+}
+
 void network_stats(struct buffer *out)
 {
     static const char *const counters[] = {"rx_bytes", "rx_packets", "rx_errors", "rx_dropped",

@@ -260,3 +260,8 @@ void port_forget_key(void)
 {
     explicit_bzero(&wire, offsetof(struct wire, frame));
 }
+
+void port_renew_key(void)
+{
+    wire_forget_key(&wire);
+}

@@ -12,6 +12,7 @@ struct call {
 
 void port_open(const char *path); /* does not return without a port */
 void port_forget_key(void);       /* in a child: no container may find it in memory */
+void port_renew_key(void);        /* the next host brings its own */
 bool port_is_current(const struct call *call);
 
 /* Fills in a reply's map; `context` is the caller's. */

@@ -89,6 +89,7 @@ struct job {
 bool decode_process(struct slice value, struct process_spec *spec, struct arena *arena, struct problem *problem);
 /* Answers `call` itself, when exec has succeeded or failed; false: not even a child was made. */
 bool process_launch(struct job *job, int64_t handle, size_t window, const struct call *call, struct problem *problem);
+bool pid_namespace_is_shared(void);
 bool share_pid_namespace(struct problem *problem); /* from now on all containers are in one, held by a process */
 
 /* child.c */

@@ -113,3 +113,14 @@ void volumes_unmount(void)
     if (directory)
         closedir(directory);
 }
+
+bool volumes_exist(void)
+{
+    bool found = false;
+    DIR *directory = opendir(VOLUMES_PATH);
+    for (struct dirent *entry; directory && !found && (entry = readdir(directory));)
+        found = strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    if (directory)
+        closedir(directory);
+    return found;
+}

@@ -32,7 +32,7 @@ void wire_init(struct wire *wire, const struct wire_handler *handler, void *cont
 {
     wire->handler = handler;
     wire->context = context;
-    wire->live = false;
+    wire->live = wire->forget = false;
     wire->matched = wire->given = wire->tail_size = wire->tail_needed = 0;
     wire->have = 0;
     set_pattern(wire, NULL);
@@ -154,9 +154,16 @@ static void search(struct wire *wire, uint8_t byte)
     }
 }
 
+void wire_forget_key(struct wire *wire)
+{
+    wire->forget = true;
+}
+
 void wire_feed(struct wire *wire, const uint8_t *data, size_t size)
 {
     const uint8_t *end = data + size;
+    if (wire->forget)
+        wire_init(wire, wire->handler, wire->context);
     while (data < end) {
         if (wire->matched == 0 && wire->tail_needed == 0) {
             const uint8_t *start = memchr(data, magic[0], (size_t)(end - data));

@@ -42,6 +42,7 @@ struct wire {
     void *context;
     bool live;  /* from an accepted hello to the first violation or hang-up */
     bool keyed; /* the key is known */
+    bool forget; /* before the next byte */
     uint8_t pattern[WIRE_MAGIC + WIRE_KEY];
     uint8_t border[WIRE_MAGIC + WIRE_KEY]; /* Knuth-Morris-Pratt: how much of a match survives a mismatch */
     unsigned pattern_size;
@@ -55,6 +56,9 @@ struct wire {
 
 void wire_init(struct wire *wire, const struct wire_handler *handler, void *context);
 void wire_feed(struct wire *wire, const uint8_t *data, size_t size);
+
+/* The next hello may have any key, as the first had. Takes effect with the next bytes: the caller may be within a frame. */
+void wire_forget_key(struct wire *wire);
 
 /* No more bytes for now. A host sends its hello in one piece, so that what is withheld belongs to a frame after all. */
 void wire_idle(struct wire *wire);

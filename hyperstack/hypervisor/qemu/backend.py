@@ -11,15 +11,17 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Collection
+import socket
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperstack.hypervisor.api import TRIAL_PREFIX, Capability, MachineSpec, Nic, Template, TemplateSpec
+from hyperstack.hypervisor.api import TRIAL_PREFIX, Capability, Machine, MachineSpec, Nic, Template, TemplateSpec
 from hyperstack.hypervisor.qemu import command, disks, launcher, probe, runtime_root
 from hyperstack.hypervisor.qemu.build import build
 from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
 from hyperstack.hypervisor.qemu.machine import QemuMachine
+from hyperstack.hypervisor.qemu.parents import Ends, Numbers, Parent
 from hyperstack.hypervisor.qemu.place import (
     AGENT_SOCKET,
     MONITOR_SOCKET,
@@ -30,7 +32,7 @@ from hyperstack.hypervisor.qemu.place import (
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.hypervisor.qemu.qmp import listen_unix
 from hyperstack.hypervisor.qemu.templates import LOOSE_MAC, OpenTemplate, TemplateStore, identify, loose_tap
-from hyperstack.pod.errors import Conflict, Exhausted, HyperStackError, InvalidArgument, Unavailable
+from hyperstack.pod.errors import Conflict, Exhausted, HyperStackError, InvalidArgument, Unavailable, Unsupported
 from hyperstack.pod.finding import Finding
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,10 @@ class QemuHypervisor:
         self._tools: _Tools | None = None
         self._preparing = asyncio.Lock()
         self._machines: dict[str, QemuMachine] = {}
+        self._parents: dict[str, Parent] = {}
+        """By template."""
+        self._raised: dict[str, tuple[socket.socket, Numbers]] = {}
+        """What is needed to make parents of machines that run, by machine."""
         self.accelerator = "unknown"
 
     async def probe(self) -> list[Finding]:
@@ -100,7 +106,7 @@ class QemuHypervisor:
         """:raise Unavailable: something is missing on this host."""
         async with self._preparing:
             if self._tools is None:
-                library = await asyncio.to_thread(build, "clone_ram", self._cache_dir)
+                library = await asyncio.to_thread(build, "preload", self._cache_dir)
                 root = await asyncio.to_thread(runtime_root.prepare, self._cache_dir, runtime_root.find_qemu(), library)
                 jail = await asyncio.to_thread(build, "jail", self._cache_dir)
                 rom = await asyncio.to_thread(build, "trial", self._cache_dir)
@@ -127,10 +133,19 @@ class QemuHypervisor:
             if (spec.kernel, spec.memory_mib, spec.vcpus, spec.nic is not None) != (
                     common.kernel, common.memory_mib, common.vcpus, common.nic):
                 raise InvalidArgument("the machine is not as its template is", field="template", value=template.id)
+            if parent := self._parents.get(template.id):
+                try:
+                    return await self._start(spec, parent)
+                except Unavailable as error:
+                    log.warning("the parent of %s is given up: %s", template.id[:12], error)
+                    await self._end_parent(template.id)
             return await self._start(spec, stack.enter_context(self._templates.opened(template)))
 
-    async def _start(self, spec: MachineSpec, files: OpenTemplate | None) -> QemuMachine:
-        """:param files: of its template, or of the template that it is to become."""
+    async def _start(self, spec: MachineSpec, origin: OpenTemplate | Parent | None, *, forks: bool = False
+                     ) -> QemuMachine:
+        """:param origin: its template, or the template that it is to become; or whom it is forked from.
+        :param forks: it is to be a parent.
+        """
         tools = await self._prepare_tools()
         await asyncio.to_thread(self._cgroups.prepare)
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,9 +158,11 @@ class QemuHypervisor:
             await place.clear()
         machine: QemuMachine | None = None
         try:
-            machine, state = self._launch(spec, place, tools, files)
+            machine, state = self._launch(spec, place, tools, origin, forks=forks)
             await machine.open()
-            if spec.template is not None:
+            if isinstance(origin, Parent):
+                await machine.begin(spec.disks)
+            elif spec.template is not None:
                 await machine.restore(state)
         except BaseException as error:
             raised = _explain(error, machine.last_words() if machine else "")
@@ -160,45 +177,64 @@ class QemuHypervisor:
         else:
             await place.clear()
 
-    def _launch(self, spec: MachineSpec, place: Place, tools: _Tools, template: OpenTemplate | None
-                ) -> tuple[QemuMachine, int]:
+    def _launch(self, spec: MachineSpec, place: Place, tools: _Tools, origin: OpenTemplate | Parent | None, *,
+                forks: bool) -> tuple[QemuMachine, int]:
         """Make the place, then the process in it; with the process's number of the template's state."""
         with contextlib.ExitStack() as stack:
-            def ours(fd: int) -> int:
-                stack.callback(os.close, fd)
-                return fd
-
             for disk in spec.disks:
                 disks.claim(disk)
             place.path.mkdir(mode=0o700)
             place.cgroup.create(Limits(memory_bytes=(spec.memory_mib + overhead_mib(spec)) << 20, cpus=spec.cpu_limit,
                                        pids=spec.vcpus + _THREADS))
-            directory = ours(place.open_directory())
+            directory = place.open_directory()
+            stack.callback(os.close, directory)
             monitor = stack.enter_context(listen_unix(directory, MONITOR_SOCKET))
             agent = stack.enter_context(listen_unix(directory, AGENT_SOCKET))
             last_words = new_last_words()
             keep_words = stack.enter_context(contextlib.ExitStack())
             keep_words.callback(os.close, last_words)
-            null = ours(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-            descriptors = launcher.Descriptors(stdin=null, stderr=last_words)
-            channels = command.Channels(monitor=descriptors.give(monitor.fileno()),
-                                        agent=descriptors.give(agent.fileno()))
-            ram = state = None
-            if template is not None:
-                ram = command.Ram(fd=descriptors.give(template.ram), shared=spec.template is None)
-                state = descriptors.give(template.state)
+            ends = Ends(monitor=monitor.fileno(), agent=agent.fileno(), last_words=last_words,
+                        tap=spec.nic.fd if spec.nic else None)
+            entrances = stack.enter_context(place.cgroup.entrances())
+            state = 0
+            if isinstance(origin, Parent):
+                pid = origin.fork(uid=spec.uid, name=spec.id[:12], cgroups=entrances, ends=ends)
+            else:
+                pid, state = self._spawn(spec, tools, origin, ends, entrances, forks=forks)
+            process = _hold(pid)
+            keep_words.pop_all()
+            return QemuMachine(spec.id, process, place, last_words, self._forget), state
+
+    def _spawn(self, spec: MachineSpec, tools: _Tools, files: OpenTemplate | None, ends: Ends,
+               entrances: Sequence[int], *, forks: bool) -> tuple[int, int]:
+        """A new QEMU; its pid, and its number of the template's state."""
+        with contextlib.ExitStack() as stack:
+            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, null)
+            descriptors = launcher.Descriptors(stdin=null, stderr=ends.last_words)
+            channels = command.Channels(monitor=descriptors.give(ends.monitor), agent=descriptors.give(ends.agent))
+            ram, state = None, 0
+            if files is not None:
+                ram = command.Ram(fd=descriptors.give(files.ram), shared=spec.template is None)
+                state = descriptors.give(files.state)
+            fork = None
+            if forks:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                stack.callback(theirs.close)
+                fork = descriptors.give(theirs.fileno())
+                # The NIC comes last on the command line, and a parent has no disks.
+                tap = descriptors.last + 1 if spec.nic else None
+                self._raised[spec.id] = ours, Numbers(channels, tap)
             cold = spec.template is None
             line = command.command_line(
                 spec, program=tools.root.program, firmware=tools.root.firmware, accelerator=tools.accelerator.name,
-                channels=channels, give=descriptors.give, boot=_boot(spec, tools) if cold else None, ram=ram)
-            files = [(runtime_root.KERNEL, spec.kernel.image.resolve(strict=True)),
-                     (runtime_root.INITRD, spec.kernel.initrd.resolve(strict=True))] if cold else []
-            entrances = stack.enter_context(place.cgroup.entrances())
+                channels=channels, give=descriptors.give, boot=_boot(spec, tools) if cold else None, ram=ram,
+                sandbox=not forks)
+            files_seen = [(runtime_root.KERNEL, spec.kernel.image.resolve(strict=True)),
+                          (runtime_root.INITRD, spec.kernel.initrd.resolve(strict=True))] if cold else []
             pid = launcher.spawn(tools.jail, uid=spec.uid, root=tools.root.path, kvm=tools.accelerator.name == "kvm",
-                                 cgroups=entrances, files=files, descriptors=descriptors, command=line)
-            process = _hold(pid)
-            keep_words.pop_all()
-            return QemuMachine(spec.id, process, place, last_words, self._forget), state or 0
+                                 cgroups=entrances, files=files_seen, descriptors=descriptors, command=line, fork=fork)
+            return pid, state
 
     # Templates
 
@@ -226,10 +262,44 @@ class QemuHypervisor:
         return self._templates.find(_template_id(spec, await self._prepare_tools()), spec)
 
     async def drop_template(self, template: Template) -> None:
+        await self._end_parent(template.id)
         await asyncio.to_thread(self._templates.drop, template)
+
+    # Parents
+
+    async def start_parent(self, template: Template, *, ident: str, uid: int) -> QemuMachine:
+        tools = await self._prepare_tools()
+        if tools.accelerator.name != "tcg":
+            raise Unsupported("forking machines", f"{self.name} with {tools.accelerator.name}")
+        common = template.spec
+        with contextlib.ExitStack() as stack:
+            spec = MachineSpec(id=ident, uid=uid, kernel=common.kernel, memory_mib=common.memory_mib,
+                               vcpus=common.vcpus, nic=_loose_nic(stack) if common.nic else None, template=template)
+            return await self._start(spec, stack.enter_context(self._templates.opened(template)), forks=True)
+
+    async def keep_parent(self, template: Template, machine: Machine) -> None:
+        assert isinstance(machine, QemuMachine)
+        control, numbers = self._raised.pop(machine.id)
+        try:
+            parent = await Parent.stand(machine, control, numbers)
+        except BaseException:
+            control.close()
+            raise
+        await self._end_parent(template.id)
+        self._parents[template.id] = parent
+
+    def has_parent(self, template: Template) -> bool:
+        parent = self._parents.get(template.id)
+        return parent is not None and parent.alive
+
+    async def _end_parent(self, template: str) -> None:
+        if parent := self._parents.pop(template, None):
+            await parent.end()
 
     def _forget(self, ident: str) -> None:
         self._machines.pop(ident, None)
+        if ident in self._raised:
+            self._raised.pop(ident)[0].close()
 
     async def adopt(self, ident: str) -> QemuMachine | None:
         if ident in self._machines:
@@ -272,6 +342,8 @@ class QemuHypervisor:
         return {name for name in found if _ID.match(name)}
 
     async def close(self) -> None:
+        for template in list(self._parents):
+            await self._end_parent(template)
         for machine in list(self._machines.values()):
             await machine.release()
         self._machines.clear()

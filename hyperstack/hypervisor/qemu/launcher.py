@@ -42,11 +42,13 @@ class Descriptors:
 
 
 def spawn(jail: Path, *, uid: int, root: Path, kvm: bool, cgroups: Sequence[int], files: Sequence[tuple[str, Path]],
-          descriptors: Descriptors, command: Sequence[str]) -> int:
+          descriptors: Descriptors, command: Sequence[str], fork: int | None = None) -> int:
     """Start `command` in the jail; its pid. Returns when the jail runs, not when QEMU does.
 
     :param cgroups: descriptors of the cgroup.procs to join.
     :param files: (path below `root`, absolute path of the file to be seen there).
+    :param fork: the child's number of the socket by which it can be forked (preload/fork.c); it keeps the rights that
+        this takes.
     :raise OSError: no memory, or no descriptors left.
     """
     last_kept = descriptors.last
@@ -58,5 +60,7 @@ def spawn(jail: Path, *, uid: int, root: Path, kvm: bool, cgroups: Sequence[int]
         words += ["--file", f"{target}:{source}"]
     if kvm:
         words.append("--kvm")
+    if fork is not None:
+        words += ["--fork", str(fork)]
     with ExitStack() as stack:
         return os.posix_spawn(jail, [*words, "--", *command], {}, file_actions=descriptors.file_actions(stack))

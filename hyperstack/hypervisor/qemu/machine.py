@@ -8,7 +8,7 @@ import binascii
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic
@@ -239,6 +239,11 @@ class QemuMachine:
 
     # Processors
 
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there."""
+        return self._process.alive
+
     async def pause(self) -> None:
         await self._execute("stop")
 
@@ -302,6 +307,24 @@ class QemuMachine:
         await self._ignore_shared_ram()
         await self._execute("migrate-incoming", {"uri": f"fd:{state}"})
 
+    async def stand_still(self) -> None:
+        """Stop it for good and let go of its sockets: a machine to be forked has no connections.
+
+        :raise Unavailable: it is gone.
+        """
+        await self.pause()
+        await self._stop_watching()
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
+        await self._monitor.close()
+
+    async def begin(self, wanted: Sequence[Disk]) -> None:
+        """Go on where its parent stood still, with disks. :raise Unavailable: QEMU refuses."""
+        for disk in wanted:
+            await self._plug(disk)
+        await self.resume()
+
     async def _ignore_shared_ram(self) -> None:
         await self._execute("migrate-set-capabilities",
                             {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
@@ -318,6 +341,9 @@ class QemuMachine:
         disks.claim(disk)
         # A daemon that died between these steps may have left the first of them.
         await self._drop_image(disk.serial)
+        await self._plug(disk)
+
+    async def _plug(self, disk: Disk) -> None:
         answer = await self._execute("add-fd", {"opaque": disk.serial}, fd=disk.fd)
         try:
             fdset = int(answer["fdset-id"])

@@ -1,6 +1,6 @@
 """The file system that every QEMU of this host sees: QEMU's own program files, and nothing else.
 
-One library is ours: clone_ram/, which the loader brings into every QEMU.
+One library is ours: preload/, which the loader brings into every QEMU.
 
 Made once per version of those files, shared read-only by all machines. They are copied, not linked, so that an upgrade
 of the host's packages neither changes nor breaks the machines that run.
@@ -33,7 +33,7 @@ _FIRMWARE_DIRS = (Path("/usr/share/qemu"), Path("/usr/share/seabios"))
 _FIRMWARE_TARGET = Path("usr/share/qemu")
 _LDD_LINE = re.compile(r"\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)\Z")
 _TOOL_TIMEOUT_S = 30
-_PRELOADED = "lib/clone_ram.so"
+_PRELOADED = "lib/preload.so"
 _PRELOAD_LIST = "etc/ld.so.preload"
 
 
@@ -62,7 +62,7 @@ def find_qemu() -> Path:
 def prepare(cache_dir: Path, qemu: Path, preloaded: Path) -> RuntimeRoot:
     """The root for this QEMU, made where there is none yet. Two daemons may do this at once.
 
-    :param preloaded: the library made of clone_ram/.
+    :param preloaded: the library made of preload/.
     :raise Unavailable: a needed file is missing.
     """
     files = dict(_program_files(qemu)) | {_PRELOADED: preloaded}

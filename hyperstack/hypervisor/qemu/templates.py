@@ -31,6 +31,8 @@ from hyperstack.pod.errors import Unavailable
 
 _STALE_S = 3600
 """What is still being made after so long is not."""
+_KEPT = 32
+"""Of all daemons that share the folder, at some 40 to 90 MiB."""
 _STAGING = ".new-"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -138,7 +140,10 @@ class TemplateStore:
         return self._root / f"{template.id}.{template.created_ns}"
 
     def _clean(self) -> None:
-        """Remove what an earlier boot left, and what nobody finished."""
+        """Remove what an earlier boot left, what nobody finished, and the oldest of too many."""
+        kept = sorted((path for path in self._root.iterdir() if _created(path)), key=_created)
+        for path in kept[:-_KEPT]:
+            shutil.rmtree(path, ignore_errors=True)
         for path in self._root.iterdir():
             with contextlib.suppress(OSError, msgspec.DecodeError):
                 if path.name.startswith(_STAGING):

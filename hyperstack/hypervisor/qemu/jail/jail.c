@@ -1,13 +1,17 @@
 /*
  * jail: turns itself into one confined QEMU and leaves no helper behind.
  *
- *   jail --uid UID --root DIR --last-fd N [--cgroup FD]... [--file TARGET:SOURCE]... [--kvm] [--nofile N] -- PROGRAM [ARG]...
+ *   jail --uid UID --root DIR --last-fd N [--cgroup FD]... [--file TARGET:SOURCE]... [--kvm] [--nofile N] [--fork FD]
+ *        -- PROGRAM [ARG]...
  *
  * Started by root with descriptors 0..N open. In this order it: joins the cgroups whose cgroup.procs it was given;
  * leaves the host's session, mount, network, IPC and UTS namespaces; makes DIR, read-only and without devices, its
  * whole file system, with each SOURCE bound over TARGET in it; becomes UID (user, group, no supplementary groups) without
  * any capability, now or later; and executes PROGRAM (a path inside DIR) with an empty environment and no descriptor
  * beyond those it was given for it.
+ *
+ * With --fork, PROGRAM is one that preload/fork.c makes children of, each confined as above: it keeps the four
+ * capabilities which that takes, and finds FD in its environment.
  *
  * Static, so that it needs nothing from the root it enters. Any failure ends it with status 125 and one line on
  * standard error, before PROGRAM ran.
@@ -36,7 +40,7 @@
 enum { FAILED = 125, MAX_CGROUPS = 16, MAX_FILES = 8, KVM_MINOR = 232, MISC_MAJOR = 10 };
 
 struct options {
-    long uid, last_fd, nofile;
+    long uid, last_fd, nofile, fork_fd;
     const char *root;
     int kvm;
     int cgroups[MAX_CGROUPS], cgroup_count;
@@ -80,7 +84,7 @@ static long number(const char *text, long low, long high)
 static void parse(struct options *options, char **argv)
 {
     memset(options, 0, sizeof *options);
-    options->uid = options->last_fd = -1;
+    options->uid = options->last_fd = options->fork_fd = -1;
     options->nofile = 1024;
     errno = EINVAL;
     while (*++argv && strcmp(*argv, "--")) {
@@ -102,6 +106,8 @@ static void parse(struct options *options, char **argv)
             options->last_fd = number(value, 2, INT_MAX - 1);
         else if (!strcmp(name, "--nofile"))
             options->nofile = number(value, 16, 1 << 20);
+        else if (!strcmp(name, "--fork"))
+            options->fork_fd = number(value, 3, INT_MAX);
         else if (!strcmp(name, "--cgroup") && options->cgroup_count < MAX_CGROUPS)
             options->cgroups[options->cgroup_count++] = number(value, 3, INT_MAX);
         else if (!strcmp(name, "--file") && options->file_count < MAX_FILES) {
@@ -176,27 +182,48 @@ static void limit(int resource, rlim_t value)
     check(setrlimit(resource, &current), "setrlimit");
 }
 
-static void drop_privileges(uid_t uid)
+/* To give a child its user, its namespaces and no capabilities. */
+static const int to_fork[] = {CAP_SETUID, CAP_SETGID, CAP_SYS_ADMIN, CAP_SETPCAP};
+
+static int is_kept(int capability, int forks)
+{
+    for (size_t i = 0; forks && i < sizeof(to_fork) / sizeof(to_fork[0]); i++)
+        if (to_fork[i] == capability)
+            return 1;
+    return 0;
+}
+
+static void drop_privileges(uid_t uid, int forks)
 {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct __user_cap_data_struct none[2] = {{0}};
+    struct __user_cap_data_struct left[2] = {{0}};
 
-    check(prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED
-                | SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED, 0, 0, 0),
-          "securebits");
     check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "ambient capabilities");
-    for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-        check(prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "bounding capabilities");
+    for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
+        if (!is_kept(capability, forks))
+            check(prctl(PR_CAPBSET_DROP, capability, 0, 0, 0), "bounding capabilities");
+        else
+            left[capability / 32].effective |= 1U << capability % 32;
+    }
+    for (int half = 0; half < 2; half++)
+        left[half].permitted = left[half].inheritable = left[half].effective;
+    check(prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP
+                | SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED
+                | (forks ? 0 : SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED), 0, 0, 0),
+          "securebits");
     check(setgroups(0, NULL), "setgroups");
     check(setresgid(uid, uid, uid), "setresgid");
     check(setresuid(uid, uid, uid), "setresuid");
-    check(syscall(SYS_capset, &header, none), "capset");
+    check(syscall(SYS_capset, &header, left), "capset");
+    for (size_t i = 0; forks && i < sizeof(to_fork) / sizeof(to_fork[0]); i++)
+        check(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, to_fork[i], 0, 0), "ambient capabilities");
     check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
 }
 
 int main(int argc, char **argv)
 {
-    static char *const environment[] = {NULL};
+    static char fork_fd[40];
+    static char *environment[] = {NULL, NULL};
     struct options options;
     sigset_t no_signals;
 
@@ -213,11 +240,15 @@ int main(int argc, char **argv)
     limit(RLIMIT_NOFILE, options.nofile);
     /* A huge page per touched address would multiply what an idle machine costs. Kept across exec. */
     check(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), "disabling huge pages");
-    drop_privileges(options.uid);
+    drop_privileges(options.uid, options.fork_fd >= 0);
     check(syscall(SYS_close_range, (unsigned)options.last_fd + 1, ~0U, 0), "close_range");
     sigemptyset(&no_signals);
     check(sigprocmask(SIG_SETMASK, &no_signals, NULL), "sigprocmask");
     /* exec resets "dumpable", but not for a program that its user may execute and not read: the root's owner sees to it. */
+    if (options.fork_fd >= 0) {
+        snprintf(fork_fd, sizeof(fork_fd), "HYPERSTACK_FORK=%ld", options.fork_fd);
+        environment[0] = fork_fd;
+    }
     execve(options.program[0], options.program, environment);
     die("executing %s", options.program[0]);
 }

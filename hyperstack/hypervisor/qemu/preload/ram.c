@@ -1,50 +1,27 @@
 /*
- * clone_ram: gives a QEMU its guest's RAM from a descriptor that it got, and a clone's holes memory of their own.
+ * ram: gives a QEMU its guest's RAM from a descriptor that it got, and a clone's holes memory of their own.
  *
  * Preloaded into every QEMU. A path /ram/N stands for descriptor N, so that QEMU, which can only open RAM by a path,
  * opens nothing. Where a file is mapped privately (a clone of a template), only its data is: what is a hole in the file
  * becomes anonymous memory. Else a clone that touches a hole would fill it in the file, for all to pay, and have its
  * copy as well. The file may be open for reading only, which QEMU by itself would refuse: a clone, whatever
  * becomes of it, cannot write to the template.
- *
- * Without a C library, as it runs within the loader of one that it was not compiled against.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "raw.h"
 
 /* Extents closer than this are mapped as one: a process may have 65,530 mappings, and each costs the kernel memory. */
 #define GAP_MAX (256 * 1024)
 #define PAGE ((int64_t)4096)
 
 static int ram_fd = -1;
-
-static long raw(long number, long a, long b, long c, long d, long e, long f)
-{
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    long result;
-
-    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return result;
-}
-
-static long told(long result)
-{
-    if (result < 0 && result > -4096) {
-        errno = (int)-result;
-        return -1;
-    }
-    return result;
-}
 
 /* The number behind /ram/, or -1. */
 static int number_of(const char *path)
@@ -61,36 +38,36 @@ static int number_of(const char *path)
     return *path ? -1 : number;
 }
 
-int open64(const char *path, int flags, ...)
+EXPORTED int open64(const char *path, int flags, ...)
 {
     va_list more;
     int number = number_of(path);
 
     if (number >= 0)
-        return ram_fd = (int)told(raw(SYS_fcntl, number, F_DUPFD_CLOEXEC, 3, 0, 0, 0));
+        return ram_fd = (int)told(RAW(SYS_fcntl, number, F_DUPFD_CLOEXEC, 3));
     va_start(more, flags);
     int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, int) : 0;
     va_end(more);
-    return (int)told(raw(SYS_openat, AT_FDCWD, (long)path, flags, mode, 0, 0));
+    return (int)told(RAW(SYS_openat, AT_FDCWD, (long)path, flags, mode));
 }
 
 static long map(void *address, size_t size, int protection, int flags, int fd, int64_t offset)
 {
-    return raw(SYS_mmap, (long)address, (long)size, protection, flags, fd, offset);
+    return RAW(SYS_mmap, (long)address, (long)size, protection, flags, fd, offset);
 }
 
 static long map_data(long base, int64_t size, int protection, int fd)
 {
-    int64_t start = raw(SYS_lseek, fd, 0, SEEK_DATA, 0, 0, 0);
+    int64_t start = RAW(SYS_lseek, fd, 0, SEEK_DATA, 0, 0, 0);
 
     while (start >= 0 && start < size) {
         int64_t next, end = start;
 
         do {
-            end = raw(SYS_lseek, fd, end, SEEK_HOLE, 0, 0, 0);
+            end = RAW(SYS_lseek, fd, end, SEEK_HOLE, 0, 0, 0);
             if (end < 0)
                 return end;
-            next = raw(SYS_lseek, fd, end, SEEK_DATA, 0, 0, 0);
+            next = RAW(SYS_lseek, fd, end, SEEK_DATA, 0, 0, 0);
             if (next >= 0 && next - end < GAP_MAX)
                 end = next;
         } while (end == next && end < size);
@@ -104,7 +81,7 @@ static long map_data(long base, int64_t size, int protection, int fd)
     return start == -ENXIO || start >= size ? base : start;
 }
 
-void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset)
+EXPORTED void *mmap64(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     if (fd < 0 || fd != ram_fd || (flags & MAP_TYPE) != MAP_PRIVATE || offset)
         return (void *)told(map(address, size, protection, flags, fd, offset));
