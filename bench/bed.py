@@ -98,11 +98,11 @@ class Bed:
 
 
 def origin(api: Api, ident: str) -> str:
-    """What a container's pod was started from: "template", "pool", "cold"; "" where the daemon does not say."""
+    """What a container's pod was started from: "fork", "template", "pool", "cold"; "" where the daemon does not say."""
     return str(api.pod_of(ident).get("start", ""))
 
 
-def warm_up(api: Api, *, wanted: str = "template", kernel: str = "", patience_s: float = _TEMPLATE_WAIT_S) -> str:
+def warm_up(api: Api, *, wanted: str = "fork", kernel: str = "", patience_s: float = _TEMPLATE_WAIT_S) -> str:
     """Run pods until one comes from `wanted`, or the daemon has none to offer; what the last came from."""
     deadline = time.monotonic() + patience_s
     while True:

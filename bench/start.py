@@ -78,7 +78,7 @@ def _templates(api: Api, report: Report, kernels: Kernels, podmans: Mapping[str,
     found, peers = _runs(api, podmans, samples, kernel=kernels.main)
     for name, series in peers.items():
         report.median(_PEERS[name], series)
-    if kind != "template":
+    if kind != "fork":
         report.leave_out("start.template_ms", "start.template_debian_ms",
                          reason=f"the daemon starts no pod from a template (it says {kind!r})")
         report.median("start.cold_run_ms", next(iter(found.values())))
@@ -86,15 +86,15 @@ def _templates(api: Api, report: Report, kernels: Kernels, podmans: Mapping[str,
     report.details["what the runs came from"] = {name: len(series.values) for name, series in found.items()}
     if not kernels.ours:
         report.leave_out("start.template_ms", reason="our kernel is not built: `hyperctl kernel build`")
-        report.median("start.template_debian_ms", found["template"])
+        report.median("start.template_debian_ms", found["fork"])
         return False
-    report.median("start.template_ms", found["template"])
+    report.median("start.template_ms", found["fork"])
     if not kernels.debian:
         report.leave_out("start.template_debian_ms", reason="Debian's kernel is not in the daemon's store")
         return False
     warm_up(api, kernel=kernels.debian)
     found, _ = _runs(api, {}, samples, kernel=kernels.debian)
-    report.median("start.template_debian_ms", found["template"])
+    report.median("start.template_debian_ms", found["fork"])
     return False
 
 

@@ -256,6 +256,10 @@ class Daemon:
         says nothing of its owner, as it sees nothing of the host."""
         return {pid: ident for pid, ident in self._machines().items() if len(ident) == ID_LENGTH}
 
+    def parents(self) -> set[int]:
+        """Pids of machines that others are forked from, made or in the making."""
+        return set(self._machines()) - set(self.vms())
+
     def _machines(self) -> dict[int, str]:
         """Those of templates as well."""
         found: dict[int, str] = {}

@@ -249,7 +249,7 @@ class Sandboxes:
             machine = await self._hypervisor.start(MachineSpec(
                 id=pod.id, uid=pod.vm_uid, kernel=kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus, disks=disks,
                 nic=nic, template=template))
-        self._store.pods.put(replace(self._pod(pod.id), origin="cold" if template is None else "template"))
+        self._store.pods.put(replace(self._pod(pod.id), origin=machine.origin.value))
         return machine, await self._connect(pod, machine, kernel)
 
     async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:

@@ -120,6 +120,15 @@ class MachineSpec:
     """Clone this instead of booting; kernel, RAM, processors and whether there is a NIC must be as in its spec."""
 
 
+class Origin(enum.StrEnum):
+    """How a machine began."""
+
+    COLD = "cold"          # it booted
+    TEMPLATE = "template"  # as a template was kept
+    FORK = "fork"          # as the template's parent stood
+    UNKNOWN = ""           # an earlier daemon started it
+
+
 class ExitKind(enum.StrEnum):
     SHUTDOWN = "shutdown"    # the guest powered itself off
     PANIC = "panic"          # the guest's kernel panicked or reset
@@ -152,6 +161,7 @@ class Machine(Protocol):
     id: str
     pid: int
     """Of the VMM process on the host; 0 where there is none."""
+    origin: Origin
 
     async def connect_agent(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A new connection to the guest agent's port; the backend drops an earlier one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ def clone(daemon: Daemon, name: str, *options: str, command: tuple[str, ...] = (
     """A running pod that is a clone; the first of its class boots, and the template is made beside it."""
     def made() -> bool:
         daemon.ctl("run", "-d", "--name", name, *options, BUSYBOX, *command)
-        if origin(daemon, name) == "template":
+        if origin(daemon, name) == "fork":
             return True
         daemon.ctl("rm", "-f", name)
         time.sleep(0.5)
@@ -123,11 +124,24 @@ def test_a_template_that_is_no_good_is_given_up_and_the_pod_boots(make_daemon: C
     clone(daemon, "good")
     for state in (cache / "templates").glob("*/state"):
         state.write_bytes(b"QEVM" + bytes(5000))
+    for pid in daemon.parents():
+        os.kill(pid, signal.SIGKILL)
     daemon.ctl("run", "-d", "--name", "second", BUSYBOX, "sleep", "600")
     assert origin(daemon, "second") == "cold"
     assert "is given up" in daemon.log.read_text()
     assert daemon.text("exec", "good", "echo", "unharmed") == "unharmed"
     assert not list((cache / "templates").glob("*/state"))
+
+
+def test_without_its_parent_a_pod_begins_as_the_template_was_kept(daemon: Daemon) -> None:
+    clone(daemon, "forked")
+    [parent] = daemon.parents()
+    os.kill(parent, signal.SIGKILL)
+    daemon.ctl("run", "-d", "--name", "next", BUSYBOX, "sleep", "600")
+    assert origin(daemon, "next") == "template"
+    assert daemon.text("exec", "forked", "echo", "unharmed") == "unharmed"
+    wait_until(lambda: daemon.parents(), "another parent stands")
+    clone(daemon, "again")
 
 
 def test_without_templates_every_pod_boots(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -16,7 +16,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperstack.hypervisor.api import TRIAL_PREFIX, Capability, Machine, MachineSpec, Nic, Template, TemplateSpec
+from hyperstack.hypervisor.api import (
+    TRIAL_PREFIX,
+    Capability,
+    Machine,
+    MachineSpec,
+    Nic,
+    Origin,
+    Template,
+    TemplateSpec,
+)
 from hyperstack.hypervisor.qemu import command, disks, launcher, probe, runtime_root
 from hyperstack.hypervisor.qemu.build import build
 from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
@@ -203,7 +212,8 @@ class QemuHypervisor:
                 pid, state = self._spawn(spec, tools, origin, ends, entrances, forks=forks)
             process = _hold(pid)
             keep_words.pop_all()
-            return QemuMachine(spec.id, process, place, last_words, self._forget), state
+            begun = Origin.FORK if isinstance(origin, Parent) else Origin.TEMPLATE if spec.template else Origin.COLD
+            return QemuMachine(spec.id, process, place, last_words, self._forget, begun), state
 
     def _spawn(self, spec: MachineSpec, tools: _Tools, files: OpenTemplate | None, ends: Ends,
                entrances: Sequence[int], *, forks: bool) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic
+from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic, Origin
 from hyperstack.hypervisor.qemu import command, disks
 from hyperstack.hypervisor.qemu.place import AGENT_SOCKET, MONITOR_SOCKET, Place, printable, read_last_words
 from hyperstack.hypervisor.qemu.process import VmmProcess
@@ -38,10 +38,11 @@ class QemuMachine:
     """Implements `api.Machine`. Made by the backend, which hands over a process that exists already."""
 
     def __init__(self, ident: str, process: VmmProcess, place: Place, last_words: int,
-                 on_destroyed: Callable[[str], None]) -> None:
+                 on_destroyed: Callable[[str], None], origin: Origin = Origin.UNKNOWN) -> None:
         """`last_words` is closed by the machine; `on_destroyed` is called with the id after nothing is left."""
         self.id = ident
         self.pid = process.pid
+        self.origin = origin
         self._process = process
         self._place = place
         self._directory = place.open_directory()
