@@ -67,6 +67,14 @@ def test_a_clone_is_its_template_but_for_the_way_it_begins() -> None:
     assert "-incoming" not in template
 
 
+@pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
+def test_a_guest_is_told_what_is_so_of_every_machine(accelerator: str) -> None:
+    words = values(build(MachineSpec(id="ab" * 32, uid=5, kernel=_KERNEL, memory_mib=4096), accelerator)[0],
+                   "-append")[0].split()
+    assert "lapic_timer_khz=1000000" in words, "it measures the timer's rate for 0.1 s"
+    assert "swiotlb=noforce" in words, "it keeps 64 MiB that no device of ours needs"
+
+
 def test_emulation_and_virtualisation_differ_in_what_they_skip() -> None:
     spec = MachineSpec(id="ab" * 32, uid=5, kernel=_KERNEL, memory_mib=200)
     emulated, virtual = build(spec)[0], build(spec, "kvm")[0]
