@@ -119,6 +119,21 @@ def test_modules_stand_in_for_what_is_not_built_in(tmp_path: Path) -> None:
     assert {one.name for one in candidate.modules} == {"virtio_net.ko", "erofs.ko"}
 
 
+def test_modules_that_are_only_worth_having_are_taken_where_they_are(tmp_path: Path) -> None:
+    config = COMPLETE | {"VIRTIO_BALLOON": "m", "PAGE_REPORTING": "y"}
+    image = vmlinux.read(elf(XEN_PVH, config=config))
+    candidate = kernel_check.examine(image, module_tree(tmp_path / "tree", "virtio_balloon", "unneeded"))
+    assert [one.name for one in candidate.modules] == ["virtio_balloon.ko"]
+    assert kernel_check.examine(image, module_tree(tmp_path / "bare")).modules == ()
+    assert not any("PAGE_REPORTING" in warning for warning in candidate.warnings)
+
+
+def test_a_kernel_that_keeps_its_memory_is_warned_of() -> None:
+    candidate = kernel_check.examine(vmlinux.read(elf(XEN_PVH, config=COMPLETE)), None)
+    for option in ("VIRTIO_BALLOON", "PAGE_REPORTING"):
+        assert any(option in warning and "the host's again" in warning for warning in candidate.warnings)
+
+
 def test_modules_of_another_kernel_are_refused(tmp_path: Path) -> None:
     config = COMPLETE | {"EROFS_FS": "m"}
     with pytest.raises(InvalidArgument, match=r"5\.10\.0.*6\.1\.0-test"):
