@@ -36,7 +36,7 @@ EXAMPLES: Mapping[str, str] = {
            "tar c . | hyperctl run -i --rm busybox tar t",
     "save": "hyperctl save -o images.tar busybox nginx\nhyperctl save busybox | gzip > busybox.tar.gz",
     "start": "hyperctl start web\nhyperctl start -ai job",
-    "stats": "hyperctl stats\nhyperctl stats --no-stream --format '{{.Name}} {{.MemUsage}}'",
+    "stats": "hyperctl stats\nhyperctl stats --no-stream --format '{{.Name}} {{.MemUsage}} {{.HostMem}}'",
     "stop": "hyperctl stop -t 30 web db",
     "tag": "hyperctl tag busybox registry.example:5000/mine:1",
     "top": "hyperctl top web\nhyperctl top web -o pid,user,args",

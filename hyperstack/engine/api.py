@@ -77,6 +77,19 @@ class ContainerStats(msgspec.Struct, frozen=True, kw_only=True):
     """What the pod's machine costs the host."""
 
 
+class HostCost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pod's machine costs the host; bytes, and nanoseconds since its start."""
+
+    pss_bytes: int
+    """Resident memory of the machine's process; of what it shares with other machines its part, so that pods'
+    figures can be added up. 0 where the host does not tell."""
+    memory_bytes: int
+    """What its cgroup is charged with: also the page cache of its disks, and whatever it was the first to touch."""
+    cpu_ns: int
+    pids: int
+    """Threads and processes."""
+
+
 class Attachment(Protocol):
     """Live streams of a process. Not more than one reader and one writer at a time."""
 
@@ -163,6 +176,12 @@ class Pods(Protocol):
     def get(self, who: Principal, ref: str) -> PodRecord: ...
     def list_all(self, who: Principal) -> list[PodRecord]: ...
     def containers_of(self, pod: PodRecord) -> list[ContainerRecord]: ...
+    async def cost(self, who: Principal, ref: str) -> HostCost:
+        """:raise Conflict: it has no running machine."""
+
+    async def costs(self, who: Principal) -> list[tuple[PodRecord, HostCost]]:
+        """Of all running pods of the project, whatever their guests do."""
+
     async def start(self, who: Principal, ref: str) -> None: ...
     async def stop(self, who: Principal, ref: str, *, timeout: int | None = None) -> None: ...
     async def remove(self, who: Principal, ref: str, *, force: bool = False) -> None: ...

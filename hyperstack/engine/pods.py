@@ -9,7 +9,7 @@ import shutil
 from msgspec.structs import replace
 
 from hyperstack.engine.admission import Admission
-from hyperstack.engine.api import WaitCondition
+from hyperstack.engine.api import HostCost, WaitCondition
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.lookup import find
@@ -17,6 +17,7 @@ from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import ACTIVE, Supervisor
+from hyperstack.hypervisor.api import HostUsage
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, NotFound, NotModified, StartFailed
 from hyperstack.pod.spec import PodSpec
@@ -53,6 +54,18 @@ class PodService:
 
     def containers_of(self, pod: PodRecord) -> list[ContainerRecord]:
         return self._sandboxes.containers_of(pod.id)
+
+    async def cost(self, who: Principal, ref: str) -> HostCost:
+        pod = self.get(who, ref)
+        sandbox = self._sandboxes.get(pod.id)
+        if sandbox is None:
+            raise Conflict(f"Pod {pod.name} is not running", field="pod", value=pod.name)
+        return _cost(await sandbox.machine.usage())
+
+    async def costs(self, who: Principal) -> list[tuple[PodRecord, HostCost]]:
+        running = [(pod, sandbox) for pod in self.list_all(who) if (sandbox := self._sandboxes.get(pod.id)) is not None]
+        usages = await asyncio.gather(*(sandbox.machine.usage() for _, sandbox in running))
+        return [(pod, _cost(usage)) for (pod, _), usage in zip(running, usages, strict=True)]
 
     async def start(self, who: Principal, ref: str) -> None:
         """:raise StartFailed: a container's process, or an init container, failed."""
@@ -137,3 +150,7 @@ class PodService:
 
     def _emit(self, pod: PodRecord, action: str) -> None:
         self._events.emit("pod", action, pod.id, pod.project, {"name": pod.name})
+
+
+def _cost(usage: HostUsage) -> HostCost:
+    return HostCost(pss_bytes=usage.pss_bytes, memory_bytes=usage.memory_bytes, cpu_ns=usage.cpu_ns, pids=usage.pids)

@@ -153,6 +153,9 @@ class HostUsage:
     """Of its cgroup."""
     cpu_ns: int
     pids: int
+    pss_bytes: int = 0
+    """Resident memory of the VMM process, of what it shares with other machines its part; 0: it ended, or the host
+    does not tell."""
 
 
 class Machine(Protocol):

@@ -19,6 +19,7 @@ import msgspec
 
 from hyperstack.engine.api import (
     ContainerStats,
+    HostCost,
     PathStat,
     WaitCondition,
 )
@@ -372,6 +373,15 @@ class Pods:
                                 image_id=BUSYBOX.id, image_config=BUSYBOX.config, created_at=pod.created_at,
                                 init=spec in pod.spec.init_containers)
                 for spec in (*pod.spec.init_containers, *pod.spec.containers)]
+
+    async def cost(self, who: Principal, ref: str) -> HostCost:
+        pod = self.get(who, ref)
+        if pod.state is not SandboxState.READY:
+            raise Conflict(f"Pod {pod.name} is not running", field="pod", value=pod.name)
+        return HostCost(pss_bytes=40 << 20, memory_bytes=90 << 20, cpu_ns=5, pids=4)
+
+    async def costs(self, who: Principal) -> list[tuple[PodRecord, HostCost]]:
+        return [(pod, await self.cost(who, pod.id)) for pod in self.list_all(who) if pod.state is SandboxState.READY]
 
     async def start(self, who: Principal, ref: str) -> None:
         record = self.get(who, ref)

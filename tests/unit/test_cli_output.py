@@ -31,6 +31,10 @@ def docker(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[bytes]:
                           env={**os.environ, "DOCKER_API_VERSION": "1.44"})
 
 
+DOCKERS_COLUMNS = (r"table {{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}"
+                   r"\t{{.PIDs}}")
+"""Of `stats`; we have one more."""
+
 SIDE_BY_SIDE = [
     ("ps",), ("ps", "-a"), ("ps", "-aq"), ("ps", "-aq", "--no-trunc"), ("ps", "-a", "--no-trunc"),
     ("ps", "-a", "--format", "table {{.ID}}\\t{{.Names}}\\t{{.Ports}}"),
@@ -43,7 +47,7 @@ SIDE_BY_SIDE = [
     ("inspect", "--type", "container", "-f", "{{json .Config.Labels}}", "web"),
     ("inspect", "--type", "container", "-f", "{{range $p, $c := .NetworkSettings.Ports}}{{$p}}={{len $c}} {{end}}",
      "web"),
-    ("top", "web"), ("stats", "--no-stream", "web"),
+    ("top", "web"), ("stats", "--no-stream", "--format", DOCKERS_COLUMNS, "web"),
     ("stats", "--no-stream", "--format", "{{.Name}} {{.MemPerc}}", "web"),
     ("diff", "web"), ("history", "busybox"), ("history", "-q", "busybox"), ("volume", "ls"), ("volume", "ls", "-q"),
     ("volume", "create", "v"), ("rmi", "busybox"), ("tag", "busybox", "host:5000/x:1"), ("container", "prune", "-f"),
@@ -100,6 +104,22 @@ def test_prints_what_docker_prints(populated: Daemon, words: tuple[str, ...]) ->
     theirs, ours = docker(populated, *words), here(populated, *words)
     assert (ours.stdout, ours.stderr, ours.returncode) == (theirs.stdout, theirs.stderr, theirs.returncode)
     assert ours.stdout or ours.stderr or words[0] in ("tag", "rename")
+
+
+def test_stats_have_dockers_columns_and_what_the_pod_costs_the_host(populated: Daemon) -> None:
+    ident = next(ident for ident, one in populated.containers.items() if one.name == "web")
+    title, line = here(populated, "stats", "--no-stream", "web").stdout.decode().splitlines()
+    assert re.split(r" {2,}", title) == ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O",
+                                         "BLOCK I/O", "PIDS", "HOST MEM (PSS)"]
+    assert line.endswith(" 2         --"), "this daemon does not tell"
+    populated.answers["GET", "/hyperstack/v1/stats"] = [
+        {"id": "b", "name": "web", "host": {"pss_bytes": 40 << 20}, "containers": [ident, "c" * 64]}]
+    assert here(populated, "stats", "--no-stream", "web").stdout.decode().rstrip().endswith(" 40MiB")
+    shown = here(populated, "stats", "--no-stream", "--format", "{{.Name}} {{.HostMem}}", "web")
+    assert shown.stdout == b"web 40MiB\n"
+    assert json.loads(here(populated, "stats", "--no-stream", "--format", "json", "web").stdout)["HostMem"] == "40MiB"
+    populated.answers["GET", "/hyperstack/v1/stats"] = Refused(503, "it is going down")
+    assert b"it is going down" in here(populated, "stats", "--no-stream", "web").stderr
 
 
 @needs_docker

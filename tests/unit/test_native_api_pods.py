@@ -54,6 +54,22 @@ async def test_a_pods_life(served: Served) -> None:
     assert (status, answer) == (404, {"message": "No such pod: web"})
 
 
+async def test_a_pods_cost_is_told_while_it_runs(served: Served) -> None:
+    await create(served, manifest("web"))
+    _, pods = await served.call("GET", f"{V1}/stats")
+    assert isinstance(pods, list)
+    assert [(pod["name"], pod["host"]) for pod in pods] == [
+        ("web", {"pss_bytes": 40 << 20, "memory_bytes": 90 << 20, "cpu_ns": 5, "pids": 4})]
+    assert len(pods[0]["containers"]) == 2
+    _, one = await served.call("GET", f"{V1}/pods/web/stats")
+    assert isinstance(one, dict)
+    assert one["host"] == pods[0]["host"]
+    await served.call("POST", f"{V1}/pods/web/stop?t=1")
+    assert (await served.call("GET", f"{V1}/stats"))[1] == []
+    assert await served.call("GET", f"{V1}/pods/web/stats") == (409, {"message": "Pod web is not running"})
+    assert (await served.call("GET", f"{V1}/pods/none/stats"))[0] == 404
+
+
 async def test_all_pods_of_a_manifest_or_none(served: Served) -> None:
     assert (await create(served, manifest("taken"), "?start=0"))[0] == 201
     status, answer = await create(served, manifest("one", "two", "taken"))

@@ -157,6 +157,19 @@ async def test_a_guest_that_floods_its_console_costs_nothing(made: QemuHyperviso
         assert (await guest.machine.console_tail()).endswith("last words\n"), "what was read once is still known"
 
 
+async def test_what_a_guest_touches_is_its_machines_cost(made: QemuHypervisor, kernel: Kernel) -> None:
+    async with boot(made, kernel) as guest:
+        before = await guest.machine.usage()
+        rollup = Path(f"/proc/{guest.machine.pid}/smaps_rollup").read_text()
+        pss = next(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
+        assert abs(before.pss_bytes - pss) < 8 << 20
+        await guest.succeed("mkdir -p /t && mount -t tmpfs none /t && head -c 33554432 /dev/zero > /t/x")
+        assert (await guest.machine.usage()).pss_bytes - before.pss_bytes > 24 << 20
+        os.kill(guest.machine.pid, signal.SIGKILL)
+        await end(guest)
+        assert (await guest.machine.usage()).pss_bytes == 0
+
+
 async def test_a_panic_is_told_with_the_kernels_last_words(made: QemuHypervisor, kernel: Kernel) -> None:
     async with boot(made, kernel) as guest:
         await guest.send("echo c >/proc/sysrq-trigger")

@@ -6,21 +6,22 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import click
 
 from hyperstack.cli import units
 from hyperstack.cli.app import App, Command, pass_app
-from hyperstack.cli.client import Client, quoted
+from hyperstack.cli.client import NATIVE, Client, quoted
 from hyperstack.cli.completing import running_containers
-from hyperstack.cli.errors import CliError
+from hyperstack.cli.errors import ApiError, CliError
 from hyperstack.cli.listing import Listing, short_id
 
 _LISTING = Listing({
     "ID": "CONTAINER ID", "Container": "CONTAINER", "Name": "NAME", "CPUPerc": "CPU %", "MemUsage": "MEM USAGE / LIMIT",
-    "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS",
-}, ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs"))
+    "MemPerc": "MEM %", "NetIO": "NET I/O", "BlockIO": "BLOCK I/O", "PIDs": "PIDS", "HostMem": "HOST MEM (PSS)",
+}, ("ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs", "HostMem"))
 
 _REDRAW_S = 1.0
 """The daemon samples once a second."""
@@ -36,17 +37,19 @@ _UNKNOWN = "--"
 @click.argument("names", nargs=-1, metavar="[CONTAINER...]", shell_complete=running_containers)
 @pass_app
 def stats(app: App, *, names: Sequence[str], every: bool, layout: str, no_stream: bool, no_trunc: bool) -> None:
-    """Show what containers use: CPU, memory, network, disk."""
+    """Show what containers use: CPU, memory, network, disk; and what their pod's VM takes of the host's memory."""
     client = app.client
     if no_stream:
         samples = {name: client.get(f"/containers/{quoted(name)}/stats", {"stream": "false"})
                    for name in names or _listed(client, every=every)}
-        _LISTING.show([row(name, sample, no_trunc=no_trunc) for name, sample in samples.items()], layout)
+        costs = host_memory(client)
+        _LISTING.show([row(name, sample, costs, no_trunc=no_trunc) for name, sample in samples.items()], layout)
         return
     board = _Board(client)
     while True:
         board.watch(names or _listed(client, every=every), keep_missing=bool(names))
-        text = _LISTING.text([row(name, sample, no_trunc=no_trunc) for name, sample in board.samples()], layout)
+        costs = host_memory(client)
+        text = _LISTING.text([row(name, sample, costs, no_trunc=no_trunc) for name, sample in board.samples()], layout)
         click.echo(_over(text) if sys.stdout.isatty() else text, nl=False)
         sys.stdout.flush()
         time.sleep(_REDRAW_S)
@@ -96,15 +99,29 @@ class _Board:
         self._samples[name] = {}
 
 
-def row(name: str, sample: Mapping[str, Any], *, no_trunc: bool = False) -> dict[str, str]:
-    """The fields of one sample of `GET /containers/{id}/stats`; `--` where there is none yet."""
+def host_memory(client: Client) -> dict[str, int]:
+    """Container's id -> bytes of the host's memory that the VM of its pod takes; containers of one pod share a VM."""
+    try:
+        pods = client.get(f"{NATIVE}/stats")
+    except ApiError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return {}  # A daemon that was not upgraded yet.
+    return {ident: pod["host"]["pss_bytes"] for pod in pods for ident in pod["containers"]}
+
+
+def row(name: str, sample: Mapping[str, Any], costs: Mapping[str, int], *, no_trunc: bool = False) -> dict[str, str]:
+    """The fields of one sample of `GET /containers/{id}/stats`; `--` where there is none yet.
+
+    :param costs: see `host_memory`.
+    """
     memory = sample.get("memory_stats") or {}
     ident = str(sample.get("id") or name)
     facts = {"Container": name, "ID": short_id(ident, no_trunc=no_trunc),
              "Name": str(sample.get("name") or _UNKNOWN).removeprefix("/")}
     if not memory:
         return {**facts, "CPUPerc": _UNKNOWN, "MemUsage": f"{_UNKNOWN} / {_UNKNOWN}", "MemPerc": _UNKNOWN,
-                "NetIO": _UNKNOWN, "BlockIO": _UNKNOWN, "PIDs": _UNKNOWN}
+                "NetIO": _UNKNOWN, "BlockIO": _UNKNOWN, "PIDs": _UNKNOWN, "HostMem": _UNKNOWN}
     used, limit = memory_used(memory), int(memory.get("limit") or 0)
     networks = (sample.get("networks") or {}).values()
     blocks = (sample.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
@@ -119,6 +136,7 @@ def row(name: str, sample: Mapping[str, Any], *, no_trunc: bool = False) -> dict
                                                      if str(block.get("op", "")).lower() == wanted), 3)
                               for wanted in ("read", "write")),
         "PIDs": str((sample.get("pids_stats") or {}).get("current") or 0),
+        "HostMem": units.binary_size(costs[ident]) if costs.get(ident) else _UNKNOWN,
     }
 
 

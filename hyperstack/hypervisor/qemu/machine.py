@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic, Origin
@@ -252,7 +253,7 @@ class QemuMachine:
         await self._execute("cont")
 
     async def usage(self) -> HostUsage:
-        return self._place.cgroup.usage()
+        return replace(self._place.cgroup.usage(), pss_bytes=await self._process.pss_bytes())
 
     async def _execute(self, name: str, arguments: Mapping[str, object] | None = None, *,
                        fd: int | None = None) -> Any:

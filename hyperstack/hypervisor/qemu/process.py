@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 
 class VmmProcess:
@@ -60,6 +61,12 @@ class VmmProcess:
         """Ends when the process does; "is gone", "ended with status 1", "was killed by SIGKILL"."""
         return await asyncio.shield(self._end)
 
+    async def pss_bytes(self) -> int:
+        """Its resident memory, of each shared page the part that falls to it; 0 once it has ended."""
+        # The kernel walks all of its page tables meanwhile, which takes milliseconds.
+        found = await asyncio.to_thread(_read_pss, self.pid)
+        return found if self.alive else 0
+
     @property
     def alive(self) -> bool:
         return not self._end.done()
@@ -77,3 +84,11 @@ class VmmProcess:
             self._pidfd = -1
         if not self._end.done():
             self._end.cancel()
+
+
+def _read_pss(pid: int) -> int:
+    with contextlib.suppress(OSError):  # It ended, or this daemon may not trace processes of other users.
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) << 10
+    return 0
