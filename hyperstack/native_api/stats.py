@@ -39,8 +39,8 @@ class StatsRoutes:
     async def inspect(self, call: Call) -> web.StreamResponse:
         pod = self._pods.get(call.who, call.part("name"))
         live = [record for record in self._pods.containers_of(pod) if record.state in _LIVE]
-        cost, *samples = await asyncio.gather(self._pods.cost(call.who, pod.id),
-                                              *(self._containers.stats(call.who, record.id) for record in live))
+        cost = await self._pods.cost(call.who, pod.id)
+        samples = await asyncio.gather(*(self._containers.stats(call.who, record.id) for record in live))
         containers = [_container(record, sample) for record, sample in zip(live, samples, strict=True)]
         return json_response({**_pod(pod, cost), "containers": containers})
 
