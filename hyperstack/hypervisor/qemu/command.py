@@ -80,9 +80,10 @@ class Channels:
 
 
 def cpu(accelerator: str) -> str:
-    """The processor: all that there is, but no virtual machines within (a big part of an attacker's choice), and under
-    emulation no fifth level of page tables to walk."""
-    return ("max,la57=off" if accelerator == "tcg" else "host") + ",vmx=off,svm=off"
+    """The processor: all that there is, but no virtual machines within (a big part of an attacker's choice). Under
+    emulation no fifth level of page tables to walk, and no fast string instructions: it does them byte by byte, where
+    programs that are not told of them copy in words."""
+    return ("max,la57=off,erms=off,fsrm=off" if accelerator == "tcg" else "host") + ",vmx=off,svm=off"
 
 
 def nic_netdev(fd: str) -> dict[str, Any]:
@@ -126,7 +127,8 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-device", "virtio-serial-pci,id=serial0,max_ports=2",
         "-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off",
         "-device", f"virtserialport,id={AGENT_DEVICE},chardev=agent,name={AGENT_PORT}",
-        "-device", f"virtio-scsi-pci,id={disks.CONTROLLER}", "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
+        "-device", f"virtio-scsi-pci,id={disks.CONTROLLER},{disks.CONTROLLER_OPTIONS}",
+        "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
         "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
     ]
     for fdset, disk in enumerate(spec.disks, start=1):

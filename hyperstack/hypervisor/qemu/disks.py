@@ -11,6 +11,8 @@ from hyperstack.hypervisor.api import Disk
 from hyperstack.pod.errors import Conflict
 
 CONTROLLER = "scsi0"
+CONTROLLER_OPTIONS = "cmd_per_lun=16,virtqueue_size=64"
+"""The guest's kernel makes and clears a request for each command that a disk may have under way."""
 
 
 def claim(disk: Disk) -> None:
