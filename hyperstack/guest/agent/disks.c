@@ -73,10 +73,19 @@ void disks_look(void)
         closedir(hosts);
 }
 
+/* The kernel shows a disk that it is still adding: it has a node then, and no device behind it. */
+static bool opens(const char *device)
+{
+    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    bool there = fd >= 0;
+    close_fd(&fd);
+    return there;
+}
+
 const char *disk_device(const struct disk_table *table, const char *serial, struct problem *problem)
 {
     for (size_t i = 0; i < table->count; i++)
-        if (strcmp(table->disks[i].serial, serial) == 0 && access(table->disks[i].device, F_OK) == 0)
+        if (strcmp(table->disks[i].serial, serial) == 0 && opens(table->disks[i].device))
             return table->disks[i].device;
     fail(problem, ENXIO, "there is no disk with the serial %s", serial);
     return NULL;
