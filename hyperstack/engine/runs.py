@@ -10,6 +10,7 @@ import time
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
 from hyperstack.engine.records import ContainerRecord
+from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import LogConfig
@@ -50,8 +51,16 @@ class Run:
             self.log.begin_life(time.time_ns())
             self.life = self.log.life
 
+    async def start(self, process: messages.Process) -> int:
+        """Start the process, its output flowing; its pid in the guest. :raise GuestError: it does not run."""
+        assert self._channel is not None
+        pid = await self._channel.start_attached(self.container_id, self._handle, process, self, stdout=0,
+                                                 stderr=None if self.tty else 0)
+        self._attached.set()
+        return pid
+
     async def follow(self) -> None:
-        """Let the output flow, from where the log ends."""
+        """Let the output of a process that was found running flow, from where the log ends."""
         assert self._channel is not None
         await self._channel.attach(self._handle, self, stdout=self.log.next_offset(STDOUT),
                                    stderr=None if self.tty else self.log.next_offset(STDERR))

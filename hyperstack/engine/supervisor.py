@@ -81,8 +81,7 @@ class Supervisor:
                 if container.state in ALIVE:
                     raise NotModified("Container already started", field="container", value=container_id)
                 self._cancel_restart(container_id)
-                self._put(replace(container, manually_stopped=False, restart_count=0))
-                await self._start_locked(container_id)
+                await self._start_locked(replace(container, manually_stopped=False, restart_count=0))
         await self._finish_despite_cancel(work())
 
     async def stop(self, container_id: str, *, timeout: int | None = None, signal: str | None = None) -> None:
@@ -254,8 +253,8 @@ class Supervisor:
 
     # -- a start, under the lock
 
-    async def _start_locked(self, container_id: str) -> None:
-        container = self.container(container_id)
+    async def _start_locked(self, container: ContainerRecord) -> None:
+        """:param container: as stored, but for what is to be stored with its new state."""
         container = self._put(replace(container, error="", handle=0, exit_code=0, exit_signal=0, oom_killed=False,
                                       state=check_container(container.id, container.state, ContainerState.STARTING)))
         run = self.runs.prepare(container)
@@ -266,7 +265,7 @@ class Supervisor:
             container = self._put(replace(container, handle=sandbox.new_handle()))
             run.begin(sandbox.channel, container.handle)
             await self._sandboxes.publish(container.pod_id)
-            pid = await sandbox.channel.start(container.id, container.handle, process)
+            pid = await run.start(process)
         except BaseException as error:
             failure = as_start_failure(error)
             await asyncio.shield(self._start_failed(container, failure))
@@ -274,7 +273,6 @@ class Supervisor:
         self._put(replace(container, pid=pid, started_at=time.time_ns(), next_restart_at=0,
                           state=check_container(container.id, container.state, ContainerState.RUNNING)))
         self.emit(container, "start")
-        await run.follow()
 
     async def _prepare(self, sandbox: Sandbox, container: ContainerRecord) -> None:
         if container.id in sandbox.prepared:
@@ -438,9 +436,8 @@ class Supervisor:
                 self._restarts.pop(container.id, None)
                 if found.state is not ContainerState.RESTARTING:
                     return
-                found = self._put(replace(found, restart_count=found.restart_count + 1))
                 try:
-                    await self._start_locked(container.id)
+                    await self._start_locked(replace(found, restart_count=found.restart_count + 1))
                 except HyperStackError as error:
                     log.warning("container %s: restart failed: %s", container.id[:12], error)
                     await self._retry_later(container.id)

@@ -139,6 +139,25 @@ class AgentChannel:
         call = messages.Start(container=container, handle=handle, process=process)
         return (await self._connection.call(call, messages.StartReply, deadline_s)).pid
 
+    async def start_attached(self, container: str, handle: int, process: Process, sink: OutputSink, *,
+                             stdout: int | None, stderr: int | None, deadline_s: float = CALL_DEADLINE_S) -> int:
+        """`start` and `attach` in one breath: the agent takes calls in order, and knows the process from the first on.
+
+        So no output waits for a question and its answer. Where either fails, `sink` is called no more; the process may
+        run all the same unless it was `start` that the agent refused.
+        """
+        started, attached = await asyncio.gather(
+            self.start(container, handle, process, deadline_s=deadline_s),
+            self.attach(handle, sink, stdout=stdout, stderr=stderr, deadline_s=deadline_s), return_exceptions=True)
+        if isinstance(started, GuestCallError):
+            self._connection.forget(handle)
+        if isinstance(started, BaseException):
+            self._connection.discard(handle)
+            raise started
+        if isinstance(attached, BaseException):
+            raise attached
+        return started
+
     async def exec(self, container: str, handle: int, process: Process, *, deadline_s: float = CALL_DEADLINE_S
                    ) -> int:
         """One more process; returns its pid in the guest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from hyperstack.guest.channel import AgentChannel, GuestCallError
 from hyperstack.guest.frames import MAX_MESSAGE, STDERR, STDIN, STDOUT, AckFrame, DataFrame, EofFrame
 from hyperstack.guest.messages import Event, ExitEvent, Limits, OomEvent, Process
 from hyperstack.pod.errors import Conflict, GuestError, InvalidArgument, Unavailable
-from tests.unit.guest_peer import KEY, Peer
+from tests.unit.guest_peer import KEY, Handler, Peer
 
 WINDOW = 65536
 PROCESS = Process(argv=(b"/bin/true",), env=(), cwd=b"/", user=b"", tty=False, stdin=True, capabilities=(),
@@ -259,6 +260,41 @@ async def test_a_process_is_attached_once_and_a_refused_attachment_can_be_repeat
             await channel.attach(1, Collector(), stdout=0, stderr=0)
         await channel.release(1)
         await channel.attach(1, Collector(), stdout=0, stderr=0)
+
+
+async def test_a_start_and_its_attachment_are_said_in_one_breath(peer: Peer) -> None:
+    """The agent may answer the attachment first, as a start is answered after exec, and output may come before both."""
+    def attach(call: dict[str, Any]) -> dict[str, Any]:
+        start = peer.calls[-2]
+        peer.process(1).outputs[STDOUT].data += b"early"
+        peer.process(1).outputs[STDOUT].flowing = True
+        asyncio.get_running_loop().call_soon(lambda: peer.reply(start["number"], pid=9))
+        return {"stdin": 0, "stdin_closed": True}
+
+    peer.handlers |= {"start": lambda _: None, "attach": attach}
+    sink = Collector()
+    async with connected(peer) as channel:
+        assert await channel.start_attached("c", 1, PROCESS, sink, stdout=0, stderr=0) == 9
+        await until(lambda: sink.data[STDOUT] == b"early")
+    assert [call["op"] for call in peer.calls] == ["start", "attach"]
+
+
+def answering(reply: dict[str, Any]) -> Handler:
+    return lambda _: reply
+
+
+async def test_of_a_refused_start_nothing_is_attached(peer: Peer) -> None:
+    refusals = {"start": {"error": "no such file", "errno": 2}, "attach": {"error": "no process 1", "errno": 3}}
+    sink = Collector()
+    async with connected(peer) as channel:
+        for accepted in ("attach", "nothing"):
+            peer.handlers = {op: answering(words) for op, words in refusals.items() if op != accepted}
+            with pytest.raises(GuestCallError, match="no such file"):
+                await channel.start_attached("c", 1, PROCESS, sink, stdout=0, stderr=0)
+        peer.handlers = {"start": lambda _: {"pid": 9}}
+        peer.produce(1, STDOUT, b"x")
+        assert await channel.start_attached("c", 1, PROCESS, sink, stdout=0, stderr=0) == 9
+        await until(lambda: sink.data[STDOUT] == b"x")
 
 
 async def test_input_waits_for_the_window(peer: Peer) -> None:
