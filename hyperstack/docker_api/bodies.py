@@ -244,6 +244,47 @@ class AuthBody(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):
     registrytoken: str = ""
 
 
+class IpamPoolBody(Body, frozen=True):
+    subnet: str = ""
+    ip_range: str = msgspec.field(default="", name="IPRange")
+    gateway: str = ""
+    auxiliary_addresses: dict[str, str] = {}
+
+
+class IpamConfigBody(Body, frozen=True):
+    driver: str = ""
+    config: list[IpamPoolBody] = []
+    options: dict[str, str] = {}
+
+
+class NetworkCreateBody(Body, frozen=True):
+    """POST /networks/create. `CheckDuplicate` is not read: names are unique here."""
+
+    name: str = ""
+    driver: str = ""
+    scope: str = ""
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    config_only: bool = False
+    config_from: dict[str, str] = {}
+    ipam: IpamConfigBody = msgspec.field(default_factory=IpamConfigBody, name="IPAM")
+    enable_ipv4: bool | None = msgspec.field(default=None, name="EnableIPv4")
+    enable_ipv6: bool = msgspec.field(default=False, name="EnableIPv6")
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+
+
+class ConnectBody(Body, frozen=True):
+    container: str = ""
+    endpoint_config: EndpointBody = msgspec.field(default_factory=EndpointBody)
+
+
+class DisconnectBody(Body, frozen=True):
+    container: str = ""
+    force: bool = False
+
+
 class VolumeCreateBody(Body, frozen=True):
     name: str = ""
     driver: str = ""

@@ -9,7 +9,6 @@ import msgspec
 
 from hyperstack.docker_api.bodies import (
     CreateBody,
-    EndpointBody,
     HealthcheckBody,
     HostConfigBody,
     ResourcesBody,
@@ -17,6 +16,7 @@ from hyperstack.docker_api.bodies import (
     UlimitBody,
     UpdateBody,
 )
+from hyperstack.docker_api.endpoints import is_users, network_mode, parse_place
 from hyperstack.docker_api.mounts import parse_mounts
 from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
@@ -41,7 +41,6 @@ MIN_MEMORY = 6 * 1024 * 1024
 
 _HOST_LABEL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?\Z")
 _SYSCTL = re.compile(r"[a-z0-9_]+([./][a-zA-Z0-9_-]+)+\Z")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
 _SIZE = re.compile(r"([0-9]{1,12})([bkmgt]?)b?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _ULIMITS = frozenset({"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
@@ -57,7 +56,9 @@ def parse_create(body: CreateBody, *, name: str = "", project: str = DEFAULT_PRO
     :raise InvalidArgument: malformed or out of range. :raise UnsupportedOption: a VM cannot honour it.
     """
     refuse_config(body)
-    refuse_host_config(body.host_config)
+    # Links are names on a network of the user's, and nothing elsewhere.
+    users = is_users(body.host_config)
+    refuse_host_config(msgspec.structs.replace(body.host_config, links=[]) if users else body.host_config)
     if not body.image:
         raise InvalidArgument("no image given: Config.Image is empty", field="Image")
     name = check_name(name) if name else ""
@@ -142,20 +143,16 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
 
 def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
     host = body.host_config
-    endpoint = _endpoint(body)
+    place = parse_place(body)
     for field, value in (("Hostname", body.hostname), ("Domainname", body.domainname)):
         if value and not _HOST_LABEL.match(value):
             raise InvalidArgument(f"invalid {field}: {value[:64]!r}", field=field, value=value[:64],
                                   hint="letters, digits, '-' and '.', at most 63 characters")
-    mac = endpoint.mac_address or body.mac_address
-    if mac and not _MAC.match(mac):
-        raise InvalidArgument(f"invalid MAC address: {mac[:64]!r}", field="MacAddress", value=mac[:64])
     return PodSpec(
         name=name, project=project, hostname=body.hostname, domainname=body.domainname,
         kernel=host.annotations.get(KERNEL_ANNOTATION, ""),
-        network="none" if body.network_disabled else _network(host), mac_address=mac.lower(),
-        ip_address=_address(endpoint.ipam_config.ipv4_address, "IPv4Address") if endpoint.ipam_config.ipv4_address
-        else "",
+        network="none" if body.network_disabled else network_mode(host), mac_address=place.mac_address,
+        ip_address=place.ip_address, aliases=place.aliases, links=place.links,
         ports=parse_bindings(host.port_bindings), publish_all=host.publish_all_ports,
         dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns), dns_search=tuple(host.dns_search),
         dns_options=tuple(host.dns_options), extra_hosts=tuple(_extra_host(item) for item in host.extra_hosts))
@@ -263,36 +260,6 @@ def _not_negative(field: str, value: int) -> int:
     if value < 0:
         raise InvalidArgument(f"{field} can not be less than 0", field=field, value=value)
     return value
-
-
-def _network(host: HostConfigBody) -> str:
-    mode = host.network_mode
-    if mode in ("", "default", "bridge"):
-        return "bridge"
-    if mode == "none":
-        return "none"
-    reason, hint = {
-        "host": ("a VM has a network of its own", "publish ports with -p"),
-        "container": ("containers share a network within a pod only", "put both in one pod, with a Pod manifest"),
-    }.get(mode.partition(":")[0], ("only the networks bridge and none exist", "leave --network out"))
-    raise UnsupportedOption(f"HostConfig.NetworkMode={mode[:64]}", reason, hint=hint)
-
-
-def _endpoint(body: CreateBody) -> EndpointBody:
-    endpoints = body.networking_config.endpoints_config
-    for name, endpoint in endpoints.items():
-        field = f"NetworkingConfig.EndpointsConfig.{name[:64]}"
-        if name not in ("default", "bridge", "none", body.host_config.network_mode):
-            raise UnsupportedOption(field, "only the networks bridge and none exist", hint="leave --network out")
-        for wrong, value in (("Links", endpoint.links), ("DriverOpts", endpoint.driver_opts),
-                             ("IPAMConfig.IPv6Address", endpoint.ipam_config.ipv6_address),
-                             ("IPAMConfig.LinkLocalIPs", endpoint.ipam_config.link_local_ips),
-                             ("Aliases", endpoint.aliases)):
-            if value:
-                raise UnsupportedOption(f"{field}.{wrong}", "the built-in bridge has no such thing")
-    if len(endpoints) > 1:
-        raise UnsupportedOption("NetworkingConfig.EndpointsConfig with several networks", "a pod has one network")
-    return next(iter(endpoints.values()), EndpointBody())
 
 
 def _address(text: str, field: str) -> str:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, status
-from hyperstack.docker_api.networks import endpoint_settings, exposed_ports, network_id, network_name
+from hyperstack.docker_api.networks import endpoint_settings, exposed_ports, network_name
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
 from hyperstack.engine.api import Engine
@@ -19,7 +19,7 @@ from hyperstack.engine.records import ContainerRecord, HealthRecord, HealthStatu
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.identity.api import Principal
-from hyperstack.pod.errors import HyperStackError, InvalidArgument
+from hyperstack.pod.errors import HyperStackError, InvalidArgument, NotFound
 from hyperstack.pod.spec import MountKind
 from hyperstack.pod.states import ContainerState
 
@@ -81,7 +81,7 @@ class _Selection:
         self._ancestors = {*wanted.get("ancestor"), *(image for ref in wanted.get("ancestor")
                                                       if (image := _image_id(engine, call, ref)))}
         self._names = wanted.patterns("name")
-        self._networks = {*wanted.get("network")}
+        self._networks = {_network_name(engine, call, ref) for ref in wanted.get("network")}
 
     def has(self, record: ContainerRecord) -> bool:
         if not self._everything and not is_live(record) and record.state is not ContainerState.RESTARTING:
@@ -115,13 +115,18 @@ class _Selection:
         return self._wanted.any_is("volume", *names)
 
     def _has_place(self, record: ContainerRecord, pod: PodRecord) -> bool:
-        network = network_name(pod)
-        networks = {network, network_id(record.project, network)}
         published = {f"{port.host_port}/{port.protocol}" for port in pod.ports}
-        return ((not self._networks or bool(networks & self._networks))
+        return ((not self._networks or pod.spec.network in self._networks)
                 and self._wanted.any_is("pod", pod.id, pod.name, pod.id[:12])
                 and _any_port(self._wanted.get("publish"), published)
                 and _any_port(self._wanted.get("expose"), set(exposed_ports(record))))
+
+
+def _network_name(engine: Engine, call: Call, ref: str) -> str:
+    try:
+        return engine.networks.get(call.who, ref).name
+    except NotFound:
+        return ref
 
 
 def _any_port(wanted: tuple[str, ...], ports: set[str]) -> bool:

@@ -1,47 +1,45 @@
-"""Networks as Docker shows them. There are two: the project's bridge, and none."""
+"""/networks, and a container's place on one, as Docker shows them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
 
+from hyperstack.docker_api.bodies import ConnectBody, DisconnectBody, IpamPoolBody, NetworkCreateBody
+from hyperstack.docker_api.endpoints import parse_endpoint
 from hyperstack.docker_api.filters import Filters
-from hyperstack.engine.api import Engine
-from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.api import Engine, Subnet
+from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.http.call import Call
-from hyperstack.http.responses import json_response
+from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
-from hyperstack.http.times import ZERO_TIME
-from hyperstack.pod.errors import NotFound, Unsupported
+from hyperstack.http.times import rfc3339
+from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 
-_NAMES = ("bridge", "none")
-_MADE_BY_USERS = "user-defined networks"
+MAX_POOLS = 64
 
 
 def network_name(pod: PodRecord) -> str:
     return pod.spec.network
 
 
-def network_id(project: str, name: str) -> str:
-    """Stable, and different per project: the bridges of two projects are two networks."""
-    return hashlib.sha256(f"{project}/{name}".encode()).hexdigest()
-
-
 def endpoint_settings(record: ContainerRecord, pod: PodRecord | None) -> dict[str, Any]:
     """A container's place on its network; empty where its pod has none (yet)."""
     binding = pod.binding if pod is not None else None
+    spec = pod.spec if pod is not None else None
     address, _, prefix = binding.address.partition("/") if binding is not None else ("", "", "")
     return {
-        "IPAMConfig": None, "Links": None, "Aliases": None, "DriverOpts": None,
+        "IPAMConfig": {"IPv4Address": spec.ip_address} if spec is not None and spec.ip_address else None,
+        "Links": list(spec.links) or None if spec is not None else None,
+        "Aliases": list(spec.aliases) or None if spec is not None else None, "DriverOpts": None,
         "MacAddress": binding.mac if binding is not None else "",
-        "NetworkID": network_id(record.project, pod.spec.network) if pod is not None else "",
+        "NetworkID": binding.network_id if binding is not None else "",
         "EndpointID": hashlib.sha256(f"{pod.id}/{address}".encode()).hexdigest() if pod is not None and address else "",
         "Gateway": binding.gateway if binding is not None else "", "IPAddress": address,
         "IPPrefixLen": int(prefix or 0), "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
-        "DNSNames": None}
+        "DNSNames": list(binding.names) or None if binding is not None else None}
 
 
 def exposed_ports(record: ContainerRecord) -> list[str]:
@@ -60,58 +58,105 @@ def port_map(record: ContainerRecord, pod: PodRecord) -> dict[str, list[dict[str
 
 
 class NetworkRoutes:
-    """GET /networks and its neighbours."""
+    """The table and its handlers."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._networks = engine.networks
+        self._containers = engine.containers
 
     def table(self) -> list[Route]:
         return [
             Route("GET", "/networks", self.list_all),
-            Route("GET", "/networks/{name}", self.inspect),
-            Route("POST", "/networks/create", self.refuse),
+            Route("POST", "/networks/create", self.create),
             Route("POST", "/networks/prune", self.prune),
-            Route("POST", "/networks/{name}/connect", self.refuse),
-            Route("POST", "/networks/{name}/disconnect", self.refuse),
-            Route("DELETE", "/networks/{name}", self.refuse),
+            Route("GET", "/networks/{name}", self.inspect),
+            Route("POST", "/networks/{name}/connect", self.connect),
+            Route("POST", "/networks/{name}/disconnect", self.disconnect),
+            Route("DELETE", "/networks/{name}", self.remove),
         ]
 
     async def list_all(self, call: Call) -> web.StreamResponse:
         wanted = Filters.parse(call, known=("name", "id", "driver", "type", "scope", "label", "dangling"))
-        networks = [self._describe(call, name) for name in _NAMES]
-        return json_response([network for network in networks if _matches(network, wanted)])
+        used = {pod.spec.network for pod in map(self._containers.pod_of, self._containers.list_all(call.who))}
+        return json_response([describe(network) for network in self._networks.list_all(call.who)
+                              if _matches(network, wanted, dangling=network.name not in used)])
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        wanted = call.part("name")
-        for name in _NAMES:
-            ident = network_id(call.who.project, name)
-            if wanted == name or (len(wanted) >= 4 and ident.startswith(wanted)):
-                return json_response(self._describe(call, name))
-        raise NotFound("network", wanted[:128])
+        network = self._networks.get(call.who, call.part("name"))
+        if call.text("scope", "local") != "local":
+            raise UnsupportedOption(f"scope={call.text('scope')[:64]}", "networks are this host's", hint="local")
+        members = self._networks.members(call.who, network)
+        return json_response({**describe(network), "Containers": {
+            record.id: _member(record, pod) for record, pod in members}})
 
-    async def refuse(self, call: Call) -> web.StreamResponse:
-        raise Unsupported(_MADE_BY_USERS, "the embedded bridge")
+    async def create(self, call: Call) -> web.StreamResponse:
+        body = await call.body(NetworkCreateBody)
+        _refuse(body)
+        network = await self._networks.create(
+            call.who, body.name, driver=body.driver, internal=body.internal, attachable=body.attachable,
+            labels=body.labels, options=body.options, subnets=[_subnet(pool) for pool in body.ipam.config])
+        return json_response({"Id": network.id, "Warning": ""}, status=201)
+
+    async def remove(self, call: Call) -> web.StreamResponse:
+        await self._networks.remove(call.who, call.part("name"))
+        return empty()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        """Nothing of what exists may be pruned."""
-        return json_response({"NetworksDeleted": None})
+        wanted = Filters.parse(call, known=("until", "label", "label!"))
+        removed = await self._networks.prune(call.who, until_ns=wanted.until_ns(), labels=wanted.get("label"),
+                                             without_labels=wanted.get("label!"))
+        return json_response({"NetworksDeleted": removed or None})
 
-    def _describe(self, call: Call, name: str) -> dict[str, Any]:
-        pods = [(record, self._engine.containers.pod_of(record))
-                for record in self._engine.containers.list_all(call.who)]
-        members = [(record, pod) for record, pod in pods if pod.spec.network == name and pod.binding is not None]
-        return {
-            "Name": name, "Id": network_id(call.who.project, name), "Created": ZERO_TIME, "Scope": "local",
-            "Driver": "bridge" if name == "bridge" else "null", "EnableIPv4": True, "EnableIPv6": False,
-            "IPAM": {"Driver": "default", "Options": None, "Config": _ipam(members)}, "Internal": False,
-            "Attachable": False, "Ingress": False, "ConfigFrom": {"Network": ""}, "ConfigOnly": False,
-            "Containers": {record.id: _member(record, pod) for record, pod in members}, "Options": {}, "Labels": {}}
+    async def connect(self, call: Call) -> web.StreamResponse:
+        body = await call.body(ConnectBody)
+        await self._networks.connect(call.who, call.part("name"), body.container,
+                                     place=parse_endpoint(body.endpoint_config, "EndpointConfig"))
+        return empty(200)
+
+    async def disconnect(self, call: Call) -> web.StreamResponse:
+        body = await call.body(DisconnectBody)
+        await self._networks.disconnect(call.who, call.part("name"), body.container)
+        return empty(200)
 
 
-def _ipam(members: Sequence[tuple[ContainerRecord, PodRecord]]) -> list[dict[str, str]]:
-    """The gateway is known from the pods that have one."""
-    gateways = {pod.binding.gateway for _, pod in members if pod.binding is not None}
-    return [{"Gateway": gateway} for gateway in sorted(gateways)]
+def describe(network: NetworkRecord) -> dict[str, Any]:
+    """A network in Docker's shape, without its members."""
+    return {
+        "Name": network.name, "Id": network.id, "Created": rfc3339(network.created_at), "Scope": "local",
+        "Driver": network.driver, "EnableIPv4": True, "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Options": None, "Config": [_pool(subnet) for subnet in network.subnets]},
+        "Internal": network.internal, "Attachable": network.attachable, "Ingress": False,
+        "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": {}, "Options": network.options,
+        "Labels": network.labels}
+
+
+def _refuse(body: NetworkCreateBody) -> None:
+    """:raise UnsupportedOption: names what cannot be honoured."""
+    for field, value, reason, hint in (
+            ("Scope", body.scope not in ("", "local"), "this host is not part of a swarm", "local"),
+            ("Ingress", body.ingress, "this host is not part of a swarm", ""),
+            ("ConfigOnly", body.config_only, "a network is made with its own settings", ""),
+            ("ConfigFrom", bool(body.config_from.get("Network")), "a network is made with its own settings", ""),
+            ("EnableIPv6", body.enable_ipv6, "pods have no IPv6 yet", ""),
+            ("EnableIPv4", body.enable_ipv4 is False, "pods have IPv4 alone", ""),
+            ("IPAM.Driver", body.ipam.driver not in ("", "default"), "addresses are given by the daemon", "default"),
+            ("IPAM.Options", bool(body.ipam.options), "the daemon's own allocation has none", "")):
+        if value:
+            raise UnsupportedOption(field, reason, hint=hint or None)
+    if len(body.ipam.config) > MAX_POOLS:
+        raise InvalidArgument(f"IPAM.Config: more than {MAX_POOLS}", field="IPAM.Config", value=len(body.ipam.config))
+
+
+def _subnet(pool: IpamPoolBody) -> Subnet:
+    if not pool.subnet:
+        raise InvalidArgument("IPAM.Config: a pool needs its subnet", field="IPAM.Config.Subnet",
+                              hint="give --subnet for every --gateway, --ip-range and --aux-address")
+    return Subnet(cidr=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range, reserved=pool.auxiliary_addresses)
+
+
+def _pool(subnet: Subnet) -> dict[str, Any]:
+    return {"Subnet": subnet.cidr, **({"IPRange": subnet.ip_range} if subnet.ip_range else {}),
+            "Gateway": subnet.gateway, **({"AuxiliaryAddresses": subnet.reserved} if subnet.reserved else {})}
 
 
 def _member(record: ContainerRecord, pod: PodRecord) -> dict[str, str]:
@@ -120,8 +165,10 @@ def _member(record: ContainerRecord, pod: PodRecord) -> dict[str, str]:
             "IPv4Address": pod.binding.address if pod.binding is not None else "", "IPv6Address": ""}
 
 
-def _matches(network: dict[str, Any], wanted: Filters) -> bool:
-    return (wanted.any_within("name", network["Name"]) and wanted.any_prefix("id", network["Id"])
-            and wanted.any_is("driver", network["Driver"]) and wanted.any_is("type", "builtin")
-            and wanted.any_is("scope", network["Scope"]) and wanted.labels({})
-            and not wanted.truth("dangling"))
+def _matches(network: NetworkRecord, wanted: Filters, *, dangling: bool) -> bool:
+    asked = wanted.truth("dangling")
+    return (wanted.any_within("name", network.name) and wanted.any_prefix("id", network.id)
+            and wanted.any_is("driver", network.driver)
+            and wanted.any_is("type", "builtin" if network.builtin else "custom")
+            and wanted.any_is("scope", "local") and wanted.labels(network.labels)
+            and (asked is None or asked is (dangling and not network.builtin)))

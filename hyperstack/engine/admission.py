@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from hyperstack.engine import launch
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
-from hyperstack.engine.networks import DEFAULT_NETWORK, NO_NETWORK, NetworkService
+from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.runs import log_limits
 from hyperstack.engine.sandboxes import Kernels
@@ -74,8 +74,7 @@ class Admission:
 
     def _pod(self, who: Principal, spec: PodSpec, name: str, *, implicit: bool) -> PodRecord:
         spec = replace(spec, kernel=self._choose_kernel(who.project, spec.kernel))
-        if spec.network not in (DEFAULT_NETWORK, NO_NETWORK) and self._networks.get(who.project, spec.network) is None:
-            raise NotFound("network", spec.network)
+        spec = self._networks.admit(who.project, spec)
         return PodRecord(id=new_id(), name=name, project=who.project, spec=spec, implicit=implicit,
                          created_at=time.time_ns())
 

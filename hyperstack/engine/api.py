@@ -21,6 +21,7 @@ from hyperstack.engine.records import (
     ExecRequest,
     HealthRecord,
     LogRecord,
+    NetworkRecord,
     PodRecord,
     VolumeRecord,
 )
@@ -31,6 +32,7 @@ from hyperstack.image.api import Credentials as Credentials
 from hyperstack.image.api import Image as Image
 from hyperstack.image.api import Progress as Progress
 from hyperstack.image.api import ProgressSink as ProgressSink
+from hyperstack.network.api import Subnet as Subnet
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 
@@ -228,6 +230,41 @@ class Volumes(Protocol):
         """Remove unused anonymous volumes, or all unused ones. Returns names and bytes freed."""
 
 
+class Networks(Protocol):
+    """Networks of the project. Two are built in: `bridge`, where pods are that name none, and `none`."""
+
+    async def create(self, who: Principal, name: str, *, driver: str = "", internal: bool = False,
+                     attachable: bool = False, labels: dict[str, str] | None = None,
+                     options: dict[str, str] | None = None, subnets: Collection[Subnet] = ()) -> NetworkRecord:
+        """:param subnets: a gateway may be left empty; none at all: a free one is chosen.
+        :param options: see `hyperstack.engine.network_options`.
+
+        :raise Conflict: the name or a subnet is taken. :raise InvalidArgument, UnsupportedOption: names the option.
+        :raise Forbidden: the name of a built-in one. :raise Exhausted: no subnet is left.
+        """
+
+    def get(self, who: Principal, ref: str) -> NetworkRecord: ...
+    def list_all(self, who: Principal) -> list[NetworkRecord]: ...
+    def members(self, who: Principal, record: NetworkRecord) -> list[tuple[ContainerRecord, PodRecord]]:
+        """The containers that hold an address of it now, each with its pod."""
+
+    async def remove(self, who: Principal, ref: str) -> None:
+        """:raise Forbidden: it is built in, or has members."""
+
+    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
+                    without_labels: Collection[str] = ()) -> list[str]:
+        """Remove those that no container names, running or not. Returns names."""
+
+    async def connect(self, who: Principal, ref: str, container: str, *, place: PodSpec) -> None:
+        """Put a container that does not run on a network. Of `place` aliases, links, ip_address and mac_address count.
+
+        :raise UnsupportedOption: it runs. :raise Conflict: it has another network.
+        """
+
+    async def disconnect(self, who: Principal, ref: str, container: str) -> None:
+        """Leave it without a network. :raise UnsupportedOption: it runs. :raise Conflict: it is not on that one."""
+
+
 class System(Protocol):
     def info(self, who: Principal) -> dict[str, Any]:
         """Counts and host facts under plain keys: containers, running, paused, stopped, images, pods, cpus, memory,
@@ -306,6 +343,8 @@ class Engine(Protocol):
     def images(self) -> Images: ...
     @property
     def volumes(self) -> Volumes: ...
+    @property
+    def networks(self) -> Networks: ...
     @property
     def kernels(self) -> Kernels: ...
     @property

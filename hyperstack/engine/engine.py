@@ -16,6 +16,7 @@ from hyperstack.engine.images import ImageService
 from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
+from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
 from hyperstack.engine.sandboxes import Sandboxes
@@ -44,7 +45,7 @@ class HostEngine:
         self._events = EventBus(self._store)
         self._image_backend = images
         self._hypervisor = hypervisor
-        self._networks = NetworkService(network, self._store)
+        self._networks = NetworkService(network, self._store, self._events)
         self.volumes = VolumeService(volumes, self._store, self._events, config)
         self.images = ImageService(images, self._store, self._events)
         disks = PodDisks(self._store, images, self.volumes, config)
@@ -55,6 +56,8 @@ class HostEngine:
                                     config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
         self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
+        self.networks = ProjectNetworks(self._store, self._networks, self._events,
+                                        locked=self._supervisor.locked)
         self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
                               choose_kernel=self.kernels.chosen)

@@ -244,12 +244,18 @@ def _hosts(pod: PodRecord, host: str) -> str:
 
 
 def _resolv_conf(pod: PodRecord) -> str:
-    servers = pod.spec.dns or (pod.binding.dns if pod.binding is not None else ())
+    binding = pod.binding
+    named = binding is not None and bool(binding.names)
+    # On a network with names its resolver is asked for all of them, and asks the pod's own servers where it must.
+    servers = pod.spec.dns if pod.spec.dns and not named else binding.dns if binding is not None else ()
     lines = [f"nameserver {server}" for server in servers]
     if pod.spec.dns_search:
         lines.append("search " + " ".join(pod.spec.dns_search))
-    if pod.spec.dns_options:
-        lines.append("options " + " ".join(pod.spec.dns_options))
+    options = pod.spec.dns_options
+    if named and not any(option.startswith("ndots:") for option in options):
+        options = (*options, "ndots:0")  # Docker's: a name without a dot is a container's first of all
+    if options:
+        lines.append("options " + " ".join(options))
     return "".join(line + "\n" for line in lines)
 
 

@@ -10,7 +10,7 @@ import enum
 
 import msgspec
 
-from hyperstack.network.api import Binding, Published
+from hyperstack.network.api import Binding, Published, Subnet
 from hyperstack.pod.spec import ContainerSpec, ImageConfig, PodSpec, Struct
 from hyperstack.pod.states import ContainerState, SandboxState
 
@@ -145,11 +145,19 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     project: str
-    subnet: str
-    gateway: str
     created_at: int
+    subnets: tuple[Subnet, ...] = ()
+    driver: str = "bridge"
+    builtin: bool = False
+    """Every project has it, and nobody removes it."""
     internal: bool = False
+    attachable: bool = False
+    """Kept and shown; means something to clusters alone."""
+    options: dict[str, str] = {}
+    """As the user gave them; `hyperstack.engine.network_options` reads them."""
     labels: dict[str, str] = {}
+    removing: bool = False
+    """Somebody asked for its removal, which has not come to its end yet."""
 
 
 class VolumeRecord(Struct, frozen=True, kw_only=True):

@@ -44,6 +44,13 @@ _MIGRATIONS = (
     CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, doc BLOB NOT NULL);
     """,
     "CREATE TABLE health (id TEXT PRIMARY KEY, project TEXT NOT NULL, name TEXT NOT NULL, doc BLOB NOT NULL);",
+    # A network had one subnet, and two fields for it. There were none but each project's "bridge".
+    """
+    UPDATE network SET doc = CAST(json_remove(json_set(CAST(doc AS TEXT), '$.builtin', json('true'), '$.subnets',
+        json_array(json_object('cidr', json_extract(CAST(doc AS TEXT), '$.subnet'),
+                               'gateway', json_extract(CAST(doc AS TEXT), '$.gateway')))),
+        '$.subnet', '$.gateway') AS BLOB);
+    """,
 )
 """Applied in order; `PRAGMA user_version` is how many have been. Never edit one, add one."""
 

@@ -6,21 +6,36 @@ Terms
               *then* made by `plug`. So a daemon that dies in between finds in its store all that may exist.
 
 Lifecycle
-    ensure(network) -> plan -> (store) -> plug -> publish ... unpublish -> unplug -> remove(network)
+    check(network) -> ensure(network) -> plan -> (store) -> plug -> publish ... unpublish -> unplug -> remove(network)
     Each of them is idempotent. `sweep` removes what no stored binding names.
 
-No path exists between networks of different projects, nor from a pod to the host's services except those the backend
-itself offers (the gateway's address answers DNS where the backend says so).
+Names
+    On a network with `names`, pods are told the gateway's address as their name server. It answers for the names of the
+    bindings that are plugged there, and passes other questions on: to the binding's own servers, else to the host's.
+
+No path exists between networks, nor from a pod to the host's services except those the backend itself offers (the
+gateway's address answers DNS where the backend says so).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subnet:
+    cidr: str
+    gateway: str
+    """The host's address in it."""
+    ip_range: str = ""
+    """CIDR within it that addresses nobody asked for come from; empty: all of it."""
+    reserved: dict[str, str] = field(default_factory=dict)
+    """Addresses that no pod is given, by a name that means something to the user."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +44,19 @@ class Network:
     """Stable and unique on the host; backends derive device names from it."""
     name: str
     project: str
-    subnet: str
-    """CIDR."""
-    gateway: str
+    subnets: tuple[Subnet, ...]
+    """At least one. Pods of all of them reach each other; addresses come from the first that has one left."""
     internal: bool = False
     """No way out of the host."""
     mtu: int = 1500
+    names: bool = False
+    """Pods find each other by name."""
+    isolated: bool = False
+    """Its pods do not reach each other."""
+    masquerade: bool = True
+    """Pods leave with the host's address; else with their own, which others must have a route to."""
+    host_ip: str = ""
+    """Where ports are published that name no address; empty: on every address of the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +71,12 @@ class Binding:
     bridge: str
     dns: tuple[str, ...]
     mtu: int
+    names: tuple[str, ...] = ()
+    """What the pod is called on a network with names, lower case; several pods may share one. Empty elsewhere."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Names for this pod alone -> the names of others that they stand for."""
+    servers: tuple[str, ...] = ()
+    """Whom the gateway's resolver asks for this pod, on a network with names; empty: the host's name servers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +102,22 @@ class NetworkBackend(Protocol):
     def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
         """A free (subnet, gateway) for a new network, away from the host's own routes. :raise Exhausted: none left."""
 
+    def check(self, network: Network, others: Collection[Network]) -> None:
+        """Whether a network that a user describes can be made beside all others of the host.
+
+        :raise InvalidArgument: a subnet, gateway, range or MTU is unusable. :raise Conflict: it overlaps another one.
+        """
+
     async def ensure(self, network: Network) -> None: ...
 
     async def remove(self, network_id: str) -> None: ...
 
-    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "",
-             address: str = "") -> Binding:
+    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "",
+             names: Collection[str] = (), links: Mapping[str, str] | None = None,
+             servers: tuple[str, ...] = ()) -> Binding:
         """A place on the network. `taken` are the addresses (without prefix) in use.
+
+        `names`, `links` and `servers` mean nothing on a network without names.
 
         :raise Exhausted: the subnet is full. :raise InvalidArgument: `address` is outside it. :raise Conflict: in use.
         """
@@ -89,6 +126,9 @@ class NetworkBackend(Protocol):
         """Make the tap, join it to the network, fence it (MAC and address spoofing dropped); its descriptor."""
 
     async def unplug(self, binding: Binding) -> None: ...
+
+    def rename(self, binding: Binding) -> None:
+        """The pod of this binding goes by its `names` from now on; nothing else of it changed. Unknown: no error."""
 
     def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str,
                      taken: Collection[Published]) -> tuple[Published, ...]:

@@ -191,6 +191,10 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     """Network name, or "none"."""
     mac_address: str = ""
     ip_address: str = ""
+    aliases: tuple[str, ...] = ()
+    """What else it is called on its network, for all who are there."""
+    links: tuple[str, ...] = ()
+    """container:alias: what this pod alone calls others of its network."""
     ports: tuple[PortBinding, ...] = ()
     publish_all: bool = False
     """Publish every exposed port on a host port the engine chooses."""

@@ -6,11 +6,12 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.api import Binding, Network, Published, Subnet
 from hyperstack.network.bridge import BridgeNetwork
 from hyperstack.pod.spec import PortBinding
 from tests.netns.lab import Lab, PodPeer, entered
@@ -60,22 +61,22 @@ class Site:
     async def sweep(self) -> list[str]:
         return await self.backend.sweep(self.networks, self.bindings, self.ports)
 
-    async def network(self, project: str = "alpha", *, internal: bool = False) -> Network:
-        subnet, gateway = self.backend.choose_subnet([n.subnet for n in self.networks])
-        network = Network(id=f"{project}-{len(self.networks)}", name="bridge", project=project, subnet=subnet,
-                          gateway=gateway, internal=internal)
+    async def network(self, project: str = "alpha", **options: Any) -> Network:
+        cidr, gateway = self.backend.choose_subnet([s.cidr for n in self.networks for s in n.subnets])
+        network = Network(**{"id": f"{project}-{len(self.networks)}", "name": "bridge", "project": project,
+                             "subnets": (Subnet(cidr=cidr, gateway=gateway),), **options})
         self.networks.append(network)
         await self.backend.ensure(network)
         return network
 
-    def plan(self, network: Network) -> Binding:
+    def plan(self, network: Network, **asked: Any) -> Binding:
         taken = [b.address.partition("/")[0] for b in self.bindings if b.network_id == network.id]
-        binding = self.backend.plan(network, pod_id=f"pod-{len(self.bindings)}", taken=taken)
+        binding = self.backend.plan(network, pod_id=f"pod-{len(self.bindings)}", taken=taken, **asked)
         self.bindings.append(binding)
         return binding
 
-    async def pod(self, network: Network) -> PodPeer:
-        binding = self.plan(network)
+    async def pod(self, network: Network, **asked: Any) -> PodPeer:
+        binding = self.plan(network, **asked)
         return self.lab.pod(await self.backend.plug(binding, uid=65534), binding)
 
     async def publish(self, pod: PodPeer, network: Network, *wanted: PortBinding) -> tuple[Published, ...]:

@@ -80,13 +80,13 @@ async def test_control_frames_reach_neither_the_host_nor_the_forwarding_table(si
         receiver.bind(("", 5000))
         for low in (0x00, 0x01, 0x03, 0x0E):
             group = f"01:80:c2:00:00:{low:02x}"
-            for host_address in (network.gateway, lab.HOST):
+            for host_address in (network.subnets[0].gateway, lab.HOST):
                 sender.inject(udp_frame(source_mac=target.binding.mac, target_mac=group, source=target.address,
                                         target=host_address, port=5000, payload=b"forged"))
             for number in range(1, 9):
                 sender.inject(arp_frame(source_mac=sender.binding.mac, target_mac=group, sender_mac=STRANGE_MAC,
                                         sender=f"192.0.2.{100 + number}", target=lab.HOST))
-        assert lab.pings(sender.namespace, network.gateway)
+        assert lab.pings(sender.namespace, network.subnets[0].gateway)
         assert nothing_there(receiver)
     assert STRANGE_MAC not in lab.ip(lab.host, "neighbour")
     table = lab.run(lab.host, "bridge", "fdb", "show", "br", sender.binding.bridge)

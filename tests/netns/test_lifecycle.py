@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.network.api import Network
+from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge import BridgeNetwork
 from hyperstack.pod.errors import Conflict, InvalidArgument, Unavailable
 from hyperstack.pod.spec import PortBinding
@@ -47,15 +47,15 @@ async def test_a_dead_machines_tap_is_gone_and_its_pod_can_be_plugged_again(site
     pod.close()
     assert devices(lab) == {pod.binding.bridge}
     again = lab.pod(await site.backend.plug(pod.binding, uid=65534), pod.binding)
-    assert lab.pings(again.namespace, network.gateway)
+    assert lab.pings(again.namespace, network.subnets[0].gateway)
 
 
 async def test_a_tap_that_a_dying_machine_still_holds_is_replaced(site: Site, lab: Lab) -> None:
     network = await site.network()
     pod = await site.pod(network)
     again = lab.pod(await site.backend.plug(pod.binding, uid=65534), pod.binding)
-    assert lab.pings(again.namespace, network.gateway)
-    assert not lab.pings(pod.namespace, network.gateway, wait_s=1)
+    assert lab.pings(again.namespace, network.subnets[0].gateway)
+    assert not lab.pings(pod.namespace, network.subnets[0].gateway, wait_s=1)
 
 
 async def test_what_nothing_stored_names_is_swept_away(site: Site, lab: Lab) -> None:
@@ -67,8 +67,8 @@ async def test_what_nothing_stored_names_is_swept_away(site: Site, lab: Lab) -> 
     assert devices(lab) == {pod.binding.bridge, pod.binding.tap}
     rules = lab.run(lab.host, "nft", "list", "ruleset")
     assert lost.binding.tap not in rules
-    assert stale.subnet not in rules
-    assert lab.pings(pod.namespace, network.gateway)
+    assert stale.subnets[0].cidr not in rules
+    assert lab.pings(pod.namespace, network.subnets[0].gateway)
     assert await site.sweep() == []
 
 
@@ -148,8 +148,8 @@ async def test_two_daemons_on_one_host_do_not_touch_each_other(site: Site, lab: 
     other = BridgeNetwork(instance="other", resolv_conf=resolv_conf)
     await other.start()
     subnet, gateway = other.choose_subnet([])
-    assert subnet != site.networks[0].subnet
-    await other.ensure(Network(id="x", name="bridge", project="alpha", subnet=subnet, gateway=gateway))
+    assert subnet != site.networks[0].subnets[0].cidr
+    await other.ensure(Network(id="x", name="bridge", project="alpha", subnets=(Subnet(cidr=subnet, gateway=gateway),)))
     await other.sweep([], [], [])
     await other.close()
     assert devices(lab) == {pod.binding.bridge, pod.binding.tap}
@@ -196,8 +196,10 @@ async def test_a_network_that_was_not_made_is_said_so(site: Site) -> None:
 
 async def test_overlapping_and_senseless_subnets_are_refused(site: Site) -> None:
     first = await site.network()
-    for subnet, gateway, error in ((first.subnet, first.gateway, Conflict), ("10.212.0.0/16", "10.212.9.9", Conflict),
+    taken = first.subnets[0]
+    for subnet, gateway, error in ((taken.cidr, taken.gateway, Conflict), ("10.212.0.0/16", "10.212.9.9", Conflict),
                                    ("10.1.2.0/24", "10.1.3.1", InvalidArgument), ("x", "10.1.3.1", InvalidArgument),
                                    ("127.0.0.0/8", "127.0.0.5", InvalidArgument)):
         with pytest.raises(error):
-            await site.backend.ensure(Network(id="y", name="y", project="beta", subnet=subnet, gateway=gateway))
+            await site.backend.ensure(Network(id="y", name="y", project="beta",
+                                              subnets=(Subnet(cidr=subnet, gateway=gateway),)))

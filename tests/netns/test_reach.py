@@ -45,10 +45,10 @@ async def test_the_world_does_not_reach_a_pod_by_its_address(site: Site, lab: La
     network = await site.network()
     pod = await site.pod(network)
     lab.serve(pod.namespace, 80)
-    lab.ip(lab.outside, f"route add {network.subnet} via {lab.HOST}")
+    lab.ip(lab.outside, f"route add {network.subnets[0].cidr} via {lab.HOST}")
     with pytest.raises(TimeoutError):
         lab.ask(lab.outside, pod.address, 80, timeout=0.5)
-    assert lab.ask(lab.host, pod.address, 80) == network.gateway
+    assert lab.ask(lab.host, pod.address, 80) == network.subnets[0].gateway
 
 
 async def test_a_pod_pings_its_gateway_and_reaches_no_service_of_the_host(site: Site, lab: Lab) -> None:
@@ -56,8 +56,8 @@ async def test_a_pod_pings_its_gateway_and_reaches_no_service_of_the_host(site: 
     pod = await site.pod(network)
     lab.serve(lab.host, 8000)
     lab.serve(lab.host, 8000, udp=True)
-    assert lab.pings(pod.namespace, network.gateway)
-    for address in (network.gateway, lab.HOST, lab.SECOND):
+    assert lab.pings(pod.namespace, network.subnets[0].gateway)
+    for address in (network.subnets[0].gateway, lab.HOST, lab.SECOND):
         with pytest.raises(OSError, match=REFUSED):
             lab.ask(pod.namespace, address, 8000)
         with pytest.raises(OSError, match=REFUSED):
@@ -71,7 +71,7 @@ async def test_a_pod_does_not_reach_the_hosts_loopback(site: Site, lab: Lab) -> 
     # A guest may unset its own martian filter and route 127/8 to its gateway.
     lab.run(pod.namespace, "sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
     lab.ip(pod.namespace, "address del 127.0.0.1/8 dev lo")
-    lab.ip(pod.namespace, f"route add 127.0.0.0/8 via {network.gateway}")
+    lab.ip(pod.namespace, f"route add 127.0.0.0/8 via {network.subnets[0].gateway}")
     with pytest.raises(TimeoutError):
         lab.ask(pod.namespace, "127.0.0.1", 8000, timeout=0.5)
 
@@ -84,7 +84,7 @@ async def test_an_internal_network_has_no_way_out_or_in(site: Site, lab: Lab) ->
     lab.serve(two.namespace, 80)
     lab.serve(lab.outside, 80)
     assert lab.ask(one.namespace, two.address, 80) == one.address
-    lab.ip(one.namespace, f"route add default via {network.gateway}")
+    lab.ip(one.namespace, f"route add default via {network.subnets[0].gateway}")
     with pytest.raises(OSError, match=REFUSED):
         lab.ask(one.namespace, lab.OUTSIDE, 80)
     with pytest.raises(InvalidArgument, match="internal"):
@@ -111,11 +111,11 @@ async def test_published_ports_answer_on_every_address_of_the_host(site: Site, l
     assert lab.ask(lab.outside, lab.HOST, 8080) == lab.OUTSIDE
     assert lab.ask(lab.outside, lab.HOST, udp.host_port, udp=True) == lab.OUTSIDE
     for address in ("127.0.0.1", "127.0.0.53"):
-        assert lab.ask(lab.host, address, 8080) == network.gateway
-        assert lab.ask(lab.host, address, udp.host_port, udp=True) == network.gateway
+        assert lab.ask(lab.host, address, 8080) == network.subnets[0].gateway
+        assert lab.ask(lab.host, address, udp.host_port, udp=True) == network.subnets[0].gateway
     assert lab.ask(lab.host, lab.HOST, 8080) == lab.HOST
     for insider in (pod, sibling):
-        assert lab.ask(insider.namespace, lab.HOST, 8080) == network.gateway
+        assert lab.ask(insider.namespace, lab.HOST, 8080) == network.subnets[0].gateway
     await site.backend.unpublish(pod.binding.pod_id)
     with pytest.raises(ConnectionRefusedError):
         lab.ask(lab.outside, lab.HOST, 8080)
@@ -145,7 +145,7 @@ async def test_a_port_published_on_one_address_answers_there_only(site: Site, la
     await site.publish(pod, network, PortBinding(container_port=80, host_port=8080, host_ip=lab.SECOND),
                        PortBinding(container_port=80, host_port=8081, host_ip="127.0.0.1"))
     assert lab.ask(lab.outside, lab.SECOND, 8080) == lab.OUTSIDE
-    assert lab.ask(lab.host, "127.0.0.1", 8081) == network.gateway
+    assert lab.ask(lab.host, "127.0.0.1", 8081) == network.subnets[0].gateway
     for address, port in ((lab.HOST, 8080), (lab.HOST, 8081)):
         with pytest.raises(ConnectionRefusedError):
             lab.ask(lab.outside, address, port)

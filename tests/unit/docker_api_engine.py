@@ -49,6 +49,7 @@ from hyperstack.pod.states import ContainerState, SandboxState
 from tests.unit.docker_api_images import BUSYBOX, Images
 from tests.unit.docker_api_process import Attached, Process
 from tests.unit.kernel_service import make_service
+from tests.unit.network_service import make_networks
 
 
 class Identities:
@@ -430,6 +431,7 @@ class FakeEngine:
         self.volumes = Volumes()
         self.system = System(self)
         self.kernels, self._store = make_service(root.with_name("kernels"), "debian", "other")
+        self.networks = make_networks(self._store)
 
     def tell(self, kind: str, action: str, ident: str, name: str) -> None:
         event = Event(kind=kind, action=action, ident=ident, attributes={"name": name, "image": "busybox"},

@@ -119,7 +119,14 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
 @pytest.mark.parametrize(("fields", "words"), [
     ({"HostConfig": {"NetworkMode": "host"}}, "HostConfig.NetworkMode=host is not supported: a VM has a network"),
     ({"HostConfig": {"NetworkMode": "container:x"}}, "HostConfig.NetworkMode=container:x is not supported"),
-    ({"HostConfig": {"NetworkMode": "mine"}}, "only the networks bridge and none exist"),
+    ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {}, "other": {}}}},
+     "EndpointsConfig with several networks is not supported: a pod has one network"),
+    ({"NetworkingConfig": {"EndpointsConfig": {"mine": {}}}}, "name the same one as HostConfig.NetworkMode"),
+    ({"HostConfig": {"Links": ["x:y"]}}, "HostConfig.Links is not supported"),
+    ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
+        "IPAMConfig": {"IPv6Address": "fd00::1"}}}}}, "EndpointsConfig.mine.IPAMConfig.IPv6Address is not supported"),
+    ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
+        "DriverOpts": {"a": "b"}}}}}, "EndpointsConfig.mine.DriverOpts is not supported"),
     ({"HostConfig": {"Binds": ["/etc:/x"]}}, "host path /etc is not supported"),
     ({"HostConfig": {"Binds": ["v:/x:rshared"]}}, "mode rshared is not supported"),
     ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b"}]}}, "of type bind is not supported"),

@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from hyperstack.engine.store import Store
+from hyperstack.network.api import Subnet
 from hyperstack.pod.spec import MountKind, RestartKind
 from hyperstack.pod.states import ContainerState, SandboxState
 
@@ -66,5 +67,7 @@ def test_the_first_versions_records_are_read(tmp_path: Path) -> None:
     network, volume = store.networks.named("default", "bridge"), store.volumes.named("default", "v")
     assert network is not None
     assert volume is not None
-    assert (network.subnet, volume.size, volume.pending) == ("10.212.0.0/24", 1048576, False)
+    assert (volume.size, volume.pending) == (1048576, False)
+    assert network.subnets == (Subnet(cidr="10.212.0.0/24", gateway="10.212.0.1"),)
+    assert (network.builtin, network.internal) == (True, False)
     assert [event.action for event in store.events_since(1)] == ["start"]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperstack.network.api import Network
+from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge import BridgeNetwork
 from hyperstack.network.bridge import addressing as a
 from hyperstack.network.bridge.names import Names
@@ -17,7 +17,8 @@ from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
 
 
 def network(subnet: str = "10.1.2.0/29", gateway: str = "10.1.2.1", *, internal: bool = False) -> Network:
-    return Network(id="n" * 64, name="web", project="alpha", subnet=subnet, gateway=gateway, internal=internal)
+    return Network(id="n" * 64, name="web", project="alpha", subnets=(Subnet(cidr=subnet, gateway=gateway),),
+                   internal=internal)
 
 
 def backend(tmp_path: Path, resolv_conf: str = "nameserver 9.9.9.9\n") -> BridgeNetwork:
@@ -45,7 +46,7 @@ def test_an_instance_tag_that_could_be_something_else_is_refused(tag: str) -> No
 def test_addresses_are_given_lowest_first_and_none_twice() -> None:
     taken: list[str] = []
     for _ in range(5):
-        taken.append(str(a.choose_address(network(), taken)))
+        taken.append(str(a.choose_address(network(), taken)[0]))
     assert taken == [f"10.1.2.{host}" for host in range(2, 7)]
     with pytest.raises(Exhausted, match="web has no free address"):
         a.choose_address(network(), taken)
@@ -60,7 +61,7 @@ def test_an_unusable_address_is_refused(wanted: str, error: type[Exception]) -> 
 
 
 def test_an_address_may_be_named_with_its_prefix() -> None:
-    assert str(a.choose_address(network(), [], "10.1.2.5/29")) == "10.1.2.5"
+    assert str(a.choose_address(network(), [], "10.1.2.5/29")[0]) == "10.1.2.5"
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from hyperstack.network.api import Network
+from hyperstack.network.api import Network, Subnet
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
 
 SUBNET_PREFIX = 24
@@ -26,6 +26,11 @@ def mac_of(address: IPv4Address) -> str:
     return "02:48:" + ":".join(f"{octet:02x}" for octet in address.packed)
 
 
+def bridge_mac(network: Network) -> str:
+    """Of the host's end: the gateway of every subnet has it."""
+    return mac_of(IPv4Address(network.subnets[0].gateway))
+
+
 def check_mac(mac: str, network: Network) -> str:
     """The MAC in canonical form.
 
@@ -35,43 +40,57 @@ def check_mac(mac: str, network: Network) -> str:
     if not _MAC.match(canonical) or int(canonical[:2], 16) & 1 or canonical == "00:00:00:00:00:00":
         raise InvalidArgument(f"invalid MAC address: {mac[:32]!r}", field="mac_address", value=mac[:32],
                               hint="give six octets of a unicast address, such as 02:11:22:33:44:55")
-    if canonical == mac_of(IPv4Address(network.gateway)):
+    if canonical == bridge_mac(network):
         raise InvalidArgument(f"MAC address {canonical} is the gateway's", field="mac_address", value=canonical,
                               hint="choose another, or none: one is made from the address")
     return canonical
 
 
-def choose_address(network: Network, taken: Collection[str], wanted: str = "") -> IPv4Address:
-    """The address `wanted`, or the lowest free one.
+def choose_address(network: Network, taken: Collection[str], wanted: str = "") -> tuple[IPv4Address, Subnet]:
+    """The address `wanted`, or the lowest free one of the first subnet that has any; and its subnet.
 
-    :raise Exhausted: the subnet is full.
-    :raise InvalidArgument: `wanted` is no usable address of the subnet.
+    :raise Exhausted: the subnets are full.
+    :raise InvalidArgument: `wanted` is no usable address of any.
     :raise Conflict: `wanted` is in use.
     """
-    subnet = IPv4Network(network.subnet)
-    used = set(taken) | {network.gateway}
     if wanted:
-        return _check_address(network, subnet, used, wanted)
-    for address in subnet.hosts():
-        if str(address) not in used:
-            return address
-    raise Exhausted(f"network {network.name} has no free address left in {subnet}", field="subnet", value=str(subnet),
+        return _check_address(network, taken, wanted)
+    for subnet in network.subnets:
+        used = _kept(subnet) | set(taken)
+        whole = IPv4Network(subnet.cidr)
+        for address in IPv4Network(subnet.ip_range or subnet.cidr):
+            if str(address) not in used and address not in (whole.network_address, whole.broadcast_address):
+                return address, subnet
+    shown = ", ".join(subnet.ip_range or subnet.cidr for subnet in network.subnets)
+    raise Exhausted(f"network {network.name} has no free address left in {shown}", field="subnet", value=shown,
                     hint="remove pods of this network, or use another network")
 
 
-def _check_address(network: Network, subnet: IPv4Network, used: Collection[str], wanted: str) -> IPv4Address:
+def _kept(subnet: Subnet) -> set[str]:
+    """Addresses that are nobody's pod's."""
+    return {subnet.gateway, *subnet.reserved.values()}
+
+
+def _check_address(network: Network, taken: Collection[str], wanted: str) -> tuple[IPv4Address, Subnet]:
+    shown = ", ".join(subnet.cidr for subnet in network.subnets)
     try:
         address = IPv4Address(wanted.partition("/")[0])
     except ValueError:
         raise InvalidArgument(f"invalid IPv4 address: {wanted[:64]!r}", field="ip_address", value=wanted[:64],
-                              hint=f"give one of {subnet}") from None
-    if address not in subnet or address in (subnet.network_address, subnet.broadcast_address):
-        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({subnet})",
-                              field="ip_address", value=str(address), hint=f"give a host address of {subnet}")
-    if str(address) in used:
+                              hint=f"give one of {shown}") from None
+    subnet = next((subnet for subnet in network.subnets if usable(address, IPv4Network(subnet.cidr))), None)
+    if subnet is None:
+        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({shown})",
+                              field="ip_address", value=str(address), hint=f"give a host address of {shown}")
+    if str(address) in taken or str(address) in _kept(subnet):
         raise Conflict(f"address {address} is in use in network {network.name}", field="ip_address",
                        value=str(address), hint="choose another, or none to be given a free one")
-    return address
+    return address, subnet
+
+
+def usable(address: IPv4Address, subnet: IPv4Network) -> bool:
+    """Whether a host may have this address there."""
+    return address in subnet and address not in (subnet.network_address, subnet.broadcast_address)
 
 
 def choose_subnet(pools: Iterable[IPv4Network], avoid: Collection[IPv4Network]) -> IPv4Network:
@@ -98,19 +117,3 @@ def host_routes(table: Path = Path("/proc/net/route")) -> list[IPv4Network]:
 def _from_hex(word: str) -> IPv4Address:
     """The kernel prints addresses as a native-endian word."""
     return IPv4Address(struct.pack("=I", int(word, 16)))
-
-
-def check_network(network: Network) -> None:
-    """:raise InvalidArgument: the subnet is no IPv4 network, too small, or does not hold the gateway."""
-    try:
-        subnet = IPv4Network(network.subnet)
-        gateway = IPv4Address(network.gateway)
-    except ValueError as error:
-        raise InvalidArgument(f"network {network.name}: {error}", field="subnet", value=network.subnet,
-                              hint="give an IPv4 subnet such as 10.1.2.0/24") from None
-    if subnet.prefixlen > 30 or gateway not in subnet or gateway in (subnet[0], subnet[-1]):
-        raise InvalidArgument(f"network {network.name}: {gateway} cannot be the gateway of {subnet}", field="gateway",
-                              value=network.gateway, hint="give a host address of the subnet, which is /30 or wider")
-    if subnet.is_loopback or subnet.is_multicast or subnet.is_unspecified:
-        raise InvalidArgument(f"network {network.name}: {subnet} is no range for hosts", field="subnet",
-                              value=network.subnet, hint="give a private range such as 10.1.2.0/24")

@@ -13,24 +13,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
 from pyroute2 import NetlinkError
 
-from hyperstack.network.api import Binding, Network, Published
-from hyperstack.network.bridge import addressing, flows, nft
+from hyperstack.network.api import Binding, Network, Published, Subnet
+from hyperstack.network.bridge import addressing, checks, flows, nft
 from hyperstack.network.bridge.links import Links, ensure_forwarding
 from hyperstack.network.bridge.names import Names
+from hyperstack.network.bridge.naming import Naming
 from hyperstack.network.bridge.ports import PortChooser
 from hyperstack.network.bridge.probe import SAMPLE, probe
 from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
 from hyperstack.network.bridge.ruleset import Desired, Ruleset
 from hyperstack.network.bridge.watch import DeletionWatch
-from hyperstack.pod.errors import Conflict, InvalidArgument, Unavailable
+from hyperstack.pod.errors import InvalidArgument, Unavailable
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
 
@@ -64,6 +66,7 @@ class BridgeNetwork:
         self._names = Names(instance)
         self._ruleset = Ruleset(self._names)
         self._desired = Desired()
+        self._naming = Naming()
         self._ports = PortChooser()
         self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-links")
         self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-nft")
@@ -78,10 +81,12 @@ class BridgeNetwork:
         :raise Unavailable: no nftables, or it lacks what the rules need.
         """
         self._desired.resolvers = host_resolvers(self._resolv_conf)
+        await self._naming.follow(self._desired)
         if not self._desired.resolvers.upstream:
             log.warning("%s names no IPv4 name server: pods will not resolve names", self._resolv_conf)
         self._links = await self._devices(Links)
-        sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, resolvers=self._desired.resolvers))
+        sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, name_ports={SAMPLE.id: 1},
+                                             resolvers=self._desired.resolvers))
         await self._filters(lambda: nft.apply(sample, check_only=True))
         self._watch = DeletionWatch(self._table_deleted.set)
         self._repairs = asyncio.create_task(self._restore_tables())
@@ -94,6 +99,7 @@ class BridgeNetwork:
         if self._links is None:
             return
         links, self._links = self._links, None
+        self._naming.close()
         if self._watch is not None:
             self._watch.close()
         if self._repairs is not None:
@@ -110,10 +116,18 @@ class BridgeNetwork:
             self._filter_thread.shutdown()
 
     def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
-        resolvers = (IPv4Network(server) for server in host_resolvers(self._resolv_conf).reachable)
-        avoid = [*(IPv4Network(subnet) for subnet in taken), *addressing.host_routes(), *resolvers]
+        avoid = [*(IPv4Network(subnet) for subnet in taken), *self._where_the_host_goes()]
         subnet = addressing.choose_subnet(self._pools, avoid)
         return str(subnet), str(subnet[1])
+
+    def _where_the_host_goes(self) -> list[IPv4Network]:
+        resolvers = (IPv4Network(server) for server in host_resolvers(self._resolv_conf).reachable)
+        return [*addressing.host_routes(), *resolvers]
+
+    def check(self, network: Network, others: Collection[Network]) -> None:
+        checks.check_network(network)
+        checks.check_apart(network, others)
+        checks.check_beside_host(network, self._where_the_host_goes(), self._pools)
 
     async def ensure(self, network: Network) -> None:
         """The network's bridge, rules, and way out. Cheap where all is there.
@@ -125,12 +139,14 @@ class BridgeNetwork:
         links = self._require_links()
         if known == network and links.index(bridge) is not None:
             return
-        addressing.check_network(network)
-        self._check_overlap(network)
+        checks.check_network(network)
+        checks.check_apart(network, self._desired.networks.values())
         fresh = known is None and bool(self._desired.networks)
         self._desired.networks[network.id] = network
+        await self._naming.ensure(network)
         # The rules stand before the bridge does: no moment in which it forwards and nobody watches.
-        await self._tell(self._ruleset.network("add", network) if fresh else None)
+        port = self._desired.name_ports.get(network.id)
+        await self._tell(self._ruleset.network("add", network, port) if fresh else None)
         await self._devices(lambda: self._make_bridge(links, network))
 
     def _make_bridge(self, links: Links, network: Network) -> None:
@@ -139,31 +155,39 @@ class BridgeNetwork:
             log.warning("net.ipv4.ip_forward was 0; it is 1 now, as pods need it to reach beyond this host. A host in "
                         "several networks now routes between them unless its firewall forbids it")
 
-    def _check_overlap(self, network: Network) -> None:
-        for other in self._desired.networks.values():
-            if other.id != network.id and IPv4Network(other.subnet).overlaps(IPv4Network(network.subnet)):
-                raise Conflict(f"subnet {network.subnet} overlaps that of network {other.name} ({other.subnet})",
-                               field="subnet", value=network.subnet, hint="choose another, or none to be given one")
-
     async def remove(self, network_id: str) -> None:
         links = self._require_links()
         await self._devices(lambda: links.delete(self._names.bridge(network_id)))
         network = self._desired.networks.pop(network_id, None)
+        port = self._desired.name_ports.pop(network_id, None)
+        self._naming.remove(network_id)
         if network is not None:
-            await self._tell(self._ruleset.network("delete", network) if self._desired.networks else None)
+            await self._tell(self._ruleset.network("delete", network, port) if self._desired.networks else None)
 
-    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "",
-             address: str = "") -> Binding:
-        chosen = addressing.choose_address(network, taken, address)
-        resolvers = self._desired.resolvers
-        dns = resolvers.reachable or ((network.gateway,) if resolvers.upstream else ())
-        return Binding(
+    def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "",
+             names: Collection[str] = (), links: Mapping[str, str] | None = None,
+             servers: tuple[str, ...] = ()) -> Binding:
+        chosen, subnet = addressing.choose_address(network, taken, address)
+        binding = Binding(
             pod_id=pod_id, network_id=network.id,
             mac=addressing.check_mac(mac, network) if mac else addressing.mac_of(chosen),
-            address=f"{chosen}/{IPv4Network(network.subnet).prefixlen}",
-            gateway="" if network.internal else network.gateway,
+            address=f"{chosen}/{IPv4Network(subnet.cidr).prefixlen}",
+            gateway="" if network.internal else subnet.gateway,
             tap=self._names.tap(pod_id), bridge=self._names.bridge(network.id),
-            dns=() if network.internal else dns, mtu=network.mtu)
+            dns=self._name_servers(network, subnet), mtu=network.mtu)
+        if not network.names:
+            return binding
+        return replace(binding, names=tuple(dict.fromkeys(name.lower() for name in names)),
+                       links={alias.lower(): name.lower() for alias, name in (links or {}).items()},
+                       servers=tuple(server for server in servers if _is_ipv4(server)))
+
+    def _name_servers(self, network: Network, subnet: Subnet) -> tuple[str, ...]:
+        if network.names:
+            return (subnet.gateway,)
+        resolvers = self._desired.resolvers
+        if network.internal or not resolvers.upstream:
+            return ()
+        return resolvers.reachable or (subnet.gateway,)
 
     async def plug(self, binding: Binding, *, uid: int) -> int:
         """The tap's descriptor; the caller gives it to the machine and closes its own copy.
@@ -176,6 +200,7 @@ class BridgeNetwork:
                               value=binding.network_id)
         former = self._desired.bindings.get(binding.pod_id)
         self._desired.bindings[binding.pod_id] = binding
+        self._naming.put(binding)
         change = "" if former == binding else self._ruleset.bindings("add", [binding]) if former is None else None
         plugging = asyncio.create_task(self._make_fenced_tap(links, binding, uid, change))
         try:
@@ -186,8 +211,9 @@ class BridgeNetwork:
             raise
 
     async def _make_fenced_tap(self, links: Links, binding: Binding, uid: int, change: str | None) -> int:
-        fd, told = await asyncio.gather(self._devices(lambda: _plug(links, binding, uid)), self._tell(change),
-                                        return_exceptions=True)
+        isolated = self._isolated(binding)
+        fd, told = await asyncio.gather(self._devices(lambda: _plug(links, binding, uid, isolated=isolated)),
+                                        self._tell(change), return_exceptions=True)
         if isinstance(fd, BaseException):
             raise fd
         if isinstance(told, BaseException):
@@ -195,12 +221,22 @@ class BridgeNetwork:
             raise told
         return fd
 
+    def _isolated(self, binding: Binding) -> bool:
+        network = self._desired.networks.get(binding.network_id)
+        return network is not None and network.isolated
+
     async def unplug(self, binding: Binding) -> None:
         links = self._require_links()
         await self._devices(lambda: links.delete(binding.tap))
         known = self._desired.bindings.pop(binding.pod_id, None)
         if known is not None:
+            self._naming.take(known)
             await self._tell(self._ruleset.bindings("delete", [known]))
+
+    def rename(self, binding: Binding) -> None:
+        if binding.pod_id in self._desired.bindings:
+            self._desired.bindings[binding.pod_id] = binding
+            self._naming.put(binding)
 
     def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str,
                      taken: Collection[Published]) -> tuple[Published, ...]:
@@ -241,6 +277,7 @@ class BridgeNetwork:
         self._desired = Desired(networks={network.id: network for network in networks},
                                 bindings={binding.pod_id: binding for binding in bindings}, ports=by_pod,
                                 resolvers=host_resolvers(self._resolv_conf))
+        await self._naming.follow(self._desired)
         await self._tell(None)
         return await self._devices(lambda: self._sweep_devices(links, networks, bindings))
 
@@ -252,7 +289,7 @@ class BridgeNetwork:
             self._make_bridge(links, network)
         for binding in bindings:
             if links.index(binding.tap) is not None:
-                links.join(binding)
+                links.join(binding, isolated=self._isolated(binding))
         return removed
 
     def _require_links(self) -> Links:
@@ -303,14 +340,22 @@ class BridgeNetwork:
         return await asyncio.get_running_loop().run_in_executor(self._filter_thread, work)
 
 
-def _plug(links: Links, binding: Binding, uid: int) -> int:
+def _plug(links: Links, binding: Binding, uid: int, *, isolated: bool) -> int:
     fd = links.make_tap(binding.tap, uid)
     try:
-        links.join(binding)
+        links.join(binding, isolated=isolated)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _close_result(task: asyncio.Task[int]) -> None:

@@ -11,14 +11,14 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
 from hyperstack.network.api import Binding, Network
-from hyperstack.network.bridge.addressing import mac_of
+from hyperstack.network.bridge.addressing import bridge_mac
 from hyperstack.pod.errors import Exhausted, Unavailable
 
 log = logging.getLogger(__name__)
@@ -70,24 +70,24 @@ class Links:
         return True
 
     def ensure_bridge(self, name: str, network: Network) -> None:
-        """The bridge, up, with the gateway's address. Idempotent: completes a half-made one."""
-        gateway = IPv4Address(network.gateway)
+        """The bridge, up, with the gateways' addresses. Idempotent: completes a half-made one."""
         if self.index(name) is None:
             with _tolerate(errno.EEXIST):
                 # With a MAC set, the bridge keeps it; else it would change to the lowest of its ports', and pods'
                 # ARP entries of their gateway would go stale.
-                self._netlink.link("add", ifname=name, kind="bridge", address=mac_of(gateway), br_mcast_snooping=0,
+                self._netlink.link("add", ifname=name, kind="bridge", address=bridge_mac(network), br_mcast_snooping=0,
                                    ifalias=f"hyperstack network {network.name} of {network.project}"[:255])
         index = socket.if_nametoindex(name)
         self._quieten(name)
         # A host process that connects to 127.0.0.1:port is sent to a pod out of this device.
         _sysctl(f"ipv4/conf/{name}/route_localnet", "1")
-        # The host answers ARP here for this address only, and does not tell its others.
+        # The host answers ARP here for these addresses only, and does not tell its others.
         _sysctl(f"ipv4/conf/{name}/arp_ignore", "1")
         _sysctl(f"ipv4/conf/{name}/arp_announce", "2")
-        with _tolerate(errno.EEXIST):
-            self._netlink.addr("add", index=index, address=network.gateway,
-                               prefixlen=IPv4Network(network.subnet).prefixlen)
+        for subnet in network.subnets:
+            with _tolerate(errno.EEXIST):
+                self._netlink.addr("add", index=index, address=subnet.gateway,
+                                   prefixlen=IPv4Network(subnet.cidr).prefixlen)
         self._netlink.link("set", index=index, mtu=network.mtu, state="up")
 
     def make_tap(self, name: str, uid: int) -> int:
@@ -121,8 +121,10 @@ class Links:
                               hint="hyperd needs CAP_NET_ADMIN and the tun module") from error
         return fd
 
-    def join(self, binding: Binding) -> None:
+    def join(self, binding: Binding, *, isolated: bool = False) -> None:
         """Put the tap into its bridge. Idempotent.
+
+        :param isolated: the bridge passes nothing from this tap to another isolated one.
 
         The bridge is told where the MAC is and learns nothing from the port: a guest can send control frames that
         nftables' prerouting hook never sees, and must not move a neighbour's MAC to itself with them.
@@ -137,7 +139,8 @@ class Links:
         self._netlink.link("set", index=tap, master=bridge, mtu=binding.mtu)
         # Hairpin: where bridge-nf-call-iptables is on (Docker's and Kubernetes' hosts), a pod that connects to a port
         # which it publishes itself is translated within the bridge, and must be sent back out of the port it came by.
-        self._netlink.brport("set", index=tap, learning=0, unicast_flood=0, mcast_flood=0, mode=1)
+        self._netlink.brport("set", index=tap, learning=0, unicast_flood=0, mcast_flood=0, mode=1,
+                             isolated=int(isolated))
         self._netlink.fdb("replace", ifindex=tap, lladdr=binding.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
         # No ARP on the tap itself: control frames reach the host's stack there, and could fill its neighbour table.
         self._netlink.link("set", index=tap, arp=False, state="up")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pyroute2 import NetlinkError
 
-from hyperstack.network.api import Binding, Network
+from hyperstack.network.api import Binding, Network, Subnet
 from hyperstack.network.bridge import nft
 from hyperstack.network.bridge.links import SYSCTL, Links
 from hyperstack.network.bridge.names import Names
@@ -21,7 +21,8 @@ from hyperstack.network.bridge.ruleset import Desired, Ruleset
 from hyperstack.pod.errors import HyperStackError
 from hyperstack.pod.finding import Finding
 
-SAMPLE = Network(id="sample", name="sample", project="sample", subnet="192.0.2.0/24", gateway="192.0.2.1")
+SAMPLE = Network(id="sample", name="sample", project="sample",
+                 subnets=(Subnet(cidr="192.0.2.0/24", gateway="192.0.2.1"),))
 """RFC 5737 addresses: in no use anywhere."""
 
 _CLONE_NEWNET = 0x40000000
@@ -46,7 +47,7 @@ def _try_out(names: Names, resolvers: Resolvers) -> list[Finding]:
 
 def _try_devices(names: Names) -> Finding:
     binding = Binding(pod_id="sample", network_id=SAMPLE.id, mac="02:48:c0:00:02:02", address="192.0.2.2/24",
-                      gateway=SAMPLE.gateway, tap=names.tap("sample"), bridge=names.bridge(SAMPLE.id), dns=(), mtu=1500)
+                      gateway="192.0.2.1", tap=names.tap("sample"), bridge=names.bridge(SAMPLE.id), dns=(), mtu=1500)
     links = Links()
     try:
         links.ensure_bridge(binding.bridge, SAMPLE)
@@ -65,7 +66,8 @@ def _try_devices(names: Names) -> Finding:
 
 def _try_filters(names: Names, resolvers: Resolvers) -> Finding:
     try:
-        nft.apply(Ruleset(names).whole(Desired(networks={SAMPLE.id: SAMPLE}, resolvers=resolvers)))
+        nft.apply(Ruleset(names).whole(Desired(networks={SAMPLE.id: SAMPLE}, name_ports={SAMPLE.id: 1},
+                                               resolvers=resolvers)))
     except HyperStackError as error:
         return Finding(name="nftables", status="fail", detail=error.message,
                        remedy=error.hint or "install nftables, on a kernel with nf_tables")

@@ -6,9 +6,11 @@ pod's start adds one element and no rule. `ip` routes and translates:
     guard        pods do not reach the host's 127/8, although its `route_localnet` would let them; and nothing comes
                  from a tap but over its bridge (see below)
     prerouting   published ports, and DNS at a gateway's address, to their targets; `output` for the host's own clients
-    forward      within one bridge all; between bridges nothing; out, but for internal networks and link-local
-                 addresses (169.254.169.254 hands out a provider's credentials); in, only answers and published ports
-    input        from pods: answers, pings, and the host's resolver; nothing else of the host
+    forward      within one bridge all, unless its pods are isolated; between bridges nothing; out, but for internal
+                 networks and link-local addresses (169.254.169.254 hands out a provider's credentials); in, only
+                 answers and published ports
+    input        from pods: the network's own resolver as often as is reasonable, answers, pings, and the host's
+                 resolver; nothing else of the host
     postrouting  pods leave with the host's address; so do connections of a pod, or of the host's own 127.0.0.1, to a
                  port that a pod of the same bridge publishes, since the answer must come back through the host
 
@@ -37,6 +39,9 @@ table ip {table} {{
     set subnets {{ type ipv4_addr; flags interval; }}
     set gateways {{ type ipv4_addr; }}
     set resolvers {{ type ipv4_addr; }}
+    set names_at {{ type ifname . ipv4_addr . inet_service; }}
+    map names_to {{ type ifname . ipv4_addr : ipv4_addr . inet_service; }}
+    set askers {{ type ipv4_addr; size {askers}; flags dynamic; timeout 1m; }}
     map ports_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
     map ports_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
 
@@ -51,6 +56,7 @@ table ip {table} {{
     }}
     chain prerouting {{
         type nat hook prerouting priority dstnat; policy accept;
+        meta l4proto {{ tcp, udp }} th dport 53 dnat ip to iifname . ip daddr map @names_to
         {dns}
         fib daddr type local jump published
     }}
@@ -83,10 +89,15 @@ table ip {table} {{
         iifname @bridges goto host
     }}
     chain host {{
+        meta l4proto {{ tcp, udp }} iifname . ip daddr . th dport @names_at jump names
         ct state established,related accept
         icmp type echo-request accept
         iifname != @internal ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
         reject with icmp type admin-prohibited
+    }}
+    chain names {{
+        update @askers {{ ip saddr limit rate over {questions}/second burst {burst} packets }} drop
+        accept
     }}
     chain to_loopback {{
         type nat hook input priority 100; policy accept;
@@ -116,6 +127,11 @@ table bridge {table} {{
 }}
 """
 
+QUESTIONS_PER_S = 500
+"""Packets that one pod may send to its network's resolver. Answering one takes the daemon some 0.1 ms."""
+_BURST = 1000
+_ASKERS = 65536
+
 _DNS = "iifname @bridges ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {upstream}"
 
 
@@ -126,6 +142,8 @@ class Desired:
     networks: dict[str, Network] = field(default_factory=dict)
     bindings: dict[str, Binding] = field(default_factory=dict)
     ports: dict[str, tuple[Published, ...]] = field(default_factory=dict)
+    name_ports: dict[str, int] = field(default_factory=dict)
+    """Where the resolvers of networks with names listen, on their gateways' addresses."""
     resolvers: Resolvers = field(default_factory=Resolvers)
 
 
@@ -143,10 +161,12 @@ class Ruleset:
             return self.nothing()
         upstream = desired.resolvers.upstream
         rules = _RULES.format(table=self._names.table, taps=self._names.tap_prefix,
-                              dns=_DNS.format(upstream=upstream) if upstream else "")
+                              dns=_DNS.format(upstream=upstream) if upstream else "", askers=_ASKERS,
+                              questions=QUESTIONS_PER_S, burst=_BURST)
         servers = set(desired.resolvers.reachable) | ({upstream} if upstream else set())
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
-        parts += [self.network("add", network) for network in desired.networks.values()]
+        parts += [self.network("add", network, desired.name_ports.get(network.id))
+                  for network in desired.networks.values()]
         parts.append(self.bindings("add", desired.bindings.values()))
         parts.append(self.ports("add", [port for ports in desired.ports.values() for port in ports]))
         return "".join(parts)
@@ -155,14 +175,21 @@ class Ruleset:
         """Both tables gone, whether or not they are there."""
         return "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in self.tables)
 
-    def network(self, verb: str, network: Network) -> str:
+    def network(self, verb: str, network: Network, names_port: int | None) -> str:
+        """:param names_port: of the resolver that listens on the gateways' addresses; None: there is none."""
         bridge = self._names.bridge(network.id)
-        text = (self._element(verb, "ip", "bridges", [bridge])
-                + self._element(verb, "ip", "loops", [f"{bridge} . {bridge}"])
-                + self._element(verb, "ip", "subnets", [network.subnet]))
+        gateways = [subnet.gateway for subnet in network.subnets]
+        text = self._element(verb, "ip", "bridges", [bridge])
+        if not network.isolated:
+            text += self._element(verb, "ip", "loops", [f"{bridge} . {bridge}"])
+        if network.masquerade:
+            text += self._element(verb, "ip", "subnets", [subnet.cidr for subnet in network.subnets])
+        if names_port is not None:
+            text += self._element(verb, "ip", "names_at", [f"{bridge} . {at} . {names_port}" for at in gateways])
+            text += self._element(verb, "ip", "names_to", [f"{bridge} . {at} : {at} . {names_port}" for at in gateways])
         if network.internal:
             return text + self._element(verb, "ip", "internal", [bridge])
-        return text + self._element(verb, "ip", "gateways", [network.gateway])
+        return text + self._element(verb, "ip", "gateways", gateways)
 
     def bindings(self, verb: str, bindings: Iterable[Binding]) -> str:
         return self._element(verb, "bridge", "bindings",

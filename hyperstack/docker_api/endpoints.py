@@ -1,0 +1,103 @@
+"""A container's place on a network, out of the bodies of create and connect."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from hyperstack.docker_api.bodies import CreateBody, EndpointBody, HostConfigBody
+from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
+from hyperstack.pod.spec import PodSpec
+
+MAX_NAMES = 64
+"""Aliases, or links, of one container."""
+
+_BUILTIN = ("", "default", "bridge", "none")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
+_NAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?\Z")
+
+
+def network_mode(host: HostConfigBody) -> str:
+    """The network's name or id. :raise UnsupportedOption: a network that is not the pod's own."""
+    mode = host.network_mode
+    if mode in ("", "default", "bridge"):
+        return "bridge"
+    reason, hint = {
+        "host": ("a VM has a network of its own", "publish ports with -p"),
+        "container": ("containers share a network within a pod only", "put both in one pod, with a Pod manifest"),
+    }.get(mode.partition(":")[0], ("", ""))
+    if reason:
+        raise UnsupportedOption(f"HostConfig.NetworkMode={mode[:64]}", reason, hint=hint)
+    return mode
+
+
+def is_users(host: HostConfigBody) -> bool:
+    """Whether the network is one that users make."""
+    return host.network_mode not in _BUILTIN
+
+
+def parse_place(body: CreateBody) -> PodSpec:
+    """Aliases, links, address and MAC of a new container.
+
+    :raise InvalidArgument, UnsupportedOption: names the field.
+    """
+    host, endpoints = body.host_config, body.networking_config.endpoints_config
+    if len(endpoints) > 1:
+        raise UnsupportedOption("NetworkingConfig.EndpointsConfig with several networks", "a pod has one network")
+    for name, endpoint in endpoints.items():
+        if name != host.network_mode and not (name in _BUILTIN and not is_users(host)):
+            raise UnsupportedOption(f"NetworkingConfig.EndpointsConfig.{name[:64]}", "a pod has one network",
+                                    hint="name the same one as HostConfig.NetworkMode")
+        place = parse_endpoint(endpoint, f"NetworkingConfig.EndpointsConfig.{name[:64]}", mac=body.mac_address,
+                               links=host.links)
+        if not is_users(host) and (place.aliases or place.links):
+            raise UnsupportedOption(f"NetworkingConfig.EndpointsConfig.{name[:64]}."
+                                    f"{'Aliases' if place.aliases else 'Links'}", "pods have names on networks of the "
+                                    "user's only", hint="docker network create one, and use it with --network")
+        return place
+    return parse_endpoint(EndpointBody(), "NetworkingConfig", mac=body.mac_address, links=host.links)
+
+
+def parse_endpoint(endpoint: EndpointBody, field: str, *, mac: str = "", links: list[str] | None = None) -> PodSpec:
+    """:param mac, links: what the body says elsewhere, in force where the endpoint says nothing."""
+    for wrong, value in (("DriverOpts", endpoint.driver_opts),
+                         ("IPAMConfig.IPv6Address", endpoint.ipam_config.ipv6_address),
+                         ("IPAMConfig.LinkLocalIPs", endpoint.ipam_config.link_local_ips)):
+        if value:
+            raise UnsupportedOption(f"{field}.{wrong}", "the built-in bridge has no such thing")
+    mac = endpoint.mac_address or mac
+    if mac and not _MAC.match(mac):
+        raise InvalidArgument(f"invalid MAC address: {mac[:64]!r}", field="MacAddress", value=mac[:64])
+    address = endpoint.ipam_config.ipv4_address
+    return PodSpec(
+        aliases=tuple(_name(alias, f"{field}.Aliases") for alias in _bounded(endpoint.aliases, f"{field}.Aliases")),
+        links=tuple(_link(link, f"{field}.Links") for link in _bounded(endpoint.links or links or [],
+                                                                       f"{field}.Links")),
+        ip_address=_address(address, f"{field}.IPAMConfig.IPv4Address") if address else "", mac_address=mac.lower())
+
+
+def _bounded(names: list[str], field: str) -> list[str]:
+    if len(names) > MAX_NAMES:
+        raise InvalidArgument(f"{field}: more than {MAX_NAMES}", field=field, value=len(names))
+    return names
+
+
+def _name(text: str, field: str) -> str:
+    if not _NAME.match(text):
+        raise InvalidArgument(f"{field}: {text[:64]!r} cannot be a name on a network", field=field, value=text[:64],
+                              hint="letters, digits, '_', '-' and '.', at most 253")
+    return text
+
+
+def _link(text: str, field: str) -> str:
+    target, colon, alias = text.rpartition(":")
+    if not colon:
+        target = alias
+    return f"{_name(target.removeprefix('/'), field)}:{_name(alias.rpartition('/')[2], field)}"
+
+
+def _address(text: str, field: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError as error:
+        raise InvalidArgument(f"{field}: not an IPv4 address: {text[:64]!r}", field=field, value=text[:64]) from error

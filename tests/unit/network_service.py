@@ -1,0 +1,24 @@
+"""The engine's networks with a real store, on a host where nothing is started: they are records alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from hyperstack.engine.events import EventBus
+from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.project_networks import ProjectNetworks
+from hyperstack.engine.records import ContainerRecord
+from hyperstack.engine.store import Store
+from hyperstack.network.bridge import BridgeNetwork
+
+
+def make_networks(store: Store) -> ProjectNetworks:
+    @contextlib.asynccontextmanager
+    async def locked(container_id: str) -> AsyncIterator[ContainerRecord]:
+        container = store.containers.get(container_id)
+        assert container is not None
+        yield container
+
+    events = EventBus(store)
+    return ProjectNetworks(store, NetworkService(BridgeNetwork(instance="unit"), store, events), events, locked=locked)
