@@ -60,11 +60,11 @@ class PodService:
         sandbox = self._sandboxes.get(pod.id)
         if sandbox is None:
             raise Conflict(f"Pod {pod.name} is not running", field="pod", value=pod.name)
-        return _cost(await sandbox.machine.usage())
+        return _cost(await sandbox.machine.usage(pss=True))
 
     async def costs(self, who: Principal) -> list[tuple[PodRecord, HostCost]]:
         running = [(pod, sandbox) for pod in self.list_all(who) if (sandbox := self._sandboxes.get(pod.id)) is not None]
-        usages = await asyncio.gather(*(sandbox.machine.usage() for _, sandbox in running))
+        usages = await asyncio.gather(*(sandbox.machine.usage(pss=True) for _, sandbox in running))
         return [(pod, _cost(usage)) for (pod, _), usage in zip(running, usages, strict=True)]
 
     async def start(self, who: Principal, ref: str) -> None:

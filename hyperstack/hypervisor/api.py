@@ -188,7 +188,8 @@ class Machine(Protocol):
     async def console_tail(self) -> str:
         """The last lines (at most 64 KiB) of the guest's console, control characters replaced."""
 
-    async def usage(self) -> HostUsage: ...
+    async def usage(self, *, pss: bool = False) -> HostUsage:
+        """:param pss: tell `pss_bytes`, too, for which the host's kernel looks at each page: milliseconds."""
 
     async def wait(self) -> MachineExit:
         """Ends when the machine does. Any number of tasks may wait; each is told the same."""

@@ -26,6 +26,9 @@ _LISTING = Listing({
 _REDRAW_S = 1.0
 """The daemon samples once a second."""
 
+_COUNT_S = 3.0
+"""Between two counts of the host's memory: each takes the host's kernel some 5 ms for each VM."""
+
 _UNKNOWN = "--"
 
 
@@ -46,9 +49,11 @@ def stats(app: App, *, names: Sequence[str], every: bool, layout: str, no_stream
         _LISTING.show([row(name, sample, costs, no_trunc=no_trunc) for name, sample in samples.items()], layout)
         return
     board = _Board(client)
+    costs, counted = dict[str, int](), -_COUNT_S
     while True:
         board.watch(names or _listed(client, every=every), keep_missing=bool(names))
-        costs = host_memory(client)
+        if time.monotonic() - counted >= _COUNT_S:
+            costs, counted = host_memory(client), time.monotonic()
         text = _LISTING.text([row(name, sample, costs, no_trunc=no_trunc) for name, sample in board.samples()], layout)
         click.echo(_over(text) if sys.stdout.isatty() else text, nl=False)
         sys.stdout.flush()

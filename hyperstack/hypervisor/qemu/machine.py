@@ -252,8 +252,8 @@ class QemuMachine:
     async def resume(self) -> None:
         await self._execute("cont")
 
-    async def usage(self) -> HostUsage:
-        return replace(self._place.cgroup.usage(), pss_bytes=await self._process.pss_bytes())
+    async def usage(self, *, pss: bool = False) -> HostUsage:
+        return replace(self._place.cgroup.usage(), pss_bytes=await self._process.pss_bytes() if pss else 0)
 
     async def _execute(self, name: str, arguments: Mapping[str, object] | None = None, *,
                        fd: int | None = None) -> Any:
