@@ -63,6 +63,10 @@ class NetworkDefaults(_Section, frozen=True, kw_only=True):
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
     templates: Literal["project", "host", "off"] = "project"
     """Whose pods are clones of one booted machine: a project's, everybody's on this host, or nobody's (each boots)."""
+    pool: int = 0
+    """How many VMs stand ready for each class of pods that is in use; 0: each is started when it is asked for."""
+    pool_memory_percent: int = 10
+    """Of the memory that the host has available, what all that stand ready may take together."""
     first_uid: int = 0x70000000
     """VMs run under uids of their own, counted from here; a range that no account of the host uses."""
     max_machines: int = 65536
@@ -187,6 +191,8 @@ def _check(config: Config) -> None:
     _check_range("hypervisor.first_uid", config.hypervisor.first_uid, 1000, (1 << 31) - (1 << 20))
     _check_range("hypervisor.max_machines", config.hypervisor.max_machines, 1, 1 << 20)
     _check_range("hypervisor.concurrent_starts", config.hypervisor.concurrent_starts, 0, 1024)
+    _check_range("hypervisor.pool", config.hypervisor.pool, 0, 64)
+    _check_range("hypervisor.pool_memory_percent", config.hypervisor.pool_memory_percent, 1, 50)
     parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve")
     _check_network(config.network)
     for host in config.registries.insecure:

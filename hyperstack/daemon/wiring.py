@@ -76,6 +76,8 @@ def engine_config(config: Config) -> EngineConfig:
         memory_reserve_mib=parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve") >> 20,
         boot_deadline_s=float(config.pods.boot_timeout_s),
         template_sharing=TemplateSharing(config.hypervisor.templates),
+        pool_size=config.hypervisor.pool,
+        pool_memory_percent=config.hypervisor.pool_memory_percent,
         rehearsal_layer=_rehearsal_layer(config),
         template_projects=(DEFAULT_PROJECT,))
 

@@ -110,7 +110,7 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
         "DriverStatus": [["Hypervisor", str(info.get("hypervisor", ""))],
                          ["Accelerator", str(info.get("accelerator", ""))],
                          ["Guest Kernel", str(info.get("guest_kernel", ""))], ["Pods", str(info.get("pods", 0))],
-                         *_starts(info.get("starts"))],
+                         *_starts(info.get("starts")), *_pool(info.get("pool"))],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file"]},
         "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
         "CPUSet": False, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
@@ -137,6 +137,13 @@ def _starts(state: Mapping[str, int] | None) -> list[list[str]]:
         return []
     short = f", {state['short_of_memory']} of them for memory" if state["short_of_memory"] else ""
     return [["Starts", f"{state['running']} under way (at most {state['slots']}), {state['waiting']} waiting{short}"]]
+
+
+def _pool(state: Mapping[str, int] | None) -> list[list[str]]:
+    """Machines that stand ready, where there may be any."""
+    if state is None or not state["size"]:
+        return []
+    return [["Ready", f"{state['ready']}, {state['memory'] >> 20} MiB (at most {state['size']} of a class)"]]
 
 
 def _event(event: Event) -> dict[str, Any]:

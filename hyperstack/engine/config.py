@@ -46,6 +46,10 @@ class EngineConfig:
     """Of the program that the machine runs which a template's clones are forked from (guest/rehearsal.py); None: clones begin as the template was kept."""
     template_projects: tuple[str, ...] = ()
     """For whose pods a template is made when the daemon starts."""
+    pool_size: int = 0
+    """Machines that stand ready in each class of pods that is in use; see `pool`."""
+    pool_memory_percent: int = 10
+    """Of the memory that the host has available, what ready machines may take together."""
     keepalive_s: float = 60.0
     """Between pings of an otherwise silent guest."""
     keepalive_deadline_s: float = 120.0

@@ -16,6 +16,7 @@ from hyperstack.engine.images import ImageService
 from hyperstack.engine.kernels import KernelService
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
+from hyperstack.engine.pool import Pool
 from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
@@ -25,6 +26,7 @@ from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.system import SystemService
 from hyperstack.engine.templates import Templates
+from hyperstack.engine.uids import Uids
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.hypervisor.api import Hypervisor
@@ -52,8 +54,10 @@ class HostEngine:
         self._templates = Templates(hypervisor, config)
         starts = StartQueue(slots=config.start_slots, reserve_mib=config.memory_reserve_mib,
                             patience_s=config.memory_patience_s)
-        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates, starts,
-                                    config)
+        uids = Uids(self._store, config)
+        self._pool = Pool(hypervisor, self._templates, self._networks, starts, uids, config)
+        self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates,
+                                    self._pool, starts, uids, config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
         self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
         self.networks = ProjectNetworks(self._store, self._networks, self._events,
@@ -66,7 +70,7 @@ class HostEngine:
         self.execs = ExecService(self._store, self._supervisor, self._sandboxes)
         self.pods = PodService(self._store, admission, self._supervisor, self._sandboxes, disks, self._events)
         self.system = SystemService(self._store, hypervisor, network, kernels, self.images, self.volumes, disks, starts,
-                                    config)
+                                    self._pool, config)
         self._recovery = Recovery(self._store, hypervisor, self._sandboxes, self._supervisor, self.execs, self.pods,
                                   self._networks, self.volumes, disks)
 
@@ -87,6 +91,7 @@ class HostEngine:
         await self.kernels.close()
         await self._health.close()
         await self._supervisor.close()
+        await self._pool.close()
         await self._sandboxes.close()
         await self._networks.close()
         await self._image_backend.close()

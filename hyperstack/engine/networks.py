@@ -108,13 +108,29 @@ class NetworkService:
         """The tap's descriptor, the caller's to close; None without a network."""
         if pod.binding is None:
             return None
-        record = self._store.networks.get(pod.binding.network_id)
-        if record is None:
-            raise NotFound("network", pod.binding.network_id)
-        await self._ensure(record)
+        record = await self._network_of(pod.binding)
         descriptor = await self._backend.plug(pod.binding, uid=pod.vm_uid)
         self._tell(record, "connect", pod)
         return descriptor
+
+    async def make_spare(self, machine: str, *, uid: int) -> int:
+        """A tap for a machine that is no pod's yet; its descriptor, the caller's to close."""
+        return await self._backend.make_spare(machine, uid=uid)
+
+    async def plug_spare(self, pod: PodRecord) -> None:
+        """The tap that the pod's machine had before it was the pod's. Nothing without a network."""
+        if pod.binding is not None:
+            record = await self._network_of(pod.binding)
+            await self._backend.plug_spare(pod.binding, ident=pod.machine)
+            self._tell(record, "connect", pod)
+
+    async def _network_of(self, binding: Binding) -> NetworkRecord:
+        """It is there then. :raise NotFound: it was removed."""
+        record = self._store.networks.get(binding.network_id)
+        if record is None:
+            raise NotFound("network", binding.network_id)
+        await self._ensure(record)
+        return record
 
     async def publish(self, pod: PodRecord) -> None:
         if pod.ports and pod.binding is not None:

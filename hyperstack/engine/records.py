@@ -27,7 +27,9 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Why it failed, in a sentence, with the console's last lines where they help."""
     vm_uid: int = 0
-    """The uid that its VM runs under, its own as long as the pod exists."""
+    """The uid that its VM runs under, nobody else's as long as the pod exists."""
+    machine_id: str = ""
+    """Of its VM, where that stood ready before it was this pod's; empty: the pod's own id."""
     agent_key: bytes = b""
     """Secret of the agent channel, see docs/protocol.md."""
     memory_mib: int = 0
@@ -36,7 +38,7 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     """What of it the pod may use; the rest is there because VMs come in classes. 0: all."""
     vcpus: int = 0
     origin: str = ""
-    """How its VM began: "cold", "template" or "fork"."""
+    """How its VM began: "cold", "template" or "fork"; "pool": it stood ready."""
     kernel: str = ""
     kernel_release: str = ""
     binding: Binding | None = None
@@ -44,6 +46,11 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     started_at: int = 0
     wanted: bool = False
     """A manifest's pod that was started and not stopped by its user: brought up again after a daemon's death."""
+
+    @property
+    def machine(self) -> str:
+        """The id that the hypervisor knows its VM by."""
+        return self.machine_id or self.id
 
 
 class HealthStatus(enum.StrEnum):

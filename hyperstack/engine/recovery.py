@@ -87,7 +87,7 @@ class Recovery:
             case SandboxState.STOPPING:
                 await self._sandboxes.stop(pod.id)
             case SandboxState.ABSENT | SandboxState.FAILED:
-                await self._hypervisor.destroy_leftovers(pod.id)
+                await self._hypervisor.destroy_leftovers(pod.machine)
 
     async def _adopt_processes(self, sandbox: Sandbox, listing: ListReply) -> None:
         processes = {p.handle: p for p in listing.processes}
@@ -158,7 +158,7 @@ class Recovery:
             await self._pods.forget(pod)
 
     async def _remove_unknown_machines(self) -> None:
-        known = {pod.id for pod in self._store.pods.all()}
+        known = {pod.machine for pod in self._store.pods.all()}
         for ident in await self._hypervisor.list_leftovers():
             if ident not in known:
                 log.warning("removed machine %s, which no record names", ident[:12])

@@ -12,7 +12,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -20,16 +20,20 @@ from msgspec.structs import replace
 from hyperstack.engine import greeting, launch
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.liveness import lost
 from hyperstack.engine.networks import NetworkService, exposed_ports
+from hyperstack.engine.pool import POOL_ORIGIN, Pool, Ready
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
+from hyperstack.engine.uids import Uids
 from hyperstack.engine.volumes import mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
+from hyperstack.guest.connection import EventHandler
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
-from hyperstack.pod.errors import Conflict, Exhausted, GuestError, HyperStackError, Unavailable
+from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, Unavailable
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState, check_sandbox
 
@@ -37,9 +41,8 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 10.0
 """For a guest to write its disks out; then it is killed."""
-
-_OVERHEAD_MIB = 96
-"""What a machine takes of the host beside its guest's RAM: 79 to 88 MiB were measured (docs/hypervisor.md)."""
+_MOVE_IN_S = 5.0
+"""For a machine that stood ready to take over a pod's names and network; another can be started in its place."""
 
 
 class Kernels(Protocol):
@@ -79,14 +82,17 @@ class Sandbox:
 
 class Sandboxes:
     def __init__(self, store: Store, hypervisor: Hypervisor, kernels: Kernels, networks: NetworkService,
-                 disks: PodDisks, templates: Templates, starts: StartQueue, config: EngineConfig) -> None:
+                 disks: PodDisks, templates: Templates, pool: Pool, starts: StartQueue, uids: Uids,
+                 config: EngineConfig) -> None:
         self._store = store
         self._hypervisor = hypervisor
         self._kernels = kernels
         self._networks = networks
         self._disks = disks
         self._templates = templates
+        self._pool = pool
         self._starts = starts
+        self._uids = uids
         self._config = config
         self._running: dict[str, Sandbox] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -114,7 +120,7 @@ class Sandboxes:
             return running
         pod = self._decide(self._pod(pod_id))
         try:
-            async with self._starts.turn(pod_id, pod.project, memory_mib=pod.memory_asked_mib + _OVERHEAD_MIB):
+            async with self._starts.turn(pod_id, pod.project, memory_mib=pod.memory_asked_mib + MACHINE_OVERHEAD_MIB):
                 sandbox = await self._boot(pod)
         except BaseException as error:
             await asyncio.shield(self._undo(pod_id, _reason(error)))
@@ -167,7 +173,7 @@ class Sandboxes:
 
         None where its machine is gone. :raise GuestError: it is there, but does not answer any more.
         """
-        machine = await self._hypervisor.adopt(pod.id)
+        machine = await self._hypervisor.adopt(pod.machine)
         if machine is None:
             return None
         channel = await self._connect(pod, machine, self._kernels.get(pod.kernel))
@@ -199,24 +205,24 @@ class Sandboxes:
         containers = self.containers_of(pod.id)
         kernel = self._kernels.get(pod.spec.kernel)
         asked = launch.machine_memory_mib(pod, containers, kernel, self._config)
-        pod = replace(pod, vm_uid=pod.vm_uid or self._free_uid(), agent_key=secrets.token_bytes(16),
+        pod = replace(pod, vm_uid=pod.vm_uid or self._uids.free(), agent_key=secrets.token_bytes(16),
                       memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, origin="",
                       vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
                       state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
         return self._store.pods.put(self._networks.plan(pod, exposed_ports(containers)))
 
-    def _free_uid(self) -> int:
-        taken = {p.vm_uid for p in self._store.pods.all()}
-        for uid in range(self._config.uid_base, self._config.uid_base + self._config.uid_count):
-            if uid not in taken:
-                return uid
-        raise Exhausted("No uid is left for one more VM", field="uid_count", value=self._config.uid_count,
-                        hint="remove pods that are not needed any more")
-
     async def _boot(self, pod: PodRecord) -> Sandbox:
         containers = self.containers_of(pod.id)
-        machine, channel = await self._bring_up(pod, containers)
-        await channel.configure(launch.configuration(pod))
+        kernel = self._kernels.get(pod.kernel)
+        template = self._templates.take(pod.project, kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus,
+                                        nic=pod.binding is not None)
+        ready = None if template is None else self._pool.take(template)
+        if ready is not None and await self._move_in(pod, containers, ready):
+            machine, channel = ready.machine, ready.channel
+        else:
+            pod = self._pod(pod.id)
+            machine, channel = await self._bring_up(pod, containers, kernel, template)
+            await channel.configure(launch.configuration(pod))
         if containers:
             for name, serial, read_only in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
@@ -224,11 +230,33 @@ class Sandboxes:
             await channel.volume(volume)
         return Sandbox(pod.id, machine, channel)
 
-    async def _bring_up(self, pod: PodRecord, containers: list[ContainerRecord]) -> tuple[Machine, AgentChannel]:
+    async def _move_in(self, pod: PodRecord, containers: list[ContainerRecord], ready: Ready) -> bool:
+        """Whether the machine that stood ready is the pod's now. Where anything of that fails it is gone, and the pod's
+        can be started in the ordinary way."""
+        pod = self._store.pods.put(replace(pod, machine_id=ready.machine.id, vm_uid=ready.uid, agent_key=ready.key,
+                                           origin=POOL_ORIGIN))
+        self._uids.give_back(ready.uid)
+        ready.on_event = self._listener(pod.id)
+        try:
+            await _all(self._attach(ready.machine, pod, containers), self._networks.plug_spare(pod),
+                       ready.channel.configure(launch.configuration(pod), deadline_s=_MOVE_IN_S))
+        except BaseException as error:
+            await asyncio.shield(self._pool.discard(ready))
+            if not isinstance(error, HyperStackError | OSError):
+                raise
+            log.warning("pod %s cannot have %s, which stood ready: %s", pod.id[:12], ready.machine.id, error)
+            self._store.pods.put(replace(self._pod(pod.id), machine_id="", origin=""))
+            return False
+        return True
+
+    async def _attach(self, machine: Machine, pod: PodRecord, containers: list[ContainerRecord]) -> None:
+        with self._disks.opened(pod, containers) as disks:
+            for disk in disks:
+                await machine.attach_disk(disk)
+
+    async def _bring_up(self, pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel,
+                        template: Template | None) -> tuple[Machine, AgentChannel]:
         """A machine whose agent answers: a clone where there is a template that is good for one, else a boot."""
-        kernel = self._kernels.get(pod.kernel)
-        template = self._templates.take(pod.project, kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus,
-                                        nic=pod.binding is not None)
         if template is not None:
             try:
                 return await self._start_machine(pod, containers, kernel, template)
@@ -254,17 +282,20 @@ class Sandboxes:
 
     async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:
         """:raise GuestError: the machine died, or its agent did not answer in time; with the console's last lines."""
-        async def on_event(event: messages.Event) -> None:
-            if self.observer is not None:
-                self.observer.guest_event(pod.id, event)
-
         try:
-            return await greeting.greet(machine, pod.agent_key, on_event=on_event,
+            return await greeting.greet(machine, pod.agent_key, on_event=self._listener(pod.id),
                                         deadline_s=self._config.boot_deadline_s)
         except greeting.NoAnswer as error:
             raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {error.why}"
                              f"{greeting.last_lines(error.console)}", field="kernel", value=kernel.name,
                              hint="is this kernel fit for a HyperVM?") from error
+
+    def _listener(self, pod_id: str) -> EventHandler:
+        async def hear(event: messages.Event) -> None:
+            if self.observer is not None:
+                self.observer.guest_event(pod_id, event)
+
+        return hear
 
     # -- the end of a sandbox
 
@@ -281,11 +312,11 @@ class Sandboxes:
 
     async def _release(self, pod_id: str, state: SandboxState, reason: str) -> None:
         """The host's side of the sandbox is finished; only then the record forgets what it held."""
-        await self._hypervisor.destroy_leftovers(pod_id)
         pod = self._pod(pod_id)
+        await self._hypervisor.destroy_leftovers(pod.machine)
         await self._networks.unplug(pod)
         self._store.pods.put(replace(pod, state=state, reason=reason, binding=None, ports=(), agent_key=b"",
-                                     started_at=0))
+                                     machine_id="", started_at=0))
 
     # -- watching
 
@@ -298,31 +329,11 @@ class Sandboxes:
             watcher.cancel()
 
     async def _watch_one(self, sandbox: Sandbox) -> None:
-        async with _tasks(sandbox.machine.wait(), _ended(sandbox.channel), self._keepalive(sandbox)) as tasks:
-            machine, channel, silence = tasks
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if machine not in done:
-                # A dying machine closes its sockets first; its own word is the better reason.
-                await asyncio.wait((machine,), timeout=greeting.LAST_WORDS_S)
-            if machine.done():
-                end = machine.result()
-                reason = f"The machine died: {end.reason}{greeting.last_lines(end.console)}"
-            elif channel.done():
-                reason = f"The guest's agent was cut off: {channel.result()}"
-            else:
-                reason = f"The guest fell silent: {silence.result()}"
+        reason = await lost(sandbox.machine, sandbox.channel, keepalive_s=self._config.keepalive_s,
+                            deadline_s=self._config.keepalive_deadline_s)
         log.warning("pod %s: %s", sandbox.pod_id[:12], reason)
         if self.observer is not None:
             self.observer.sandbox_lost(sandbox, reason)
-
-    async def _keepalive(self, sandbox: Sandbox) -> str:
-        """Ends, with the reason, when the guest no longer answers."""
-        while True:
-            await asyncio.sleep(self._config.keepalive_s)
-            try:
-                await sandbox.channel.ping(deadline_s=self._config.keepalive_deadline_s)
-            except HyperStackError as error:
-                return str(error)
 
     def _pod(self, pod_id: str) -> PodRecord:
         pod = self._store.pods.get(pod_id)
@@ -336,19 +347,11 @@ class Sandboxes:
                                      started_at=started))
 
 
-@contextlib.asynccontextmanager
-async def _tasks(*coroutines: Coroutine[Any, Any, Any]) -> AsyncIterator[list[asyncio.Task[Any]]]:
-    tasks = [asyncio.create_task(c) for c in coroutines]
-    try:
-        yield tasks
-    finally:
-        for task in tasks:
-            await greeting.end(task)
-
-
-async def _ended(channel: AgentChannel) -> str:
-    """Why the connection ended."""
-    return str(await asyncio.shield(channel.closed) or "closed")
+async def _all(*work: Coroutine[Any, Any, object]) -> None:
+    """Each to its end, beside the others; raises what the first of them did that failed."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 def _reason(error: BaseException) -> str:

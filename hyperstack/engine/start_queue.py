@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from pathlib import Path
 from hyperstack.pod.errors import Exhausted, HyperStackError
 
 log = logging.getLogger(__name__)
+
+MACHINE_OVERHEAD_MIB = 96
+"""What a machine takes of the host beside its guest's RAM: 79 to 88 MiB were measured (docs/hypervisor.md)."""
 
 _POLL_S = 0.5
 """Between two looks at the host's memory while a start is short of it."""
@@ -83,6 +87,7 @@ class StartQueue:
         """Project -> its tickets; the project whose turn is next comes first. None is empty."""
         self._running: set[_Ticket] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._last_end = -math.inf
 
     @contextlib.asynccontextmanager
     async def turn(self, ident: str, project: str, *, memory_mib: int) -> AsyncIterator[None]:
@@ -111,6 +116,23 @@ class StartQueue:
                 self._admit_next()
                 return True
         return False
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since a start was last waiting or under way; 0 while one is."""
+        if self._waiting or self._running:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._last_end
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the host lacks memory for a start that waits, or even for the reserve."""
+        return (any(ticket.short_since is not None for ticket in self._tickets())
+                or self._read_memory().available < self._reserve_mib)
+
+    def room_mib(self) -> int:
+        """What the host has available beside the reserve; negative where it lacks some of that."""
+        return self._read_memory().available - self._reserve_mib
 
     def state(self, project: str | None = None) -> QueueState:
         """Of one project, or of all."""
@@ -155,6 +177,7 @@ class StartQueue:
             self._running.discard(ticket)
         else:
             self._forget_waiting(ticket)
+        self._last_end = asyncio.get_running_loop().time()
         self._admit_next()
 
     def _forget_waiting(self, ticket: _Ticket) -> None:

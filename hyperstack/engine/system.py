@@ -12,6 +12,7 @@ from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.doctor import diagnose
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.pool import Pool
 from hyperstack.engine.sandboxes import Kernels
 from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
@@ -29,7 +30,7 @@ class SystemService:
 
     def __init__(self, store: Store, hypervisor: Hypervisor, network: NetworkBackend, kernels: Kernels,
                  images: ImageService, volumes: VolumeService, disks: PodDisks, starts: StartQueue,
-                 config: EngineConfig) -> None:
+                 pool: Pool, config: EngineConfig) -> None:
         self._store = store
         self._hypervisor = hypervisor
         self._network = network
@@ -38,6 +39,7 @@ class SystemService:
         self._volumes = volumes
         self._disks = disks
         self._starts = starts
+        self._pool = pool
         self._config = config
 
     def info(self, who: Principal) -> dict[str, Any]:
@@ -50,6 +52,7 @@ class SystemService:
             "stopped": sum(s not in ALIVE for s in states),
             "images": len(self._images.list_all(who)),
             "starts": asdict(self._starts.state(None if who.admin else who.project)),
+            "pool": asdict(self._pool.state(None if who.admin else who.project)),
             "pods": sum(p.project == who.project for p in self._store.pods.all()),
             "cpus": os.cpu_count() or 1,
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

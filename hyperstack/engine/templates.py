@@ -85,14 +85,22 @@ class Templates:
         """The template for such a machine; None where there is none yet, and then one is made. Returns at once."""
         if not self.enabled:
             return None
-        scope = f"project {project}" if self._config.template_sharing is TemplateSharing.PROJECT else "host"
-        spec = TemplateSpec(kernel=kernel, memory_mib=memory_mib, vcpus=vcpus, nic=nic, scope=scope)
+        spec = TemplateSpec(kernel=kernel, memory_mib=memory_mib, vcpus=vcpus, nic=nic, scope=self.scope(project))
         template = self._known.get(spec)
         if template is not None:
             self._known.move_to_end(spec)
         if template is None or self._is_old(template) or self._lacks_parent(template):
             self._want(spec)
         return template
+
+    def standing(self, spec: TemplateSpec) -> Template | None:
+        """The one that machines begin from now; None as well where it is about to be replaced, or its parent is."""
+        template = self._known.get(spec)
+        return None if template is None or self._is_old(template) or self._lacks_parent(template) else template
+
+    def scope(self, project: str) -> str:
+        """Of the templates of a project's pods."""
+        return f"project {project}" if self._config.template_sharing is TemplateSharing.PROJECT else "host"
 
     async def distrust(self, template: Template, why: HyperStackError) -> None:
         """A clone of it did not come up: it is not used again."""

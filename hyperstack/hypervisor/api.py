@@ -101,12 +101,15 @@ class Template:
 
 TRIAL_PREFIX = "template-"
 """Machines with ids that begin so are nobody's pods: they become templates, or try one out."""
+POOL_PREFIX = "ready-"
+"""Machines with ids that begin so were started before there was a pod for them; they keep their ids when one gets
+them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSpec:
     id: str
-    """64 hex digits: the pod's id; or TRIAL_PREFIX and 16 hex digits."""
+    """64 hex digits: the pod's id; or TRIAL_PREFIX or POOL_PREFIX and 16 hex digits."""
     uid: int
     """The unprivileged uid and gid that the machine alone runs under."""
     kernel: Kernel

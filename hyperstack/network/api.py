@@ -4,6 +4,7 @@ Terms
     network   a layer-2 segment of one project with a subnet.
     binding   a pod's place on it: address, MAC, tap name. Decided by `plan` (no side effect), stored by the engine,
               *then* made by `plug`. So a daemon that dies in between finds in its store all that may exist.
+    spare     a tap that a machine holds before it is a pod's.
 
 Lifecycle
     check(network) -> ensure(network) -> plan -> (store) -> plug -> publish ... unpublish -> unplug -> remove(network)
@@ -124,6 +125,18 @@ class NetworkBackend(Protocol):
 
     async def plug(self, binding: Binding, *, uid: int) -> int:
         """Make the tap, join it to the network, fence it (MAC and address spoofing dropped); its descriptor."""
+
+    async def make_spare(self, ident: str, *, uid: int) -> int:
+        """A tap that is connected to nothing, for a machine that is nobody's yet; its descriptor.
+
+        It goes with its last descriptor, and nothing else keeps it.
+        """
+
+    async def plug_spare(self, binding: Binding, *, ident: str) -> None:
+        """As `plug`, with the tap that `make_spare` made under this `ident` and a machine holds.
+
+        :raise Unavailable: it is gone, or the host refuses.
+        """
 
     async def unplug(self, binding: Binding) -> None: ...
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperstack.hypervisor.api import (
+    POOL_PREFIX,
     TRIAL_PREFIX,
     Capability,
     Machine,
@@ -56,7 +57,7 @@ seen for 2 GiB touched at random, with page tables. This allows for 64."""
 _THREADS = 96
 """Of a machine beyond its processors: QEMU's own two, and up to 64 that do its disk I/O."""
 
-_ID = re.compile(rf"(?:[0-9a-f]{{64}}|{TRIAL_PREFIX}[0-9a-f]{{16}})\Z")
+_ID = re.compile(rf"(?:[0-9a-f]{{64}}|(?:{TRIAL_PREFIX}|{POOL_PREFIX})[0-9a-f]{{16}})\Z")
 _USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOSPC)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -195,20 +195,34 @@ class BridgeNetwork:
         :raise Unavailable: the network was not ensured, or the host refuses; `unplug` clears away what there is then.
         """
         links = self._require_links()
+        change = self._bind(binding)
+        return await _descriptor_of(self._make_fenced_tap(links, binding, uid, change))
+
+    async def make_spare(self, ident: str, *, uid: int) -> int:
+        links, name = self._require_links(), self._names.tap(ident)
+        return await _descriptor_of(self._devices(lambda: links.make_tap(name, uid)))
+
+    async def plug_spare(self, binding: Binding, *, ident: str) -> None:
+        """:raise Unavailable: the network was not ensured, the spare is gone, or the host refuses."""
+        links, name = self._require_links(), self._names.tap(ident)
+        change = self._bind(binding)
+        isolated = self._isolated(binding)
+        # Both to their end: whoever makes the tap in another way then does not meet half of this.
+        for outcome in await asyncio.gather(
+                self._devices(lambda: _plug_spare(links, binding, name, isolated=isolated)), self._tell(change),
+                return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    def _bind(self, binding: Binding) -> str | None:
+        """Desire it; what is to be told of it."""
         if binding.network_id not in self._desired.networks:
             raise Unavailable(f"the network of {binding.bridge} has not been made", field="network",
                               value=binding.network_id)
         former = self._desired.bindings.get(binding.pod_id)
         self._desired.bindings[binding.pod_id] = binding
         self._naming.put(binding)
-        change = "" if former == binding else self._ruleset.bindings("add", [binding]) if former is None else None
-        plugging = asyncio.create_task(self._make_fenced_tap(links, binding, uid, change))
-        try:
-            return await asyncio.shield(plugging)
-        except asyncio.CancelledError:
-            # The threads go on; whoever gave up must not leave them with a descriptor that nobody closes.
-            plugging.add_done_callback(_close_result)
-            raise
+        return "" if former == binding else self._ruleset.bindings("add", [binding]) if former is None else None
 
     async def _make_fenced_tap(self, links: Links, binding: Binding, uid: int, change: str | None) -> int:
         isolated = self._isolated(binding)
@@ -350,12 +364,27 @@ def _plug(links: Links, binding: Binding, uid: int, *, isolated: bool) -> int:
     return fd
 
 
+def _plug_spare(links: Links, binding: Binding, name: str, *, isolated: bool) -> None:
+    links.rename(name, binding.tap)
+    links.join(binding, isolated=isolated)
+
+
 def _is_ipv4(text: str) -> bool:
     try:
         IPv4Address(text)
     except ValueError:
         return False
     return True
+
+
+async def _descriptor_of(work: Coroutine[None, None, int]) -> int:
+    making = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # The threads go on; whoever gave up must not leave them with a descriptor that nobody closes.
+        making.add_done_callback(_close_result)
+        raise
 
 
 def _close_result(task: asyncio.Task[int]) -> None:

@@ -121,6 +121,15 @@ class Links:
                               hint="hyperd needs CAP_NET_ADMIN and the tun module") from error
         return fd
 
+    def rename(self, name: str, new: str) -> None:
+        """Of a device that is down. :raise Unavailable: it is gone."""
+        index = self.index(name)
+        if index is None:
+            raise Unavailable(f"network device {name} is gone", field="device", value=name)
+        # A dying machine may still hold the pod's former tap; the name is ours.
+        self.delete(new)
+        self._netlink.link("set", index=index, ifname=new)
+
     def join(self, binding: Binding, *, isolated: bool = False) -> None:
         """Put the tap into its bridge. Idempotent.
 
