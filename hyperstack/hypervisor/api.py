@@ -154,8 +154,8 @@ class HostUsage:
     cpu_ns: int
     pids: int
     pss_bytes: int = 0
-    """Resident memory of the VMM process, of what it shares with other machines its part; 0: it ended, or the host
-    does not tell."""
+    """Resident memory of the VMM process, of what it shares with other machines its part; 0: nobody asked, it ended,
+    or the host does not tell."""
 
 
 class Machine(Protocol):
