@@ -21,6 +21,12 @@ EXAMPLES: Mapping[str, str] = {
     "kill": "hyperctl kill -s HUP web",
     "load": "hyperctl load -i images.tar",
     "logs": "hyperctl logs -f --tail 100 web\nhyperctl logs --since 10m -t web",
+    "network connect": "hyperctl network connect --alias db back store",
+    "network create": "hyperctl network create front\n"
+                      "hyperctl run -d --name db --network front --network-alias store postgres\n"
+                      "hyperctl run --rm --network front busybox ping -c 1 store\n"
+                      "hyperctl network create --subnet 10.20.0.0/16 --ip-range 10.20.5.0/24 --internal back",
+    "network ls": "hyperctl network ls --filter type=custom",
     "pod create": "hyperctl pod create -f pod.yaml\ncat pod.yaml | hyperctl pod create -f -",
     "pod logs": "hyperctl pod logs -f -c worker two",
     "pod ls": "hyperctl pod ls\nhyperctl pod ls --format '{{.Name}} {{.Status}}'",

@@ -39,6 +39,11 @@ _VOLUME = {
     "list": _C + "volumes:ls", "prune": _C + "prune:volume_prune", "rm": _C + "volumes:rm",
     "remove": _C + "volumes:rm",
 }
+_NETWORK = {
+    "connect": _C + "networks:connect", "create": _C + "networks:create", "disconnect": _C + "networks:disconnect",
+    "inspect": _C + "inspect:network_inspect", "ls": _C + "networks:ls", "list": _C + "networks:ls",
+    "prune": _C + "prune:network_prune", "rm": _C + "networks:rm", "remove": _C + "networks:rm",
+}
 _POD = {
     "create": _C + "pods:create", "inspect": _C + "inspect:pod_inspect", "logs": _C + "pods:logs",
     "ls": _C + "pods:ls", "list": _C + "pods:ls", "rm": _C + "pods:rm", "remove": _C + "pods:rm",
@@ -62,7 +67,7 @@ _TOP = {
     "save": _IMAGE["save"], "tag": _IMAGE["tag"], "version": _C + "system:version",
 }
 
-_MANAGEMENT = ("container", "image", "kernel", "pod", "system", "volume")
+_MANAGEMENT = ("container", "image", "kernel", "network", "pod", "system", "volume")
 _COMMON = ("run", "exec", "ps", "logs", "stop", "rm", "pull", "images", "inspect", "version", "info", "doctor")
 
 
@@ -107,6 +112,7 @@ def _management(name: str, summary: str, commands: dict[str, str]) -> None:
 _management("container", "Manage containers", _CONTAINER)
 _management("image", "Manage images", _IMAGE)
 _management("kernel", "Manage the kernels that pods boot", _KERNEL)
+_management("network", "Manage networks", _NETWORK)
 _management("pod", "Manage pods of several containers", _POD)
 _management("system", "Show and tidy what the host holds", _SYSTEM)
 _management("volume", "Manage volumes", _VOLUME)
