@@ -216,7 +216,7 @@ class Sandboxes:
     async def _boot(self, pod: PodRecord) -> Sandbox:
         containers = self.containers_of(pod.id)
         machine, channel = await self._bring_up(pod, containers)
-        await channel.configure(launch.configuration(pod))
+        await channel.configure(launch.configuration(pod, machine.disk_names))
         if containers:
             for name, serial, read_only in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))

@@ -123,6 +123,8 @@ class Configure(Call, frozen=True, kw_only=True, tag="configure"):
     domainname: str = ""
     net: Net | None = None
     sysctls: dict[str, str] = {}
+    disks: dict[str, str] = {}
+    """Serials of disks that go by another name from now on -> that name."""
     share_pid: bool = False
     memory_reserve: int = 0
 
