@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, str] = {
     "attach": "hyperctl attach web                    # Ctrl-P Ctrl-Q leaves it running",
+    "commit": "hyperctl commit web web:patched\n"
+              "hyperctl commit -m 'with curl' -c 'CMD [\"serve\"]' -c 'ENV MODE=fast' web web:2",
     "container prune": "hyperctl container prune -f --filter until=24h",
     "cp": "hyperctl cp web:/etc/nginx ./nginx\nhyperctl cp page.html web:/srv/\n"
           "hyperctl cp web:/var/log - | tar t\ntar c site | hyperctl cp - web:/srv",
@@ -13,6 +15,7 @@ EXAMPLES: Mapping[str, str] = {
     "doctor": "hyperctl doctor\nhyperctl doctor --format '{{.status}} {{.name}}'",
     "events": "hyperctl events --since 10m --filter type=container\nhyperctl events --format json | jq .Action",
     "exec": "hyperctl exec -it web sh\nhyperctl exec -u 0 -e DEBUG=1 web id\necho data | hyperctl exec -i web cat",
+    "export": "hyperctl export -o web.tar web\nhyperctl export web | tar t",
     "images": "hyperctl images --filter dangling=true\nhyperctl images --format 'table {{.Repository}}\\t{{.Size}}'",
     "import": "hyperctl import -c 'CMD [\"sh\"]' rootfs.tar mine:1",
     "inspect": "hyperctl inspect web\nhyperctl inspect -f '{{.State.Status}} {{json .Config.Labels}}' web\n"

@@ -19,14 +19,15 @@ from hyperstack.cli.streams import OutputClosed
 _C = cli.__name__ + ".commands."
 
 _CONTAINER = {
-    "attach": _C + "attach:attach", "cp": _C + "cp:cp", "create": _C + "run:create", "diff": _C + "show:diff",
-    "exec": _C + "execute:execute", "inspect": _C + "inspect:container_inspect", "kill": _C + "lifecycle:kill",
-    "logs": _C + "logs:logs", "ls": _C + "ps:ps", "list": _C + "ps:ps", "ps": _C + "ps:ps",
-    "pause": _C + "lifecycle:pause", "port": _C + "show:port", "prune": _C + "prune:container_prune",
-    "rename": _C + "lifecycle:rename", "restart": _C + "lifecycle:restart", "rm": _C + "lifecycle:rm",
-    "remove": _C + "lifecycle:rm", "run": _C + "run:run", "start": _C + "attach:start", "stats": _C + "stats:stats",
-    "stop": _C + "lifecycle:stop", "top": _C + "show:top", "unpause": _C + "lifecycle:unpause",
-    "update": _C + "update:update", "wait": _C + "lifecycle:wait",
+    "attach": _C + "attach:attach", "commit": _C + "layers:commit", "cp": _C + "cp:cp", "create": _C + "run:create",
+    "diff": _C + "show:diff", "exec": _C + "execute:execute", "export": _C + "layers:export",
+    "inspect": _C + "inspect:container_inspect", "kill": _C + "lifecycle:kill", "logs": _C + "logs:logs",
+    "ls": _C + "ps:ps", "list": _C + "ps:ps", "ps": _C + "ps:ps", "pause": _C + "lifecycle:pause",
+    "port": _C + "show:port", "prune": _C + "prune:container_prune", "rename": _C + "lifecycle:rename",
+    "restart": _C + "lifecycle:restart", "rm": _C + "lifecycle:rm", "remove": _C + "lifecycle:rm",
+    "run": _C + "run:run", "start": _C + "attach:start", "stats": _C + "stats:stats", "stop": _C + "lifecycle:stop",
+    "top": _C + "show:top", "unpause": _C + "lifecycle:unpause", "update": _C + "update:update",
+    "wait": _C + "lifecycle:wait",
 }
 _IMAGE = {
     "history": _C + "images:history", "import": _C + "image_files:import_", "inspect": _C + "inspect:image_inspect",
