@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -73,6 +75,30 @@ async def test_children_share_what_they_do_not_change(made: QemuHypervisor, kern
                       Path(f"/proc/{one.machine.pid}/smaps_rollup").read_text().splitlines()[1:])
         resident, shared = (int(rollup[name].split()[0]) for name in ("Rss", "Shared_Dirty"))
         assert shared > resident // 2
+
+
+async def test_a_child_that_hears_something_goes_on(made: QemuHypervisor, kernel: Kernel, template: Template) -> None:
+    """Its tap must not block QEMU when there is no more to be read."""
+    async with child(made, kernel, template) as guest:
+        await guest.succeed("ip link set eth0 up")
+        name = guest_tap(guest)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((name, 0))
+            for _ in range(10):
+                wire.send(b"\xff" * 6 + bytes.fromhex(LOOSE_MAC.replace(":", "")) + b"\x88\xb5" + bytes(50))
+        await guest.succeed("sleep 1")
+        assert int(await guest.succeed("cat /sys/class/net/eth0/statistics/rx_packets")) >= 10
+        assert await guest.succeed("echo alive") == "alive"
+
+
+def guest_tap(guest: Guest) -> str:
+    """The host's name of the machine's tap."""
+    for info in Path(f"/proc/{guest.machine.pid}/fdinfo").iterdir():
+        for line in info.read_text().splitlines():
+            if line.startswith("iff:"):
+                return line.split()[1]
+    raise AssertionError("it has no tap")
 
 
 async def test_time_goes_on_and_timers_fire(made: QemuHypervisor, kernel: Kernel, template: Template) -> None:

@@ -155,8 +155,15 @@ static void stand_still(void)
         wait_while(&generation, mine, NULL);
 }
 
+/* QEMU has settled with what it found there whether it may block. */
 static void put_in_place(int fd, int number)
 {
+    long before = RAW(SYS_fcntl, number, F_GETFL), after = RAW(SYS_fcntl, fd, F_GETFL);
+
+    need(before);
+    need(after);
+    if ((before ^ after) & O_NONBLOCK)
+        need(RAW(SYS_fcntl, fd, F_SETFL, after ^ O_NONBLOCK));
     need(RAW(SYS_dup3, fd, number, O_CLOEXEC));
     need(RAW(SYS_close, fd));
 }
