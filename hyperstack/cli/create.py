@@ -63,6 +63,7 @@ class CreateOptions:
     kernel: str
     label: tuple[str, ...]
     label_file: tuple[str, ...]
+    link: tuple[str, ...]
     log_driver: str
     log_opt: tuple[str, ...]
     mac_address: str
@@ -72,6 +73,7 @@ class CreateOptions:
     mount: tuple[str, ...]
     name: str
     network: str
+    network_alias: tuple[str, ...]
     no_healthcheck: bool
     pids_limit: int
     platform: str
@@ -216,12 +218,14 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
 
 
 def _networking(options: CreateOptions) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {}
-    if options.ip:
-        endpoint["IPAMConfig"] = {"IPv4Address": options.ip}
-    if options.mac_address:
-        endpoint["MacAddress"] = options.mac_address
-    return {"EndpointsConfig": {options.network: endpoint} if endpoint else {}}
+    place = endpoint(aliases=options.network_alias, ip=options.ip, links=options.link, mac=options.mac_address)
+    return {"EndpointsConfig": {options.network: place} if place else {}}
+
+
+def endpoint(*, aliases: Sequence[str] = (), ip: str = "", links: Sequence[str] = (), mac: str = "") -> dict[str, Any]:
+    """A container's place on a network, as far as the user has something to say of it."""
+    return {**({"IPAMConfig": {"IPv4Address": ip}} if ip else {}), **({"Links": list(links)} if links else {}),
+            **({"Aliases": list(aliases)} if aliases else {}), **({"MacAddress": mac} if mac else {})}
 
 
 def resources(*, memory: str = "", memory_swap: str = "", memory_reservation: str = "", cpus: float = 0,

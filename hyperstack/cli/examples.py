@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, str] = {
     "attach": "hyperctl attach web                    # Ctrl-P Ctrl-Q leaves it running",
+    "commit": "hyperctl commit web web:patched\n"
+              "hyperctl commit -m 'with curl' -c 'CMD [\"serve\"]' -c 'ENV MODE=fast' web web:2",
     "container prune": "hyperctl container prune -f --filter until=24h",
     "cp": "hyperctl cp web:/etc/nginx ./nginx\nhyperctl cp page.html web:/srv/\n"
           "hyperctl cp web:/var/log - | tar t\ntar c site | hyperctl cp - web:/srv",
@@ -13,6 +15,7 @@ EXAMPLES: Mapping[str, str] = {
     "doctor": "hyperctl doctor\nhyperctl doctor --format '{{.status}} {{.name}}'",
     "events": "hyperctl events --since 10m --filter type=container\nhyperctl events --format json | jq .Action",
     "exec": "hyperctl exec -it web sh\nhyperctl exec -u 0 -e DEBUG=1 web id\necho data | hyperctl exec -i web cat",
+    "export": "hyperctl export -o web.tar web\nhyperctl export web | tar t",
     "images": "hyperctl images --filter dangling=true\nhyperctl images --format 'table {{.Repository}}\\t{{.Size}}'",
     "import": "hyperctl import -c 'CMD [\"sh\"]' rootfs.tar mine:1",
     "inspect": "hyperctl inspect web\nhyperctl inspect -f '{{.State.Status}} {{json .Config.Labels}}' web\n"
@@ -21,6 +24,12 @@ EXAMPLES: Mapping[str, str] = {
     "kill": "hyperctl kill -s HUP web",
     "load": "hyperctl load -i images.tar",
     "logs": "hyperctl logs -f --tail 100 web\nhyperctl logs --since 10m -t web",
+    "network connect": "hyperctl network connect --alias db back store",
+    "network create": "hyperctl network create front\n"
+                      "hyperctl run -d --name db --network front --network-alias store postgres\n"
+                      "hyperctl run --rm --network front busybox ping -c 1 store\n"
+                      "hyperctl network create --subnet 10.20.0.0/16 --ip-range 10.20.5.0/24 --internal back",
+    "network ls": "hyperctl network ls --filter type=custom",
     "pod create": "hyperctl pod create -f pod.yaml\ncat pod.yaml | hyperctl pod create -f -",
     "pod logs": "hyperctl pod logs -f -c worker two",
     "pod ls": "hyperctl pod ls\nhyperctl pod ls --format '{{.Name}} {{.Status}}'",

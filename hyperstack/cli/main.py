@@ -19,14 +19,15 @@ from hyperstack.cli.streams import OutputClosed
 _C = cli.__name__ + ".commands."
 
 _CONTAINER = {
-    "attach": _C + "attach:attach", "cp": _C + "cp:cp", "create": _C + "run:create", "diff": _C + "show:diff",
-    "exec": _C + "execute:execute", "inspect": _C + "inspect:container_inspect", "kill": _C + "lifecycle:kill",
-    "logs": _C + "logs:logs", "ls": _C + "ps:ps", "list": _C + "ps:ps", "ps": _C + "ps:ps",
-    "pause": _C + "lifecycle:pause", "port": _C + "show:port", "prune": _C + "prune:container_prune",
-    "rename": _C + "lifecycle:rename", "restart": _C + "lifecycle:restart", "rm": _C + "lifecycle:rm",
-    "remove": _C + "lifecycle:rm", "run": _C + "run:run", "start": _C + "attach:start", "stats": _C + "stats:stats",
-    "stop": _C + "lifecycle:stop", "top": _C + "show:top", "unpause": _C + "lifecycle:unpause",
-    "update": _C + "update:update", "wait": _C + "lifecycle:wait",
+    "attach": _C + "attach:attach", "commit": _C + "layers:commit", "cp": _C + "cp:cp", "create": _C + "run:create",
+    "diff": _C + "show:diff", "exec": _C + "execute:execute", "export": _C + "layers:export",
+    "inspect": _C + "inspect:container_inspect", "kill": _C + "lifecycle:kill", "logs": _C + "logs:logs",
+    "ls": _C + "ps:ps", "list": _C + "ps:ps", "ps": _C + "ps:ps", "pause": _C + "lifecycle:pause",
+    "port": _C + "show:port", "prune": _C + "prune:container_prune", "rename": _C + "lifecycle:rename",
+    "restart": _C + "lifecycle:restart", "rm": _C + "lifecycle:rm", "remove": _C + "lifecycle:rm",
+    "run": _C + "run:run", "start": _C + "attach:start", "stats": _C + "stats:stats", "stop": _C + "lifecycle:stop",
+    "top": _C + "show:top", "unpause": _C + "lifecycle:unpause", "update": _C + "update:update",
+    "wait": _C + "lifecycle:wait",
 }
 _IMAGE = {
     "history": _C + "images:history", "import": _C + "image_files:import_", "inspect": _C + "inspect:image_inspect",
@@ -38,6 +39,11 @@ _VOLUME = {
     "create": _C + "volumes:create", "inspect": _C + "inspect:volume_inspect", "ls": _C + "volumes:ls",
     "list": _C + "volumes:ls", "prune": _C + "prune:volume_prune", "rm": _C + "volumes:rm",
     "remove": _C + "volumes:rm",
+}
+_NETWORK = {
+    "connect": _C + "networks:connect", "create": _C + "networks:create", "disconnect": _C + "networks:disconnect",
+    "inspect": _C + "inspect:network_inspect", "ls": _C + "networks:ls", "list": _C + "networks:ls",
+    "prune": _C + "prune:network_prune", "rm": _C + "networks:rm", "remove": _C + "networks:rm",
 }
 _POD = {
     "create": _C + "pods:create", "inspect": _C + "inspect:pod_inspect", "logs": _C + "pods:logs",
@@ -62,7 +68,7 @@ _TOP = {
     "save": _IMAGE["save"], "tag": _IMAGE["tag"], "version": _C + "system:version",
 }
 
-_MANAGEMENT = ("container", "image", "kernel", "pod", "system", "volume")
+_MANAGEMENT = ("container", "image", "kernel", "network", "pod", "system", "volume")
 _COMMON = ("run", "exec", "ps", "logs", "stop", "rm", "pull", "images", "inspect", "version", "info", "doctor")
 
 
@@ -107,6 +113,7 @@ def _management(name: str, summary: str, commands: dict[str, str]) -> None:
 _management("container", "Manage containers", _CONTAINER)
 _management("image", "Manage images", _IMAGE)
 _management("kernel", "Manage the kernels that pods boot", _KERNEL)
+_management("network", "Manage networks", _NETWORK)
 _management("pod", "Manage pods of several containers", _POD)
 _management("system", "Show and tidy what the host holds", _SYSTEM)
 _management("volume", "Manage volumes", _VOLUME)

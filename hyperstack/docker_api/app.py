@@ -9,6 +9,7 @@ from hyperstack.docker_api.archives import ArchiveRoutes
 from hyperstack.docker_api.containers import ContainerRoutes
 from hyperstack.docker_api.execs import ExecRoutes
 from hyperstack.docker_api.images import ImageRoutes
+from hyperstack.docker_api.layers import LayerRoutes
 from hyperstack.docker_api.networks import NetworkRoutes
 from hyperstack.docker_api.output import OutputRoutes
 from hyperstack.docker_api.system import SystemRoutes
@@ -33,8 +34,8 @@ def build_app(engine: Engine, identity: IdentityBackend) -> web.Application:
 
 def route_table(engine: Engine) -> list[Route]:
     """All routes, without the version's prefix. More special paths come before the wildcards that would take them."""
-    rooms = (SystemRoutes, ContainerRoutes, OutputRoutes, ArchiveRoutes, ExecRoutes, ImageRoutes, NetworkRoutes,
-             VolumeRoutes)
+    rooms = (SystemRoutes, ContainerRoutes, OutputRoutes, ArchiveRoutes, ExecRoutes, ImageRoutes, LayerRoutes,
+             NetworkRoutes, VolumeRoutes)
     return [route for room in rooms for route in room(engine).table()] + absent.table()
 
 

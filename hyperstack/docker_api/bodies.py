@@ -207,6 +207,23 @@ class CreateBody(Body, frozen=True):
     networking_config: NetworkingBody = msgspec.field(default_factory=NetworkingBody)
 
 
+class CommitBody(Body, frozen=True):
+    """POST /commit: the part of a create body that an image keeps."""
+
+    user: str = ""
+    exposed_ports: dict[str, Empty] = {}
+    env: list[str] = []
+    cmd: str | list[str] | None = None
+    healthcheck: HealthcheckBody | None = None
+    volumes: dict[str, Empty] = {}
+    working_dir: str = ""
+    entrypoint: str | list[str] | None = None
+    on_build: list[str] = []
+    labels: dict[str, str] = {}
+    stop_signal: str = ""
+    shell: list[str] = []
+
+
 class UpdateBody(ResourcesBody, frozen=True):
     """POST /containers/{id}/update. A limit of 0 stays as it is."""
 

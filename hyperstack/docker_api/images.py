@@ -139,12 +139,14 @@ class ImageRoutes:
 
     async def history(self, call: Call) -> web.StreamResponse:
         image = self._images.get(call.who, call.part("name"))
-        steps = image.raw_config.get("history") or []
+        steps = [step for step in image.raw_config.get("history") or [] if isinstance(step, dict)]
+        # An image tells which of its steps made no layer; one that miscounts gets zeros.
+        sizes = iter(image.layer_sizes)
         rows = [{"Id": "<missing>", "Created": _seconds(step.get("created")), "CreatedBy": step.get("created_by") or "",
-                 "Tags": None, "Size": 0, "Comment": step.get("comment") or ""}
-                for step in reversed(steps) if isinstance(step, dict)]
+                 "Tags": None, "Size": 0 if step.get("empty_layer") else next(sizes, 0),
+                 "Comment": step.get("comment") or ""} for step in steps][::-1]
         top: dict[str, Any] = rows[0] if rows else {"Created": image.created_at // _NS, "CreatedBy": "", "Comment": "",
-                                                    "Size": 0}
+                                                    "Size": image.size}
         top = {**top, "Id": image.id, "Tags": [self._images.display(name) for name in image.references] or None}
         return json_response([top, *rows[1:]])
 

@@ -138,10 +138,13 @@ async def closing(items: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
 
 async def send_tar(call: Call, tar: AsyncIterator[bytes], *, headers: Mapping[str, str] | None = None
                    ) -> web.StreamResponse:
-    """An archive at the client's pace. A failure in its middle cuts the connection: the status line is gone by then."""
+    """An archive at the client's pace. What fails before its first byte is an error of the API; a failure in its middle
+    cuts the connection, as the status line is gone by then."""
     response = web.StreamResponse(headers={"Content-Type": "application/x-tar", **(headers or {})})
     async with closing(tar):
+        first = await anext(tar, b"")
         await response.prepare(call.request)
+        await response.write(first)
         async for part in tar:
             await response.write(part)
     await response.write_eof()

@@ -9,7 +9,7 @@ unambiguous id prefix.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -210,6 +210,41 @@ class Images(Protocol):
     async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]: ...
 
 
+class ChangeKind(enum.IntEnum):
+    """Docker's numbers."""
+
+    CHANGED = 0
+    ADDED = 1
+    DELETED = 2
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that a container has and its image has not, or the other way round."""
+
+    kind: ChangeKind
+    path: str
+
+
+class Layers(Protocol):
+    """What containers, running or not, have changed of their images. Volumes are no part of it."""
+
+    async def changes(self, who: Principal, ref: str) -> list[Change]:
+        """By path. :raise Exhausted: more than one answer can hold."""
+
+    def export(self, who: Principal, ref: str) -> AsyncIterator[bytes]:
+        """A tar of the whole root file system. To be read to its end or closed."""
+
+    async def commit(self, who: Principal, ref: str, *, reference: str = "", author: str = "", message: str = "",
+                     pause: bool = True, changes: Collection[str] = (), config: Mapping[str, Any] | None = None
+                     ) -> Image:
+        """The container's image with its changes as one more layer.
+
+        :param pause: nothing runs in the container while it is read.
+        :param changes: Dockerfile instructions for the run configuration. :param config: parts of it, over what the
+            container has; in the words of an image's config document.
+        """
+
+
 class Volumes(Protocol):
     """Named disks of the project. Containers name them in their mounts; a missing one is made at the first start."""
 
@@ -341,6 +376,8 @@ class Engine(Protocol):
     def pods(self) -> Pods: ...
     @property
     def images(self) -> Images: ...
+    @property
+    def layers(self) -> Layers: ...
     @property
     def volumes(self) -> Volumes: ...
     @property

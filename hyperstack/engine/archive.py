@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from hyperstack.engine.api import PathStat
 from hyperstack.engine.records import ContainerRecord
@@ -35,7 +35,7 @@ class Archives:
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await stack.enter_async_context(self._supervisor.mounted(container.id))
             stat = await _stat(sandbox, container, path)
-            process = _Process(sandbox, self._supervisor)
+            process = ArchiveProcess(sandbox, self._supervisor)
             await sandbox.channel.archive_read(container.id, process.handle, path.encode())
             await process.attach()
             chunks = process.output(path, stack.pop_all())
@@ -47,15 +47,15 @@ class Archives:
         unpacked until then stays, as with any tar."""
         async with self._supervisor.mounted(container.id) as sandbox:
             await _stat(sandbox, container, path)
-            process = _Process(sandbox, self._supervisor)
+            process = ArchiveProcess(sandbox, self._supervisor)
             await sandbox.channel.archive_write(container.id, process.handle, path.encode(), copy_uid_gid=copy_uid_gid,
                                                 no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
             await process.attach()
             await process.feed(path, tar)
 
 
-class _Process:
-    """One of the agent's own processes that reads or writes a tar."""
+class ArchiveProcess:
+    """One of the agent's own processes that reads or writes the container's files."""
 
     def __init__(self, sandbox: Sandbox, supervisor: Supervisor) -> None:
         self.handle = sandbox.new_handle()
@@ -67,8 +67,11 @@ class _Process:
     async def attach(self) -> None:
         await self._sandbox.channel.attach(self.handle, self._stream, stdout=0, stderr=0)
 
-    async def output(self, path: str, held: contextlib.AsyncExitStack) -> AsyncIterator[bytes]:
-        """What it writes; `held` is let go of at the end."""
+    async def output(self, path: str, held: contextlib.AsyncExitStack) -> AsyncGenerator[bytes, None]:
+        """What it writes; `held` is let go of at the end. To be read to its end or closed.
+
+        :raise InvalidArgument: the guest could not finish; says of what `path` that was.
+        """
         async with held:
             try:
                 async for chunk in self._stdout():

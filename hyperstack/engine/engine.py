@@ -14,6 +14,7 @@ from hyperstack.engine.execs import ExecService
 from hyperstack.engine.health import HealthMonitor
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.kernels import KernelService
+from hyperstack.engine.layers import LayerService
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
 from hyperstack.engine.pool import Pool
@@ -59,6 +60,7 @@ class HostEngine:
         self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates,
                                     self._pool, starts, uids, config)
         self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
+        self.layers = LayerService(self._store, self._supervisor, self.images)
         self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
         self.networks = ProjectNetworks(self._store, self._networks, self._events,
                                         locked=self._supervisor.locked)

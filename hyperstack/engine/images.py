@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
-from hyperstack.image.api import Credentials, Image, ImageBackend, ProgressSink
+from hyperstack.image.api import Credentials, Image, ImageBackend, NewLayer, ProgressSink
 
 
 class ImageService:
@@ -66,6 +66,11 @@ class ImageService:
                          changes: Collection[str] = ()) -> Image:
         image = await self._backend.import_tar(stream, reference=reference, message=message, changes=changes)
         self._emit(who, "import", image.id, name=reference or image.id)
+        return image
+
+    async def commit(self, who: Principal, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
+        image = await self._backend.commit(parent, layer, new)
+        self._emit(who, "create", image.id, name=new.reference or image.id)
         return image
 
     async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]:

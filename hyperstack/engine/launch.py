@@ -68,8 +68,11 @@ def machine_vcpus(pod: PodRecord, containers: Iterable[ContainerRecord]) -> int:
     return max(1, -(-nano // 10**9))
 
 
-def configuration(pod: PodRecord) -> messages.Configure:
-    """The first call to a fresh guest: time, entropy, names, network."""
+def configuration(pod: PodRecord, disk_names: dict[str, str]) -> messages.Configure:
+    """The first call to a fresh guest: time, entropy, names, network.
+
+    :param disk_names: see `hypervisor.api.Machine.disk_names`.
+    """
     net = None
     if pod.binding is not None:
         net = messages.Net(mac=pod.binding.mac, address=pod.binding.address, gateway=pod.binding.gateway,
@@ -78,7 +81,7 @@ def configuration(pod: PodRecord) -> messages.Configure:
         time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
         domainname=pod.spec.domainname, net=net, sysctls=_SYSCTLS | pod.spec.sysctls,
         share_pid=pod.spec.share_process_namespace,
-        memory_reserve=_reserve(pod))
+        disks=disk_names, memory_reserve=_reserve(pod))
 
 
 def _reserve(pod: PodRecord) -> int:

@@ -113,6 +113,10 @@ class Recovery:
         if status is None:
             await self._undo_start(container)
             return
+        if paused and container.state is not ContainerState.PAUSED:
+            # Held still for a commit that ended with its daemon, or by a pause that nobody was told of.
+            await sandbox.channel.resume(container.id)
+            paused = False
         state = ContainerState.PAUSED if paused else ContainerState.RUNNING
         container = self._store.containers.put(replace(
             container, state=state, pid=status.pid, started_at=container.started_at or time.time_ns()))

@@ -1,17 +1,21 @@
 """What every pod does, done once in a machine that others are then forked from.
 
 Under emulation the guest's code is translated when it is first run, and that is most of what a start costs. A forked
-machine has its parent's translations. So the parent goes the way of a pod, with the same calls and the same records, and
+machine has its parent's translations. So the parent goes the way of a pod, with the same calls and records, and
 ends as if it had not been.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
+import shutil
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hyperstack.engine import launch
@@ -31,46 +35,61 @@ _ROUNDS = 3
 """A kernel goes other ways the first time, and the second run translates what the first has made warm. More bring
 nothing (docs/hypervisor.md)."""
 _DEADLINE_S = 30.0
-_LAYER, _WRITABLE = "l0", "w0"
+_LAYERS, _WRITABLE = tuple(f"slot-l{number}" for number in range(6)), "slot-w"
+"""Serials. Most images have fewer layers; what finds no slot is plugged in."""
+_LAYER_BYTES = 1 << 40
+"""What a layer's slot looks like to the guest; no layer is larger."""
 _SIGKILL = 9
 _BINDING = Binding(pod_id="", network_id="", mac="02:00:00:00:00:02", address="192.0.2.2/24", gateway="192.0.2.1",
                    tap="", bridge="", dns=("192.0.2.1",), mtu=1500)
 """Addresses that are for documentation: nobody hears the machine."""
 
 
-async def rehearse(machine: Machine, spec: TemplateSpec, *, layer: Path, disk_bytes: int, directory: Path) -> None:
-    """Leaves the machine as it was, but for what it has learned.
+@asynccontextmanager
+async def stage(layer: Path, *, disk_bytes: int, directory: Path) -> AsyncIterator[tuple[Disk, ...]]:
+    """The disks of the machine that rehearses, which are the slots of its children's: layers, and one of a container's.
 
     :param layer: an image layer with the program `guest.rehearsal.RUN`.
     :param disk_bytes: size of a container's disk here.
-    :param directory: for that disk, for the moment.
+    :param directory: for the files, for the moment.
+    """
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=directory) as scratch, contextlib.ExitStack() as stack:
+        disks = []
+        for serial in _LAYERS:
+            path = Path(scratch, serial)
+            await asyncio.to_thread(shutil.copyfile, layer, path)
+            os.truncate(path, _LAYER_BYTES)
+            disks.append(Disk(serial=serial, fd=_opened(stack, path, os.O_RDONLY), read_only=True))
+        await make_blank_disk(Path(scratch, _WRITABLE), disk_bytes)
+        disks.append(Disk(serial=_WRITABLE, fd=_opened(stack, Path(scratch, _WRITABLE), os.O_RDWR), read_only=False))
+        yield tuple(disks)
+
+
+def _opened(stack: contextlib.ExitStack, path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
+async def rehearse(machine: Machine, spec: TemplateSpec) -> None:
+    """Leaves the machine, which has the disks of `stage`, as it was, but for what it has learned.
+
     :raise HyperStackError: the agent does not answer or cannot do it.
     """
-    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=directory) as scratch:
-        writable = Path(scratch, "disk")
-        await make_blank_disk(writable, disk_bytes)
-        for _ in range(_ROUNDS):
-            async with asyncio.timeout(_DEADLINE_S):
-                await _round(machine, spec, layer, writable)
+    for _ in range(_ROUNDS):
+        async with asyncio.timeout(_DEADLINE_S):
+            await _round(machine, spec)
 
 
-async def _round(machine: Machine, spec: TemplateSpec, layer: Path, writable: Path) -> None:
+async def _round(machine: Machine, spec: TemplateSpec) -> None:
     exits: asyncio.Queue[messages.Event] = asyncio.Queue()
     channel = await greet(machine, secrets.token_bytes(KEY_SIZE), deadline_s=_DEADLINE_S, on_event=exits.put)
     async with channel:
         pod, container = _records(spec)
-        await channel.configure(launch.configuration(pod))
-        for serial, path, read_only in ((_LAYER, layer, True), (_WRITABLE, writable, False)):
-            fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
-            try:
-                await machine.attach_disk(Disk(serial=serial, fd=fd, read_only=read_only))
-            finally:
-                os.close(fd)
-        await channel.create(launch.creation(pod, container, ContainerDisks(layers=(_LAYER,), writable=_WRITABLE)))
+        await channel.configure(launch.configuration(pod, {}))
+        await channel.create(launch.creation(pod, container, ContainerDisks(layers=_LAYERS[:1], writable=_WRITABLE)))
         await _use(channel, pod, container, exits)
         await channel.remove(container.id)
-        for serial in (_LAYER, _WRITABLE):
-            await machine.detach_disk(serial)
         await channel.rewind()
 
 

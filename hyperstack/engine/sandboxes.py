@@ -33,7 +33,7 @@ from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import EventHandler
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
-from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, Unavailable
+from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, Unavailable, Unsupported
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState, check_sandbox
 
@@ -222,7 +222,7 @@ class Sandboxes:
         else:
             pod = self._pod(pod.id)
             machine, channel = await self._bring_up(pod, containers, kernel, template)
-            await channel.configure(launch.configuration(pod))
+            await channel.configure(launch.configuration(pod, machine.disk_names))
         if containers:
             for name, serial, read_only in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
@@ -238,8 +238,7 @@ class Sandboxes:
         self._uids.give_back(ready.uid)
         ready.on_event = self._listener(pod.id)
         try:
-            await _all(self._attach(ready.machine, pod, containers), self._networks.plug_spare(pod),
-                       ready.channel.configure(launch.configuration(pod), deadline_s=_MOVE_IN_S))
+            await _all(self._networks.plug_spare(pod), self._move_disks_in(pod, containers, ready))
         except BaseException as error:
             await asyncio.shield(self._pool.discard(ready))
             if not isinstance(error, HyperStackError | OSError):
@@ -249,10 +248,15 @@ class Sandboxes:
             return False
         return True
 
-    async def _attach(self, machine: Machine, pod: PodRecord, containers: list[ContainerRecord]) -> None:
+    async def _move_disks_in(self, pod: PodRecord, containers: list[ContainerRecord], ready: Ready) -> None:
+        """And tell the guest's agent, in the same call as all else that it needs to know of the pod."""
         with self._disks.opened(pod, containers) as disks:
-            for disk in disks:
-                await machine.attach_disk(disk)
+            try:
+                await ready.machine.equip(disks, None)
+            except Unsupported:
+                for disk in disks:
+                    await ready.machine.attach_disk(disk)
+        await ready.channel.configure(launch.configuration(pod, ready.machine.disk_names), deadline_s=_MOVE_IN_S)
 
     async def _bring_up(self, pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel,
                         template: Template | None) -> tuple[Machine, AgentChannel]:

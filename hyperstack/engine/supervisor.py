@@ -227,7 +227,8 @@ class Supervisor:
                 self.emit(container, "oom")
             return
         for container in self._sandboxes.containers_of(pod_id):
-            if container.handle == event.handle:
+            # One that has ended keeps the number that its process had in an earlier life of the machine.
+            if container.handle == event.handle and container.state in ALIVE:
                 self.spawn(self.exited(container.id, event))
                 return
         self.exits.exited(pod_id, event)

@@ -21,7 +21,7 @@ from collections import OrderedDict
 
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.greeting import greet
-from hyperstack.engine.rehearsal import rehearse
+from hyperstack.engine.rehearsal import rehearse, stage
 from hyperstack.guest.frames import KEY_SIZE
 from hyperstack.hypervisor.api import (
     TRIAL_PREFIX,
@@ -169,11 +169,12 @@ class Templates:
         began = time.monotonic()
         machine: Machine | None = None
         try:
-            machine = await self._hypervisor.start_parent(template, ident=_trial_id(),
-                                                          uid=self._config.parent_uid(number))
             assert self._config.rehearsal_layer is not None
-            await rehearse(machine, template.spec, layer=self._config.rehearsal_layer,
-                           disk_bytes=self._config.default_disk_bytes, directory=self._config.data_root)
+            async with stage(self._config.rehearsal_layer, disk_bytes=self._config.default_disk_bytes,
+                             directory=self._config.data_root) as disks:
+                machine = await self._hypervisor.start_parent(
+                    template, ident=_trial_id(), uid=self._config.parent_uid(number), disks=disks)
+            await rehearse(machine, template.spec)
             await self._hypervisor.keep_parent(template, machine)
         except Unsupported:
             self._forks = False

@@ -30,6 +30,7 @@ from hyperstack.guest.messages import (
     Configure,
     ConfigureReply,
     Create,
+    LayerForm,
     Limits,
     ListReply,
     PingReply,
@@ -197,6 +198,15 @@ class AgentChannel:
         """Start a process whose input, once attached, is a tar."""
         call = messages.ArchiveWrite(container=container, handle=handle, path=path, copy_uid_gid=copy_uid_gid,
                                      no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
+        await self._connection.call(call, Reply, deadline_s)
+
+    async def layer_read(self, container: str, handle: int, form: LayerForm, *, deadline_s: float = CALL_DEADLINE_S
+                         ) -> None:
+        """Start a process whose output, once attached, is what `form` says.
+
+        :raise GuestCallError: ENOSYS, the agent is older than this call.
+        """
+        call = messages.LayerRead(container=container, handle=handle, form=form)
         await self._connection.call(call, Reply, deadline_s)
 
     # --- processes ---

@@ -8,6 +8,7 @@ Keys that the protocol marks optional have a default, which is never sent; the o
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -123,6 +124,8 @@ class Configure(Call, frozen=True, kw_only=True, tag="configure"):
     domainname: str = ""
     net: Net | None = None
     sysctls: dict[str, str] = {}
+    disks: dict[str, str] = {}
+    """Serials of disks that go by another name from now on -> that name."""
     share_pid: bool = False
     memory_reserve: int = 0
 
@@ -229,6 +232,23 @@ class ArchiveWrite(Call, frozen=True, kw_only=True, tag="archive_write"):
     path: bytes
     no_overwrite_dir_non_dir: bool = False
     copy_uid_gid: bool = False
+
+
+class LayerForm(enum.StrEnum):
+    """What is told of a container's own changes."""
+
+    TAR = "tar"
+    """The writable layer, as images have layers."""
+    CHANGES = "changes"
+    """Its names: A, C or D, an absolute path and a zero byte, each."""
+    ROOT = "root"
+    """The whole root as a tar, without volumes."""
+
+
+class LayerRead(Call, frozen=True, kw_only=True, tag="layer_read"):
+    container: str
+    handle: int
+    form: LayerForm
 
 
 class Release(Call, frozen=True, kw_only=True, tag="release"):

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -157,8 +157,8 @@ class HostUsage:
     cpu_ns: int
     pids: int
     pss_bytes: int = 0
-    """Resident memory of the VMM process, of what it shares with other machines its part; 0: it ended, or the host
-    does not tell."""
+    """Resident memory of the VMM process, of what it shares with other machines its part; 0: nobody asked, it ended,
+    or the host does not tell."""
 
 
 class Machine(Protocol):
@@ -173,6 +173,17 @@ class Machine(Protocol):
         """A new connection to the guest agent's port; the backend drops an earlier one.
 
         :raise Unavailable: the machine is gone.
+        """
+
+    @property
+    def disk_names(self) -> dict[str, str]:
+        """Of disks that the guest knows by another serial: that one -> its own. After `start` or `equip` only."""
+
+    async def equip(self, wanted: Sequence[Disk], nic: Nic | None) -> None:
+        """Give a machine that was forked without disks its disks, and another tap (which has the same MAC).
+
+        :raise Unsupported: it was not forked by this daemon.
+        :raise Unavailable: it is gone, or QEMU refuses.
         """
 
     async def attach_disk(self, disk: Disk) -> None:
@@ -230,9 +241,12 @@ class Hypervisor(Protocol):
     async def drop_template(self, template: Template) -> None:
         """Forget it; its clones are not harmed. Idempotent."""
 
-    async def start_parent(self, template: Template, *, ident: str, uid: int) -> Machine:
+    async def start_parent(self, template: Template, *, ident: str, uid: int, disks: tuple[Disk, ...] = ()) -> Machine:
         """A clone that is to be a parent: the caller has it do once what the template's clones will do, leaves nothing
         of that in it, and hands it to `keep_parent` or destroys it.
+
+        :param disks: each a file of its own. Children's disks may take their places: read-only ones that are not
+            larger, writable ones of the same size (`Machine.disk_names`).
 
         :raise Unsupported: this backend cannot fork machines, or not on this host.
         :raise Unavailable: as `start`.

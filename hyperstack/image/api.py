@@ -35,8 +35,23 @@ class Image:
     created_at: int
     size: int
     """Bytes of its layer disks on this host."""
+    layer_sizes: tuple[int, ...]
+    """The same for each layer, lowest first."""
     architecture: str
     os: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewLayer:
+    """What a commit says beside the layer itself."""
+
+    run: dict[str, Any]
+    """The `config` part of the new image's config document."""
+    reference: str = ""
+    author: str = ""
+    message: str = ""
+    created_by: str = ""
+    """The command that wrote the layer, for the history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +123,12 @@ class ImageBackend(Protocol):
     async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image:
         """A root file system tar as a one-layer image; `changes` are Dockerfile-like (CMD, ENV, ...)."""
+
+    async def commit(self, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
+        """The image `parent` with one more layer: a tar with OCI's whiteouts, believed no more than one of a registry.
+
+        :raise InvalidArgument: the layer is refused, or one too many. :raise Exhausted: no disk space.
+        """
 
     def layer_disks(self, image: Image) -> list[Path]:
         """Paths of the read-only disks, lowest first."""

@@ -180,7 +180,7 @@ def read_archive(pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> A
 def store_stream(pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> Member:
     """A whole stream in a temporary file; for a thread. Errors as `read_archive`."""
     with _refusals("layer", store):
-        return _store_pieces(_bounded(pieces, max_bytes), store)
+        return _store_pieces(bounded(pieces, max_bytes), store)
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def _refusals(what: str, store: BlobStore) -> Iterator[None]:
 
 
 def _read_members(archive: Archive, pieces: Iterator[bytes], store: BlobStore, max_bytes: int) -> None:
-    stream = tar.TarStream(_bounded(unpacked(_reader(pieces)), max_bytes))
+    stream = tar.TarStream(bounded(unpacked(_reader(pieces)), max_bytes))
     for count, entry in enumerate(stream, 1):
         if count > MAX_MEMBERS:
             raise tar.TarError(f"it has more than {MAX_MEMBERS} members")
@@ -216,7 +216,8 @@ def _read_members(archive: Archive, pieces: Iterator[bytes], store: BlobStore, m
     stream.drain()
 
 
-def _bounded(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+def bounded(pieces: Iterator[bytes], max_bytes: int) -> Iterator[bytes]:
+    """The same pieces. :raise TarError: there is more of them; for within `store_stream`."""
     total = 0
     for piece in pieces:
         total += len(piece)

@@ -1,11 +1,13 @@
-"""The Dockerfile instructions that `import --change` knows, applied to an image's run configuration."""
+"""The Dockerfile instructions that `--change` knows, at an import and a commit, applied to an image's run
+configuration."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hyperstack.pod.errors import InvalidArgument
@@ -15,12 +17,15 @@ _NAME = re.compile(r"[^\s=]+\Z")
 _MAX_CHANGE = 1 << 16
 
 
-def apply_changes(changes: Collection[str]) -> dict[str, Any]:
-    """The `config` part of an image config document.
+def apply_changes(changes: Collection[str], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `config` part of an image config document: `base`, which is left as it is, with the changes made.
 
     :raise InvalidArgument: an instruction is unknown or malformed.
     """
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = copy.deepcopy(dict(base or {}))
+    words = {change.strip().partition(" ")[0].upper() for change in changes}
+    if "ENTRYPOINT" in words and "CMD" not in words:
+        config.pop("Cmd", None)  # Docker's rule: the old command is hardly an argument of the new entry point
     for change in changes:
         word, _, rest = change.strip().partition(" ")
         instruction = _INSTRUCTIONS.get(word.upper())
@@ -64,6 +69,8 @@ def _pairs(rest: str) -> list[tuple[str, str]]:
         name, _, value = rest.partition(" ")
         pairs = [(name, value.strip())]
     else:
+        if lonely := [word for word in words if "=" not in word]:
+            raise ValueError(f"{lonely[0]!r} has no =; quote values that hold blanks")
         pairs = [(name, value) for name, _, value in (word.partition("=") for word in words)]
     if not all(_NAME.match(name) for name, _ in pairs):
         raise ValueError("a name is empty or has a blank")

@@ -91,8 +91,8 @@ class Loader:
         layers = []
         for digest in image.layers:
             member = archive.blob(digest)
-            layers.append({"mediaType": _layer_type(member.path), "digest": digest, "size": member.size})
-        return _manifest(image.config, config_size, layers)
+            layers.append({"mediaType": layer_type(member.path), "digest": digest, "size": member.size})
+        return manifest_document(image.config, config_size, layers)
 
     async def import_tar(self, stream: AsyncIterator[bytes], reference: Reference | None, message: str,
                          changes: Collection[str]) -> str:
@@ -103,20 +103,20 @@ class Loader:
         limit = self._options.limits.blob_bytes
         member = await with_stream(stream, functools.partial(store_stream, store=self._blobs, max_bytes=limit))
         try:
-            layer_type = await in_thread(_layer_type, member.path)
+            kind = await in_thread(layer_type, member.path)
             # What the layer's id will be is not known before it is unpacked, so nothing at all may be swept meanwhile.
             with self._pins.hold_all():
                 await in_thread(self._blobs.adopt, member.path, member.digest)
                 diff_id = await self._puller.ensure_unpacked(member.digest, None, lambda status, current, total: None)
                 return await self._commit_import(reference, _config(run, message, diff_id, self._options.platform),
-                                                 LayerRow(diff_id=diff_id, blob=member.digest), member.size, layer_type)
+                                                 LayerRow(diff_id=diff_id, blob=member.digest), member.size, kind)
         finally:
             await in_thread(discard, member.path)
 
     async def _commit_import(self, reference: Reference | None, config: bytes, layer: LayerRow, size: int,
-                             layer_type: str) -> str:
+                             kind: str) -> str:
         ident = digests.of(config)
-        manifest = _manifest(ident, len(config), [{"mediaType": layer_type, "digest": layer.blob, "size": size}])
+        manifest = manifest_document(ident, len(config), [{"mediaType": kind, "digest": layer.blob, "size": size}])
         await in_thread(self._blobs.put, config, ident)
         await in_thread(self._blobs.put, manifest, digests.of(manifest))
         self._index.put_image(ImageRow(id=ident, config=config, manifest=digests.of(manifest), layers=(layer,)),
@@ -124,8 +124,8 @@ class Loader:
         return ident
 
 
-def _layer_type(path: Path) -> str:
-    """:raise InvalidArgument: it is compressed with something that is not read."""
+def layer_type(path: Path) -> str:
+    """The media type of a layer's blob. :raise InvalidArgument: it is compressed with something that is not read."""
     with path.open("rb") as file:
         try:
             return manifests.OCI_LAYER + _SUFFIX[compression.detect(file.read(_HEAD))]
@@ -133,7 +133,8 @@ def _layer_type(path: Path) -> str:
             raise InvalidArgument(f"the layer is refused: {error}", field="layer") from error
 
 
-def _manifest(config: str, config_size: int, layers: list[dict[str, object]]) -> bytes:
+def manifest_document(config: str, config_size: int, layers: list[dict[str, object]]) -> bytes:
+    """An OCI manifest. :param layers: descriptors, lowest first."""
     document = {"schemaVersion": 2, "mediaType": manifests.OCI_MANIFEST,
                 "config": {"mediaType": manifests.OCI_CONFIG, "digest": config, "size": config_size}, "layers": layers}
     return json.dumps(document, separators=(",", ":")).encode()

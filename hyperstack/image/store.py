@@ -10,8 +10,9 @@ from pathlib import Path
 
 from hyperstack.image import manifest as manifests
 from hyperstack.image import names as references
-from hyperstack.image.api import Credentials, Image, Progress, ProgressSink
+from hyperstack.image.api import Credentials, Image, NewLayer, Progress, ProgressSink
 from hyperstack.image.blobs import BlobStore, discard, full_disk_told
+from hyperstack.image.commit import Committer
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.convert import Converter
 from hyperstack.image.digest import hexadecimal, is_digest
@@ -45,6 +46,7 @@ class ImageStore:
         self._index: ImageIndex
         self._puller: Puller
         self._loader: Loader
+        self._committer: Committer
 
     async def start(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -54,6 +56,7 @@ class ImageStore:
         self._forget_missing()
         self._puller = Puller(self._client, self._blobs, self._converter, self._index, self._pins, self._options)
         self._loader = Loader(self._blobs, self._index, self._puller, self._pins, self._options)
+        self._committer = Committer(self._blobs, self._index, self._puller, self._pins, self._options)
 
     def _forget_missing(self) -> None:
         """Rows whose files somebody removed by hand would fail much later; and disks without a row are nobody's."""
@@ -188,6 +191,11 @@ class ImageStore:
         with full_disk_told(self._root, "imported image"):
             return self._image(await self._loader.import_tar(stream, parsed, message, changes))
 
+    async def commit(self, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
+        parsed = references.parse(new.reference) if new.reference else None
+        with full_disk_told(self._root, "committed layer"):
+            return self._image(await self._committer.commit(self._row(self._resolve(parent)), layer, new, parsed))
+
     def save(self, names: Collection[str]) -> AsyncIterator[bytes]:
         if not names:
             raise InvalidArgument("no image is named to be saved", field="names")
@@ -261,7 +269,8 @@ class ImageStore:
             image = Image(
                 id=ident, references=(), digests=(), config=parsed.config, raw_config=parsed.raw,
                 diff_ids=parsed.diff_ids, created_at=parsed.created_at, architecture=parsed.platform.architecture,
-                os=parsed.platform.os or "linux", size=sum(sizes[diff_id] for diff_id in set(parsed.diff_ids)))
+                os=parsed.platform.os or "linux", size=sum(sizes[diff_id] for diff_id in set(parsed.diff_ids)),
+                layer_sizes=tuple(sizes[diff_id] for diff_id in parsed.diff_ids))
             if len(row.config) <= _MAX_KEPT:
                 self._images[ident] = image
         return replace(image, references=tags, digests=digests)

@@ -18,8 +18,11 @@ from typing import Any
 import msgspec
 
 from hyperstack.engine.api import (
+    Change,
+    ChangeKind,
     ContainerStats,
     HostCost,
+    Image,
     PathStat,
     WaitCondition,
 )
@@ -417,6 +420,34 @@ class System:
                 "volumes": {}}
 
 
+class Layers:
+    """Every container has changed the same: all that is in the root."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.committed: dict[str, Any] = {}
+
+    async def changes(self, who: Principal, ref: str) -> list[Change]:
+        self.engine.containers.get(who, ref)
+        paths = sorted(self.engine.root.rglob("*"))
+        return [Change(kind=ChangeKind.ADDED, path=f"/{path.relative_to(self.engine.root)}") for path in paths]
+
+    def export(self, who: Principal, ref: str) -> AsyncIterator[bytes]:
+        self.engine.containers.get(who, ref)
+
+        async def parts() -> AsyncIterator[bytes]:
+            _, tar = await self.engine.containers.archive_get(who, ref, "/")
+            async for part in tar:
+                yield part
+
+        return parts()
+
+    async def commit(self, who: Principal, ref: str, **said: Any) -> Image:
+        self.engine.containers.get(who, ref)
+        self.committed = said
+        return BUSYBOX
+
+
 class FakeEngine:
     """See the module."""
 
@@ -428,6 +459,7 @@ class FakeEngine:
         self.execs = Execs(self)
         self.pods = Pods()
         self.images = Images()
+        self.layers = Layers(self)
         self.volumes = Volumes()
         self.system = System(self)
         self.kernels, self._store = make_service(root.with_name("kernels"), "debian", "other")

@@ -18,6 +18,7 @@ BUSYBOX = Image(id="sha256:" + "ab" * 32, references=("docker.io/library/busybox
                     {"created": "2024-01-02T03:04:05Z", "created_by": "ADD file"}], "author": "somebody"},
                 config=ImageConfig(command=("sh",), env=("PATH=/bin",), labels={"maker": "us"}),
                 diff_ids=("sha256:" + "ef" * 32,), created_at=1_700_000_000_000_000_000, size=4 << 20,
+                layer_sizes=(4 << 20,),
                 architecture="amd64", os="linux")
 
 

@@ -49,6 +49,7 @@ class _Doors:
     execs: api.Execs
     pods: api.Pods
     images: api.Images
+    layers: api.Layers
     volumes: api.Volumes
     networks: api.Networks
     kernels: api.Kernels
@@ -67,7 +68,7 @@ async def serve() -> AsyncIterator[Served]:
         root.mkdir()
         fake = FakeEngine(root)
         fake.images.images[BUSYBOX.id] = BUSYBOX
-        engine: Engine = _Doors(fake.containers, fake.execs, fake.pods, fake.images, fake.volumes,
+        engine: Engine = _Doors(fake.containers, fake.execs, fake.pods, fake.images, fake.layers, fake.volumes,
                                 fake.networks, fake.kernels, fake.system, fake)
         app = docker_api.build_app(engine, Identities())
         app.add_routes(native_api.routes(engine, Identities()))

@@ -132,6 +132,24 @@ async def test_images_volumes_networks_and_the_system(served: Served) -> None:
     assert await ok(served, "volume", "create", "data") == "data\n"
     assert await ok(served, "volume", "ls", "-q") == "data\n"
     assert (await ok(served, "network", "ls", "--format", "{{.Name}}")).split() == ["bridge", "none"]
+    ident = await ok(served, "network", "create", "--subnet", "10.77.0.0/16", "--gateway", "10.77.0.9", "--ip-range",
+                     "10.77.5.0/24", "--aux-address", "a=10.77.5.1", "--internal", "--attachable", "--label", "tier=x",
+                     "-o", "com.docker.network.driver.mtu=1400", "front")
+    inspected = json.loads(await ok(served, "network", "inspect", "front"))[0]
+    assert (inspected["Id"], inspected["Internal"], inspected["Attachable"]) == (ident.strip(), True, True)
+    assert inspected["IPAM"]["Config"] == [{"Subnet": "10.77.0.0/16", "IPRange": "10.77.5.0/24",
+                                            "Gateway": "10.77.0.9", "AuxiliaryAddresses": {"a": "10.77.5.1"}}]
+    assert await ok(served, "network", "ls", "-q", "--filter", "label=tier=x") == ident[:12] + "\n"
+    for words, reason in ((("--ipv6", "six"), b"EnableIPv6 is not supported"), (("-d", "macvlan", "m"), b"macvlan"),
+                          (("front",), b"network with name front already exists"), (("host",), b"predefined host"),
+                          (("--subnet", "10.77.9.0/24", "o"), b"overlaps that of network front"),
+                          (("-o", "com.docker.network.bridge.name=br0", "o"), b"bridge.name is not supported")):
+        code, _, err = await cli(served, "network", "create", *words)
+        assert (code, reason in err) == (1, True), err
+    assert await ok(served, "network", "rm", "front") == "front\n"
+    assert b"pre-defined network" in (await cli(served, "network", "rm", "bridge"))[2]
+    await ok(served, "network", "create", "spare")
+    assert "spare" in await ok(served, "network", "prune", "-f")
     assert await ok(served, "version", "--format", "{{.Server.APIVersion}}") == "1.50\n"
     assert "Storage Driver" in await ok(served, "info")
     assert "Images" in await ok(served, "system", "df")

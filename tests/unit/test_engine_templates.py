@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import AsyncMock
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from hyperstack.engine import templates
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.templates import Templates
-from hyperstack.hypervisor.api import Capability, Machine, MachineSpec, Template, TemplateSpec
+from hyperstack.hypervisor.api import Capability, Disk, Machine, MachineSpec, Template, TemplateSpec
 from hyperstack.pod.errors import GuestError, Unavailable, Unsupported
 from hyperstack.pod.kernel import Kernel
 
@@ -53,7 +55,7 @@ class Hypervisor:
     async def start(self, spec: MachineSpec) -> Trial:
         return Trial()
 
-    async def start_parent(self, template: Template, *, ident: str, uid: int) -> Trial:
+    async def start_parent(self, template: Template, *, ident: str, uid: int, disks: object) -> Trial:
         if not self.can_fork:
             raise Unsupported("forking machines", "this one")
         self.uids.append(uid)
@@ -92,10 +94,15 @@ def rehearsals(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """What goes wrong in rehearsals."""
     problems: list[Exception] = []
 
-    async def rehearse(machine: Machine, spec: TemplateSpec, **_: object) -> None:
+    async def rehearse(machine: Machine, spec: TemplateSpec) -> None:
         if problems:
             raise problems.pop()
 
+    @contextlib.asynccontextmanager
+    async def stage(layer: Path, **_: object) -> AsyncIterator[tuple[Disk, ...]]:
+        yield ()
+
+    monkeypatch.setattr(templates, "stage", stage)
     monkeypatch.setattr(templates, "rehearse", rehearse)
     return problems
 

@@ -126,14 +126,19 @@ async def boot(made: QemuHypervisor, kernel: Kernel, **changes: Any) -> AsyncIte
         await machine.destroy()
 
 
-async def raise_parent(made: QemuHypervisor, kernel: Kernel, *, memory_mib: int = 128, nic: bool = False) -> Template:
+async def raise_parent(made: QemuHypervisor, kernel: Kernel, *, memory_mib: int = 128, nic: bool = False,
+                       disks: tuple[Disk, ...] = ()) -> Template:
     """A template, and a machine that its clones are forked from."""
     template = await made.make_template(
         TemplateSpec(kernel=kernel, memory_mib=memory_mib, vcpus=1, nic=nic, scope=secrets.token_hex(8)),
         ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 1, deadline_s=_DEADLINE_S)
-    parent = await made.start_parent(template, ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 2)
+    parent = await made.start_parent(template, ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 2, disks=disks)
     guest = Guest(parent)
     await guest.connect()
+    for disk in disks:
+        # They were there before the template woke, so no event tells of them.
+        await guest.succeed("for host in /sys/class/scsi_host/*; do echo 0 0 - >$host/scan; done")
+        assert await guest.disk(disk.serial)
     await guest.succeed("true")
     await made.keep_parent(template, parent)
     return template

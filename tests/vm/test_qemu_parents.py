@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -75,6 +77,30 @@ async def test_children_share_what_they_do_not_change(made: QemuHypervisor, kern
         assert shared > resident // 2
 
 
+async def test_a_child_that_hears_something_goes_on(made: QemuHypervisor, kernel: Kernel, template: Template) -> None:
+    """Its tap must not block QEMU when there is no more to be read."""
+    async with child(made, kernel, template) as guest:
+        await guest.succeed("ip link set eth0 up")
+        name = guest_tap(guest)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((name, 0))
+            for _ in range(10):
+                wire.send(b"\xff" * 6 + bytes.fromhex(LOOSE_MAC.replace(":", "")) + b"\x88\xb5" + bytes(50))
+        await guest.succeed("sleep 1")
+        assert int(await guest.succeed("cat /sys/class/net/eth0/statistics/rx_packets")) >= 10
+        assert await guest.succeed("echo alive") == "alive"
+
+
+def guest_tap(guest: Guest) -> str:
+    """The host's name of the machine's tap."""
+    for info in Path(f"/proc/{guest.machine.pid}/fdinfo").iterdir():
+        for line in info.read_text().splitlines():
+            if line.startswith("iff:"):
+                return line.split()[1]
+    raise AssertionError("it has no tap")
+
+
 async def test_time_goes_on_and_timers_fire(made: QemuHypervisor, kernel: Kernel, template: Template) -> None:
     async with child(made, kernel, template) as guest:
         before = float((await guest.succeed("cat /proc/uptime")).split()[0])
@@ -92,6 +118,49 @@ async def test_a_child_reads_and_writes_its_own_disks(made: QemuHypervisor, kern
             device = await guest.disk("writable0")
             await guest.succeed(f"echo of the child | dd of=/dev/{device} conv=fsync 2>/dev/null")
     assert (tmp_path / "rw").read_bytes().startswith(b"of the child")
+
+
+async def test_disks_take_the_places_of_the_parents(made: QemuHypervisor, kernel: Kernel, tmp_path: Path) -> None:
+    with image(tmp_path / "s0", "slot-w", size=2 << 20, content=b"of the parent") as slot, \
+            image(tmp_path / "s1", "slot-l", read_only=True, size=1 << 30) as layer_slot:
+        template = await raise_parent(made, kernel, disks=(slot, layer_slot))
+    with image(tmp_path / "a", "disk-a", size=2 << 20, content=b"first") as first, \
+            image(tmp_path / "b", "disk-b", size=2 << 20, content=b"second") as second, \
+            image(tmp_path / "l", "layer", read_only=True, size=4096, content=b"layer") as layer:
+        async with boot(made, kernel, template=template, disks=(first, second, layer)) as guest:
+            names = guest.machine.disk_names
+            assert names == {"slot-w": "disk-a", "slot-l": "layer"}, "a second writable disk finds no slot"
+            writable, read_only = await guest.disk("slot-w"), await guest.disk("slot-l")
+            assert await guest.succeed(f"head -c 5 /dev/{writable}") == "first"
+            assert await guest.succeed(f"head -c 5 /dev/{read_only}") == "layer"
+            assert await guest.succeed(f"tail -c 4096 /dev/{read_only} | tr -d '\\0' | wc -c") == "0"
+            assert await guest.succeed(f"head -c 6 /dev/{await guest.disk('disk-b')}") == "second"
+            await guest.succeed(f"echo changed | dd of=/dev/{writable} conv=fsync 2>/dev/null")
+        assert (tmp_path / "a").read_bytes().startswith(b"changed")
+        assert (tmp_path / "s0").read_bytes().startswith(b"of the parent")
+        async with boot(made, kernel, template=template) as guest:
+            device = await guest.disk("slot-w")
+            content = await guest.succeed(f"head -c 100 /dev/{device} | tr -d '\\0' | wc -c")
+            assert content == "0", "a vacant slot is empty"
+            await guest.run(f"echo mine | dd of=/dev/{device} conv=fsync 2>/dev/null")
+        assert (tmp_path / "s0").read_bytes().startswith(b"of the parent")
+    with image(tmp_path / "c", "disk-c", size=1 << 20, content=b"small") as other:
+        async with boot(made, kernel, template=template, disks=(other,)) as guest:
+            assert guest.machine.disk_names == {}, "a disk of another size finds no slot"
+            assert await guest.succeed(f"head -c 5 /dev/{await guest.disk('disk-c')}") == "small"
+
+
+async def test_a_machine_is_equipped_after_its_fork(made: QemuHypervisor, kernel: Kernel, tmp_path: Path) -> None:
+    with image(tmp_path / "s0", "slot-w", size=2 << 20) as slot:
+        template = await raise_parent(made, kernel, disks=(slot,), nic=True)
+    with image(tmp_path / "a", "disk-a", size=2 << 20, content=b"first") as first, nic() as tap:
+        async with child(made, kernel, template) as guest:
+            await guest.machine.equip((first,), tap)
+            assert guest.machine.disk_names == {"slot-w": "disk-a"}
+            device = await guest.disk("slot-w")
+            assert await guest.succeed(f"head -c 5 /dev/{device}") == "first"
+            await guest.succeed(f"echo changed | dd of=/dev/{device} conv=fsync 2>/dev/null")
+    assert (tmp_path / "a").read_bytes().startswith(b"changed")
 
 
 async def test_many_at_once_all_answer_and_leave_nothing(made: QemuHypervisor, kernel: Kernel, template: Template,
@@ -138,7 +207,7 @@ async def test_a_parent_ends_with_whoever_holds_its_socket(kernel: Kernel, tmp_p
     async with hypervisor(tmp_path) as made:
         template = await raise_parent(made, kernel)
         parent = made._parents[template.id]
-        parent._control.close()
+        parent._requests.close()
         assert (await asyncio.wait_for(parent.machine._process.wait(), 10)) == "ended with status 0"
         assert not made.has_parent(template)
 
@@ -156,8 +225,8 @@ async def test_a_request_that_is_not_sound_is_refused_and_harms_nobody(made: Qem
                                                                        template: Template) -> None:
     parent = made._parents[template.id]
     for request in (b"x", b"\0" * 40, b"\xff" * 100, b"\xff" * 4000):
-        parent._control.send(request)
-        assert int.from_bytes(parent._control.recv(8), "little", signed=True) < 0
+        parent._requests._socket.send(request)
+        assert int.from_bytes(parent._requests._socket.recv(8), "little", signed=True) < 0
     async with child(made, kernel, template) as guest:
         assert await guest.succeed("echo alive") == "alive"
 

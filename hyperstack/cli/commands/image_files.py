@@ -46,7 +46,7 @@ def save(app: App, *, names: Sequence[str], output: str) -> None:
     path = f"/images/{quoted_image(names[0])}/get" if len(names) == 1 else "/images/get"
     response = app.client.request("GET", path, query=None if len(names) == 1 else {"names": names})
     if output:
-        _write_file(output, response.chunks())
+        write_file(output, response.chunks())
     else:
         for data in response.chunks():
             streams.write_all(1, data)
@@ -86,8 +86,11 @@ def _opened(source: str) -> Iterator[IO[bytes]]:
         yield archive
 
 
-def _write_file(name: str, chunks: Iterator[bytes]) -> None:
-    """Write beside the file, then put it in its place: a save that fails leaves no half archive."""
+def write_file(name: str, chunks: Iterator[bytes]) -> None:
+    """Write beside the file, then put it in its place: what fails leaves no half archive.
+
+    :raise CliError: it cannot be written.
+    """
     target = Path(name)
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:

@@ -10,7 +10,7 @@ import click
 
 from hyperstack.cli.app import App, Command, pass_app
 from hyperstack.cli.client import NATIVE, Client, Query, quoted, quoted_image
-from hyperstack.cli.completing import containers, kernels, local_images, pods, volumes
+from hyperstack.cli.completing import containers, kernels, local_images, networks, pods, volumes
 from hyperstack.cli.errors import ApiError, CliError
 
 _PATHS: dict[str, Callable[[str], str]] = {
@@ -31,7 +31,7 @@ _FORMAT = click.option("-f", "--format", "layout", default="", help="json or a T
 @click.argument("names", nargs=-1, required=True, metavar="NAME|ID [NAME|ID...]", shell_complete=containers)
 @pass_app
 def inspect(app: App, *, names: Sequence[str], layout: str, size: bool, kind: str | None) -> None:
-    """Show everything about containers, images, volumes, pods or kernels."""
+    """Show everything about containers, images, volumes, networks, pods or kernels."""
     _inspect(app.client, names, layout, [kind] if kind else list(_PATHS), size=size)
 
 
@@ -61,6 +61,15 @@ def image_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
 def volume_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
     """Show everything about volumes."""
     _inspect(app.client, names, layout, ["volume"])
+
+
+@click.command("inspect", cls=Command)
+@_FORMAT
+@click.argument("names", nargs=-1, required=True, metavar="NETWORK [NETWORK...]", shell_complete=networks)
+@pass_app
+def network_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
+    """Show everything about networks, with the containers that are on them."""
+    _inspect(app.client, names, layout, ["network"])
 
 
 @click.command("inspect", cls=Command)

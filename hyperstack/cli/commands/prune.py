@@ -1,4 +1,4 @@
-"""hyperctl container, image, volume and system prune."""
+"""hyperctl container, image, network, volume and system prune."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ def image_prune(app: App, *, every: bool, chosen: Sequence[str], force: bool) ->
 
 
 @click.command("prune", cls=Command)
+@_FILTER
+@_FORCE
+@pass_app
+def network_prune(app: App, *, chosen: Sequence[str], force: bool) -> None:
+    """Remove networks that no container names."""
+    if confirm("This will remove all custom networks not used by at least one container.", force=force):
+        _, lines, _ = _networks(app.client, chosen)
+        if lines:
+            click.echo("\n".join(["Deleted Networks:", *lines, ""]))
+
+
+@click.command("prune", cls=Command)
 @click.option("-a", "--all", "every", is_flag=True, help="Remove named volumes that are not used, too")
 @_FILTER
 @_FORCE
@@ -59,11 +71,12 @@ def volume_prune(app: App, *, every: bool, chosen: Sequence[str], force: bool) -
 def system_prune(app: App, *, every: bool, volumes: bool, chosen: Sequence[str], force: bool) -> None:
     """Remove stopped containers and what is not used any more."""
     lines = ["This will remove:", "  - all stopped containers",
+             "  - all networks not used by at least one container",
              *(["  - all anonymous volumes not used by at least one container"] if volumes else []),
              "  - all images without at least one container associated to them" if every else "  - all dangling images"]
     if not confirm("\n".join(lines), force=force):
         return
-    steps = [_containers(app.client, chosen)]
+    steps = [_containers(app.client, chosen), _networks(app.client, chosen)]
     if volumes:
         steps.append(_volumes(app.client, [value for value in chosen if not value.startswith("until")], every=False))
     steps.append(_images(app.client, chosen, every=every))
@@ -83,6 +96,11 @@ def _images(client: Client, chosen: Sequence[str], *, every: bool) -> _Pruned:
     answer = client.post("/images/prune", {"filters": filters([*chosen, *(["dangling=false"] if every else [])])})
     lines = [f"{what.lower()}: {name}" for step in answer.get("ImagesDeleted") or () for what, name in step.items()]
     return "Deleted Images", lines, _freed(answer)
+
+
+def _networks(client: Client, chosen: Sequence[str]) -> _Pruned:
+    answer = client.post("/networks/prune", {"filters": filters(chosen)})
+    return "Deleted Networks", list(answer.get("NetworksDeleted") or ()), 0
 
 
 def _volumes(client: Client, chosen: Sequence[str], *, every: bool) -> _Pruned:

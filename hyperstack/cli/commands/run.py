@@ -12,7 +12,7 @@ import click
 from hyperstack.cli import attaching, pulling, references, session, terminal
 from hyperstack.cli.app import PROGRAM, App, Command, pass_app
 from hyperstack.cli.client import Client
-from hyperstack.cli.completing import kernels, local_images
+from hyperstack.cli.completing import kernels, local_images, networks
 from hyperstack.cli.create import CreateOptions, body
 from hyperstack.cli.errors import USAGE_EXIT, ApiError, CliError
 
@@ -26,7 +26,9 @@ _REPEATED = {
     "dns": "Use this DNS server", "dns-option": "Set a resolver option", "dns-search": "Set a DNS search domain",
     "env-file": "Read environment variables from a file", "expose": "Expose a port or a range of ports",
     "group-add": "Join a further group", "label-file": "Read labels from a file",
+    "link": "Call another container of the network so (CONTAINER[:ALIAS])",
     "log-opt": "Set an option of the log driver", "mount": "Attach a file system (type=,source=,target=,...)",
+    "network-alias": "What else it is called on its network",
     "security-opt": "Set a security option (no-new-privileges, seccomp=unconfined)",
     "storage-opt": "Set a storage option (size=10G)", "sysctl": "Set a kernel parameter (KEY=VALUE)",
     "tmpfs": "Mount a tmpfs (PATH[:OPTIONS])", "ulimit": "Set a resource limit (NAME=SOFT[:HARD])",
@@ -68,7 +70,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
                  help="Boot the pod with this kernel (see: hyperctl kernel ls)"),
     click.option("-l", "--label", multiple=True, metavar="KEY[=VALUE]", help="Set a label"),
     click.option("-m", "--memory", default="", metavar="SIZE", help="Memory limit, such as 512m"),
-    click.option("--network", "--net", default="default", help="Join this network, or none"),
+    click.option("--network", "--net", default="default", shell_complete=networks, help="Join this network, or none"),
     click.option("--pids-limit", type=int, default=0, help="Limit of processes; -1: none"),
     click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOST:]PORT",
                  help="Publish a port, or a range of ports, on the host"),

@@ -16,5 +16,19 @@ bool archive_write(const struct unpack_options *options, int in, struct problem 
 /* What is in one directory into another, which takes its owner and mode as well. */
 bool archive_copy(int from, int to, struct problem *problem);
 
-/* pack.c: `name` in `directory`, called `as` in the archive. */
-bool pack(int directory, const char *name, const char *as, int out, struct problem *problem);
+/* pack.c */
+
+enum pack_view {
+    PACK_PATH,  /* files with the volumes among them */
+    PACK_TREE,  /* a whole root; its names begin at it */
+    PACK_LAYER, /* the same of a writable layer, what it hides told as images tell it */
+};
+
+struct pack_job {
+    int directory;
+    const char *name, *as; /* `name` in `directory`, called `as` in the archive */
+    enum pack_view view;
+    char *const *mount_points; /* PACK_LAYER: see layer.h */
+};
+
+bool pack(const struct pack_job *job, int out, struct problem *problem);

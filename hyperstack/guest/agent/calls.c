@@ -20,7 +20,7 @@
 
 /* Every key that any call but the large ones (configure, create, volume) has. Each operation lists its own. */
 struct request {
-    char *op, *container, *name, *path;
+    char *op, *container, *name, *path, *form;
     int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns;
     bool all, no_overwrite_dir_non_dir, copy_uid_gid;
     struct slice process, limits;
@@ -75,6 +75,8 @@ static bool launch(const struct call *call, struct request *request, enum proces
                       .copy_uid_gid = request->copy_uid_gid,
                       .status = -1};
     job.spec.input = kind == PROCESS_ARCHIVE_WRITE;
+    if (request->form && !layer_form_of(request->form, &job.form))
+        return fail(problem, EINVAL, "there is no form %.32s", request->form);
     if (request->process.data && !decode_process(request->process, &job.spec, request->arena, problem))
         return false;
     return process_launch(&job, request->handle, request->window, call, problem);
@@ -98,6 +100,11 @@ static bool do_archive_read(const struct call *call, struct request *request, st
 static bool do_archive_write(const struct call *call, struct request *request, struct problem *problem)
 {
     return launch(call, request, PROCESS_ARCHIVE_WRITE, problem);
+}
+
+static bool do_layer_read(const struct call *call, struct request *request, struct problem *problem)
+{
+    return launch(call, request, PROCESS_LAYER_READ, problem);
 }
 
 struct attached {
@@ -347,6 +354,9 @@ static const struct {
      {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY_PATH,
       KEY("no_overwrite_dir_non_dir", FIELD_BOOL, true, no_overwrite_dir_non_dir, 0, 0),
       KEY("copy_uid_gid", FIELD_BOOL, true, copy_uid_gid, 0, 0)}},
+    {"layer_read",
+     do_layer_read,
+     {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("form", FIELD_TEXT, false, form, 1, 32)}},
     {"release", do_release, {KEY_OP, KEY_HANDLE}},
     {"remove", do_remove, {KEY_OP, KEY_CONTAINER}},
     {"list", do_list, {KEY_OP}},
@@ -358,7 +368,8 @@ static const struct {
 /* Looks up what required keys name: every operation with `handle` but those that make one wants its process. */
 static bool look_up(struct request *request, operation *run, bool container_needed, struct problem *problem)
 {
-    bool makes_handle = run == do_start || run == do_exec || run == do_archive_read || run == do_archive_write;
+    bool makes_handle = run == do_start || run == do_exec || run == do_archive_read || run == do_archive_write ||
+                        run == do_layer_read;
     if (container_needed && !(request->found = container_find(request->container, problem)))
         return false;
     if (request->handle && !makes_handle && !(request->target = process_find(request->handle)))

@@ -53,6 +53,8 @@ static bool enter_namespaces(const struct job *job, struct problem *problem)
             return fail(problem, errno, "cannot make a cgroup namespace: %s", strerror(errno));
         return rootfs_enter(container, *job->terminal ? job->terminal : NULL, problem);
     }
+    if (job->kind == PROCESS_LAYER_READ)
+        return true; /* layers are seen from outside, without what is mounted in the container */
     if (job->kind != PROCESS_EXEC && container->main_pidfd < 0)
         return rootfs_enter_volumes(container, problem);
     if (setns(container->main_pidfd, CLONE_NEWNS | (job->kind == PROCESS_EXEC ? CLONE_NEWCGROUP : 0)) < 0)
@@ -306,7 +308,9 @@ static _Noreturn void run_archive(struct job *job, struct problem *problem)
     if (!enter_namespaces(job, problem) || !set_up_stdio(job, problem))
         report(job, problem);
     close_descriptors_from(3); /* what happens from here on is told by stderr and the exit code */
-    bool good = job->kind == PROCESS_ARCHIVE_READ ? archive_read(job->path, 1, problem) : write_archive(job, problem);
+    bool good = job->kind == PROCESS_ARCHIVE_READ   ? archive_read(job->path, 1, problem)
+                : job->kind == PROCESS_LAYER_READ ? layer_read(job->container, job->form, 1, problem)
+                                                  : write_archive(job, problem);
     if (!good)
         dprintf(2, "%s\n", problem->text);
     _exit(good ? 0 : 1);

@@ -10,6 +10,7 @@
 #include "mounts.h"
 
 #define DISKS_MAX 4096
+#define RENAMED_MAX 64
 
 /* virtio-blk tells its serial itself; a SCSI disk in page 0x80 of its vital product data, after a header of four. */
 static bool read_serial(int block, const char *name, char serial[static 64])
@@ -31,6 +32,42 @@ static bool read_serial(int block, const char *name, char serial[static 64])
     return size > 0;
 }
 
+/* What the host calls disks that have other serials. */
+static struct {
+    char serial[64], name[64];
+} renamed[RENAMED_MAX];
+static size_t renamed_count;
+
+bool disks_rename(struct slice map, struct problem *problem)
+{
+    struct mp_reader reader = mp_reader(map);
+    struct mp_value head, serial, name;
+    renamed_count = 0;
+    if (!map.size)
+        return true;
+    if (!mp_next(&reader, &head) || head.type != MP_MAP || head.count > RENAMED_MAX)
+        return fail(problem, EINVAL, "disks is not a map of at most %d", RENAMED_MAX);
+    for (uint32_t i = 0; i < head.count; i++) {
+        if (!mp_next(&reader, &serial) || serial.type != MP_STR || serial.bytes.size >= sizeof(renamed[i].serial) ||
+            !mp_next(&reader, &name) || name.type != MP_STR || name.bytes.size >= sizeof(renamed[i].name))
+            return fail(problem, EINVAL, "disks holds what is no serial");
+        snprintf(renamed[i].serial, sizeof(renamed[i].serial), "%.*s", (int)serial.bytes.size,
+                 (const char *)serial.bytes.data);
+        snprintf(renamed[i].name, sizeof(renamed[i].name), "%.*s", (int)name.bytes.size, (const char *)name.bytes.data);
+    }
+    renamed_count = head.count;
+    return true;
+}
+
+static void rename_disk(char serial[static 64])
+{
+    for (size_t i = 0; i < renamed_count; i++)
+        if (strcmp(renamed[i].serial, serial) == 0) {
+            strcpy(serial, renamed[i].name);
+            return;
+        }
+}
+
 void disks_scan(struct disk_table *table)
 {
     *table = (struct disk_table){0};
@@ -42,6 +79,7 @@ void disks_scan(struct disk_table *table)
         if (entry->d_name[0] == '.' || strlen(entry->d_name) > 32 ||
             !read_serial(dirfd(block), entry->d_name, disk.serial))
             continue;
+        rename_disk(disk.serial);
         struct disk *disks = realloc(table->disks, (table->count + 1) * sizeof(disk));
         if (!disks)
             break;

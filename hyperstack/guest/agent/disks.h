@@ -16,6 +16,7 @@ struct disk_table {
     size_t count;
 };
 
+bool disks_rename(struct slice map, struct problem *problem); /* serial -> what calls name the disk by */
 void disks_scan(struct disk_table *table);
 void disks_free(struct disk_table *table);
 /* NULL with ENXIO in `problem`: not there (yet). */

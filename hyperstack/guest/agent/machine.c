@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "disks.h"
 #include "port.h"
 #include "process.h"
 
@@ -22,7 +23,7 @@
 struct configure_request {
     char *op, *hostname, *domainname;
     int64_t time_ns, memory_reserve;
-    struct slice entropy, net, sysctls;
+    struct slice entropy, net, sysctls, disks;
     bool share_pid;
 };
 
@@ -110,6 +111,8 @@ static bool apply(const struct configure_request *request, struct arena *arena, 
         return false;
     if (request->memory_reserve && !cgroups_reserve((uint64_t)request->memory_reserve))
         return fail(problem, EINVAL, "memory_reserve leaves the containers nothing");
+    if (!disks_rename(request->disks, problem))
+        return false;
     return !request->share_pid || share_pid_namespace(problem);
 }
 
@@ -123,6 +126,7 @@ bool machine_configure(struct slice arguments, struct problem *problem)
         {"domainname", FIELD_TEXT, true, offsetof(struct configure_request, domainname), 0, 64},
         {"net", FIELD_MAP, true, offsetof(struct configure_request, net), 0, 0},
         {"sysctls", FIELD_MAP, true, offsetof(struct configure_request, sysctls), 0, 0},
+        {"disks", FIELD_MAP, true, offsetof(struct configure_request, disks), 0, 0},
         {"share_pid", FIELD_BOOL, true, offsetof(struct configure_request, share_pid), 0, 0},
         {"memory_reserve", FIELD_INT, true, offsetof(struct configure_request, memory_reserve), 0, INT64_MAX},
     };

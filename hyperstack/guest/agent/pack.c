@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "archive.h"
+#include "layer.h"
 #include "mounts.h"
 #include "tar.h"
 
@@ -38,6 +39,8 @@ struct packer {
     size_t seen_count;
     uint8_t xattrs[XATTRS_SIZE];
     char names[XATTRS_SIZE];
+    enum pack_view view;
+    char *const *mount_points;
     struct problem *problem;
 };
 
@@ -157,6 +160,33 @@ static bool pack_file(struct packer *packer, int directory, const char *name, co
     return good;
 }
 
+/* A name in the directory that is packed, for one that is in it. */
+static bool extend_path(struct packer *packer, size_t length, const char *name)
+{
+    if (packer->view != PACK_PATH && strcmp(packer->path, ".") == 0)
+        length = 0; /* names in layers and exports begin at the root */
+    if (length + strlen(name) + 3 > sizeof(packer->path))
+        return false;
+    snprintf(packer->path + length, sizeof(packer->path) - length, "%s%s", length ? "/" : "", name);
+    return true;
+}
+
+/* An empty file as images have it in place of what a layer takes away: `prefix` and `name` beside it. */
+static void add_marker(struct packer *packer, const char *prefix, const char *name)
+{
+    static const struct stat marker = {.st_mode = S_IFREG};
+    char *slash = strrchr(packer->path, '/');
+    size_t directory = *name && slash ? (size_t)(slash + 1 - packer->path) : 0;
+    set_entry(packer, &marker, TAR_FILE);
+    int size = *name ? snprintf(packer->entry.path, sizeof(packer->entry.path), "%.*s%s%s", (int)directory,
+                                packer->path, prefix, name)
+                     : snprintf(packer->entry.path, sizeof(packer->entry.path), "%s/%s", packer->path, prefix);
+    if (size < 0 || (size_t)size >= sizeof(packer->entry.path))
+        fail(packer->problem, ENAMETOOLONG, "%.200s... is nested too deep", packer->path);
+    else
+        tar_put_header(&packer->buffer, &packer->entry);
+}
+
 /* Volumes belong to a container's files; /proc, /sys, /dev and tmpfs mounts do not, unless asked for by their name. */
 static bool belongs(struct packer *packer, int fd, const struct stat *status, unsigned depth)
 {
@@ -177,21 +207,28 @@ static bool pack_directory(struct packer *packer, int parent, const char *name, 
         close_fd(&fd);
         return errno == ENOENT || fail(packer->problem, errno, "cannot read %.200s: %s", packer->path, strerror(errno));
     }
-    set_entry(packer, status, TAR_DIRECTORY);
-    add_xattrs(packer, fd);
-    tar_put_header(&packer->buffer, &packer->entry);
-    size_t length = strlen(packer->path);
     bool good = true;
+    if (packer->view != PACK_TREE || strcmp(packer->path, ".") != 0) {
+        set_entry(packer, status, TAR_DIRECTORY);
+        add_xattrs(packer, fd);
+        tar_put_header(&packer->buffer, &packer->entry);
+    }
+    if (packer->view == PACK_LAYER) {
+        good = layer_is_plain(fd, packer->path, packer->problem);
+        if (layer_is_opaque(fd))
+            add_marker(packer, ".wh..wh..opq", "");
+        good = good && packer->problem->error == 0;
+    }
+    size_t length = strlen(packer->path);
     bool descend = belongs(packer, fd, status, depth);
     for (struct dirent *entry; descend && good && (entry = readdir(directory));) {
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
-        if (depth == 0 || length + strlen(entry->d_name) + 3 > sizeof(packer->path)) {
-            good = fail(packer->problem, ENAMETOOLONG, "%.200s... is nested too deep", packer->path);
-        } else {
-            snprintf(packer->path + length, sizeof(packer->path) - length, "/%s", entry->d_name);
-            good = pack_node(packer, fd, entry->d_name, depth - 1);
-        }
+        char first = packer->path[0]; /* of a path that is replaced and not extended */
+        good = depth > 0 && extend_path(packer, length, entry->d_name)
+                   ? pack_node(packer, fd, entry->d_name, depth - 1)
+                   : fail(packer->problem, ENAMETOOLONG, "%.200s... is nested too deep", packer->path);
+        packer->path[0] = first;
         packer->path[length] = 0;
     }
     closedir(directory);
@@ -204,6 +241,12 @@ static bool pack_node(struct packer *packer, int directory, const char *name, un
     if (fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT || fail(packer->problem, errno, "%.200s: %s", packer->path, strerror(errno));
     bool good = true;
+    if (packer->view == PACK_LAYER && layer_is_whiteout(&status)) {
+        add_marker(packer, ".wh.", name);
+        return packer->problem->error == 0;
+    }
+    if (packer->view == PACK_LAYER && layer_is_mount_point(packer->mount_points, packer->path, directory, name, &status))
+        return true;
     switch (status.st_mode & S_IFMT) {
     case S_IFREG:
         good = pack_file(packer, directory, name, &status);
@@ -231,8 +274,7 @@ static bool pack_node(struct packer *packer, int directory, const char *name, un
     return good && (packer->buffer.size < FLUSH_SIZE || flush(packer));
 }
 
-/* `name` in `directory` becomes `as` in the archive. */
-bool pack(int directory, const char *name, const char *as, int out, struct problem *problem)
+bool pack(const struct pack_job *job, int out, struct problem *problem)
 {
     static const uint8_t end[2 * TAR_BLOCK];
     struct packer *packer = calloc(1, sizeof(*packer));
@@ -241,8 +283,10 @@ bool pack(int directory, const char *name, const char *as, int out, struct probl
     packer->out = out;
     packer->problem = problem;
     packer->buffer.limit = 4 * TAR_EXTENDED_MAX;
-    snprintf(packer->path, sizeof(packer->path), "%s", as);
-    bool good = pack_node(packer, directory, name, DEPTH_MAX);
+    packer->view = job->view;
+    packer->mount_points = job->mount_points;
+    snprintf(packer->path, sizeof(packer->path), "%s", job->as);
+    bool good = pack_node(packer, job->directory, job->name, DEPTH_MAX);
     buffer_add(&packer->buffer, end, sizeof(end));
     return good && flush(packer);
 }
@@ -282,7 +326,8 @@ bool archive_read(const char *path, int out, struct problem *problem)
     bool good = found >= 0 && fstatat(found, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
     if (!good)
         fail(problem, errno, "%.200s: %s", path, strerror(errno));
-    good = good && pack(found, name, strcmp(as, "..") == 0 ? "." : as, out, problem);
+    const struct pack_job job = {.directory = found, .name = name, .as = strcmp(as, "..") == 0 ? "." : as};
+    good = good && pack(&job, out, problem);
     close_fd(&found);
     close_fd(&root);
     return good;

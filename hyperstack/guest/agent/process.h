@@ -2,11 +2,12 @@
 #pragma once
 
 #include "container.h"
+#include "layer.h"
 #include "stream.h"
 
 #define PROCESSES_MAX 4096
 
-enum process_kind { PROCESS_MAIN, PROCESS_EXEC, PROCESS_ARCHIVE_READ, PROCESS_ARCHIVE_WRITE };
+enum process_kind { PROCESS_MAIN, PROCESS_EXEC, PROCESS_ARCHIVE_READ, PROCESS_ARCHIVE_WRITE, PROCESS_LAYER_READ };
 
 struct process {
     struct process *next;
@@ -80,6 +81,7 @@ struct job {
     struct container *container;
     struct process_spec spec;
     char *path; /* archives */
+    enum layer_form form;
     bool no_overwrite_dir_non_dir, copy_uid_gid;
     int stdio[3];
     int status;

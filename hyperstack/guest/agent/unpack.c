@@ -337,7 +337,8 @@ bool archive_copy(int from, int to, struct problem *problem)
     if (packer == 0) {
         struct problem ignored;
         close(ends[0]);
-        _exit(pack(from, ".", ".", ends[1], &ignored) ? 0 : 1);
+        const struct pack_job job = {.directory = from, .name = ".", .as = "."};
+        _exit(pack(&job, ends[1], &ignored) ? 0 : 1);
     }
     close(ends[1]);
     bool good = packer > 0 ? archive_write(&options, ends[0], problem) : fail(problem, errno, "cannot fork");

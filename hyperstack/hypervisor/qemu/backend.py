@@ -20,6 +20,7 @@ from hyperstack.hypervisor.api import (
     POOL_PREFIX,
     TRIAL_PREFIX,
     Capability,
+    Disk,
     Machine,
     MachineSpec,
     Nic,
@@ -30,8 +31,9 @@ from hyperstack.hypervisor.api import (
 from hyperstack.hypervisor.qemu import command, disks, launcher, probe, runtime_root
 from hyperstack.hypervisor.qemu.build import build
 from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
+from hyperstack.hypervisor.qemu.forks import Ends, Numbers, Requests, Seats, Slot
 from hyperstack.hypervisor.qemu.machine import QemuMachine
-from hyperstack.hypervisor.qemu.parents import Ends, Numbers, Parent
+from hyperstack.hypervisor.qemu.parents import Parent
 from hyperstack.hypervisor.qemu.place import (
     AGENT_SOCKET,
     MONITOR_SOCKET,
@@ -99,7 +101,7 @@ class QemuHypervisor:
         self._machines: dict[str, QemuMachine] = {}
         self._parents: dict[str, Parent] = {}
         """By template."""
-        self._raised: dict[str, tuple[socket.socket, Numbers]] = {}
+        self._raised: dict[str, tuple[Requests, Numbers, list[Slot]]] = {}
         """What is needed to make parents of machines that run, by machine."""
         self.accelerator = "unknown"
 
@@ -171,7 +173,7 @@ class QemuHypervisor:
             machine, state = self._launch(spec, place, tools, origin, forks=forks)
             await machine.open()
             if isinstance(origin, Parent):
-                await machine.begin(spec.disks)
+                await machine.begin()
             elif spec.template is not None:
                 await machine.restore(state)
         except BaseException as error:
@@ -206,15 +208,16 @@ class QemuHypervisor:
             ends = Ends(monitor=monitor.fileno(), agent=agent.fileno(), last_words=last_words,
                         tap=spec.nic.fd if spec.nic else None)
             entrances = stack.enter_context(place.cgroup.entrances())
-            state = 0
+            state, child, seats = 0, None, Seats()
             if isinstance(origin, Parent):
-                pid = origin.fork(uid=spec.uid, name=spec.id[:12], cgroups=entrances, ends=ends)
+                seats = Seats.plan(origin.slots, spec.disks)
+                pid, child = origin.fork(uid=spec.uid, name=spec.id[:12], cgroups=entrances, ends=ends, seats=seats)
             else:
                 pid, state = self._spawn(spec, tools, origin, ends, entrances, forks=forks)
             process = _hold(pid)
             keep_words.pop_all()
             begun = Origin.FORK if isinstance(origin, Parent) else Origin.TEMPLATE if spec.template else Origin.COLD
-            return QemuMachine(spec.id, process, place, last_words, self._forget, begun), state
+            return QemuMachine(spec.id, process, place, last_words, self._forget, begun, child, seats), state
 
     def _spawn(self, spec: MachineSpec, tools: _Tools, files: OpenTemplate | None, ends: Ends,
                entrances: Sequence[int], *, forks: bool) -> tuple[int, int]:
@@ -233,9 +236,10 @@ class QemuHypervisor:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.callback(theirs.close)
                 fork = descriptors.give(theirs.fileno())
-                # The NIC comes last on the command line, and a parent has no disks.
-                tap = descriptors.last + 1 if spec.nic else None
-                self._raised[spec.id] = ours, Numbers(channels, tap)
+                # The NIC comes last on the command line, after one descriptor for each disk.
+                tap = descriptors.last + len(spec.disks) + 1 if spec.nic else None
+                self._raised[spec.id] = (Requests(ours), Numbers(channels, fork, tap),
+                                         [Slot.of(disk) for disk in spec.disks])
             cold = spec.template is None
             line = command.command_line(
                 spec, program=tools.root.program, firmware=tools.root.firmware, accelerator=tools.accelerator.name,
@@ -278,23 +282,25 @@ class QemuHypervisor:
 
     # Parents
 
-    async def start_parent(self, template: Template, *, ident: str, uid: int) -> QemuMachine:
+    async def start_parent(self, template: Template, *, ident: str, uid: int, disks: tuple[Disk, ...] = ()
+                           ) -> QemuMachine:
         tools = await self._prepare_tools()
         if tools.accelerator.name != "tcg":
             raise Unsupported("forking machines", f"{self.name} with {tools.accelerator.name}")
         common = template.spec
         with contextlib.ExitStack() as stack:
             spec = MachineSpec(id=ident, uid=uid, kernel=common.kernel, memory_mib=common.memory_mib,
-                               vcpus=common.vcpus, nic=_loose_nic(stack) if common.nic else None, template=template)
+                               vcpus=common.vcpus, nic=_loose_nic(stack) if common.nic else None, template=template,
+                               disks=disks)
             return await self._start(spec, stack.enter_context(self._templates.opened(template)), forks=True)
 
     async def keep_parent(self, template: Template, machine: Machine) -> None:
         assert isinstance(machine, QemuMachine)
-        control, numbers = self._raised.pop(machine.id)
+        requests, numbers, slots = self._raised.pop(machine.id)
         try:
-            parent = await Parent.stand(machine, control, numbers)
+            parent = await Parent.stand(machine, requests, numbers, slots)
         except BaseException:
-            control.close()
+            requests.close()
             raise
         await self._end_parent(template.id)
         self._parents[template.id] = parent

@@ -14,10 +14,11 @@ from typing import Any
 
 from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Nic, Origin
 from hyperstack.hypervisor.qemu import command, disks
+from hyperstack.hypervisor.qemu.forks import Child, Seats
 from hyperstack.hypervisor.qemu.place import AGENT_SOCKET, MONITOR_SOCKET, Place, printable, read_last_words
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.hypervisor.qemu.qmp import CommandFailed, Monitor, connect_unix
-from hyperstack.pod.errors import Conflict, Unavailable
+from hyperstack.pod.errors import Conflict, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,17 @@ class QemuMachine:
     """Implements `api.Machine`. Made by the backend, which hands over a process that exists already."""
 
     def __init__(self, ident: str, process: VmmProcess, place: Place, last_words: int,
-                 on_destroyed: Callable[[str], None], origin: Origin = Origin.UNKNOWN) -> None:
-        """`last_words` is closed by the machine; `on_destroyed` is called with the id after nothing is left."""
+                 on_destroyed: Callable[[str], None], origin: Origin = Origin.UNKNOWN,
+                 child: Child | None = None, seats: Seats | None = None) -> None:
+        """`last_words` is closed by the machine; `on_destroyed` is called with the id after nothing is left.
+
+        :param child: of one that was forked. :param seats: which of its disks are in slots.
+        """
         self.id = ident
         self.pid = process.pid
         self.origin = origin
+        self._child = child
+        self._seats = seats or Seats()
         self._process = process
         self._place = place
         self._directory = place.open_directory()
@@ -196,6 +203,8 @@ class QemuMachine:
             self._agent.close()
             self._agent = None
         await self._monitor.close()
+        if self._child is not None:
+            self._child.requests.close()
         self._process.close()
         for fd in (self._directory, self._last_words):
             if fd >= 0:
@@ -321,11 +330,25 @@ class QemuMachine:
             self._agent = None
         await self._monitor.close()
 
-    async def begin(self, wanted: Sequence[Disk]) -> None:
-        """Go on where its parent stood still, with disks. :raise Unavailable: QEMU refuses."""
-        for disk in wanted:
+    async def begin(self) -> None:
+        """Go on where its parent stood still, with all its disks. :raise Unavailable: QEMU refuses."""
+        for disk in self._seats.standing:
             await self._plug(disk)
         await self.resume()
+
+    @property
+    def disk_names(self) -> dict[str, str]:
+        return self._seats.names
+
+    async def equip(self, wanted: Sequence[Disk], nic: Nic | None) -> None:
+        if self._child is None:
+            raise Unsupported("equipping machines that were not forked", "qemu")
+        for disk in wanted:
+            disks.claim(disk)
+        self._seats = Seats.plan(self._child.slots, wanted)
+        self._child.equip(self._seats, nic.fd if nic else None)
+        for disk in self._seats.standing:
+            await self._plug(disk)
 
     async def _ignore_shared_ram(self) -> None:
         await self._execute("migrate-set-capabilities",

@@ -9,25 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import dataclasses
 import os
 import re
 import socket
-import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
-from hyperstack.hypervisor.qemu.command import Channels
+from hyperstack.hypervisor.qemu.forks import FORK, Child, Ends, Numbers, Requests, Seats, Slot, encode_request
 from hyperstack.hypervisor.qemu.machine import QemuMachine
 from hyperstack.pod.errors import Unavailable
 
-_HEAD = struct.Struct("=5Ii12s")
-"""uid; how many control groups, replaced descriptors, eventfds and threads; the tap's number, or -1; a name. The
-numbers follow: `struct request` of preload/fork.c."""
-_NO_TAP = -1
-_ANSWER = struct.Struct("=q")
-_ANSWER_TIMEOUT_S = 5.0
-"""It takes 3 ms; threads that do not stop are given up after a second."""
 _SETTLE_STEP_S, _SETTLE_STEPS = 0.01, 300
 _LAST_WORDS = 2
 _HARMLESS = re.compile(r"/|anon_inode:(\[eventfd\]|\[signalfd\]|\[eventpoll\])\Z")
@@ -35,41 +26,24 @@ _HARMLESS = re.compile(r"/|anon_inode:(\[eventfd\]|\[signalfd\]|\[eventpoll\])\Z
 child gets anew or never uses."""
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """Descriptors of a parent that its children have their own of."""
-
-    channels: Channels
-    tap: int | None
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Our descriptors for one child."""
-
-    monitor: int
-    agent: int
-    last_words: int
-    tap: int | None
-
-
 class Parent:
     """One that stands. Made by `stand`."""
 
-    def __init__(self, machine: QemuMachine, control: socket.socket, numbers: Numbers) -> None:
+    def __init__(self, machine: QemuMachine, requests: Requests, numbers: Numbers, slots: Sequence[Slot]) -> None:
         self.machine = machine
-        self._control = control
+        self.slots = slots
+        self._requests = requests
         self._numbers = numbers
 
     @classmethod
-    async def stand(cls, machine: QemuMachine, control: socket.socket, numbers: Numbers) -> Parent:
+    async def stand(cls, machine: QemuMachine, requests: Requests, numbers: Numbers, slots: Sequence[Slot]) -> Parent:
         """Stop the machine for good and cut all its connections.
 
         :raise Unavailable: it is gone, or has descriptors that cannot be shared.
         """
         await machine.stand_still()
-        parent = cls(machine, control, numbers)
-        control.settimeout(_ANSWER_TIMEOUT_S)
+        found = _numbers_of(machine.pid, slots)
+        parent = cls(machine, requests, numbers, found)
         for _ in range(_SETTLE_STEPS):
             strange = parent._strangers()
             if not strange:
@@ -81,11 +55,11 @@ class Parent:
     def alive(self) -> bool:
         return self.machine.alive
 
-    def fork(self, *, uid: int, name: str, cgroups: Sequence[int], ends: Ends) -> int:
+    def fork(self, *, uid: int, name: str, cgroups: Sequence[int], ends: Ends, seats: Seats) -> tuple[int, Child]:
         """One child; its pid, a child of this process or of whoever came after it. It joins the control groups, becomes
         `uid` and is confined as the jail confines; where that fails, it ends and says so on `ends.last_words`.
 
-        Blocks the event loop for some 3 ms: so nothing can come between a child and its being known.
+        Blocks the event loop for some 3 ms, see `Requests.ask`.
 
         :param name: 12 characters that take the place of the parent's in the process list.
         :param cgroups: open cgroup.procs files.
@@ -93,65 +67,67 @@ class Parent:
         """
         if (ends.tap is None) != (self._numbers.tap is None):
             raise Unavailable("the parent's NIC is not as its child's")
-        replaced = {self._numbers.channels.monitor: ends.monitor, self._numbers.channels.agent: ends.agent,
-                    _LAST_WORDS: ends.last_words}
-        if ends.tap is not None and self._numbers.tap is not None:
-            replaced[self._numbers.tap] = ends.tap
-        eventfds = [number for number, target in self._descriptors().items() if target == "anon_inode:[eventfd]"]
-        request = encode_request(uid=uid, name=name, cgroups=len(cgroups), replaced=list(replaced), eventfds=eventfds,
-                                 threads=self._threads(), tap=self._numbers.tap)
-        try:
-            socket.send_fds(self._control, [request], [*cgroups, *replaced.values()])
-            answer = self._control.recv(_ANSWER.size)
-        except OSError as error:
-            raise Unavailable(f"the machine's parent does not answer: {error.strerror or 'timeout'}") from error
-        if len(answer) != _ANSWER.size:
-            raise Unavailable("the machine's parent is gone")
-        pid: int = _ANSWER.unpack(answer)[0]
-        if pid <= 0:
-            raise Unavailable(f"the machine's parent cannot be forked: {errno.errorcode.get(-pid, pid)}")
-        return pid
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stack.callback(theirs.close)
+            keep = stack.enter_context(contextlib.ExitStack())
+            keep.callback(ours.close)
+            replaced = [(self._numbers.channels.monitor, ends.monitor), (self._numbers.channels.agent, ends.agent),
+                        (_LAST_WORDS, ends.last_words), (self._numbers.control, theirs.fileno()),
+                        *seats.replacements()]
+            if ends.tap is not None and self._numbers.tap is not None:
+                replaced.append((self._numbers.tap, ends.tap))
+            # What the parent wrote to, no two of its children share.
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            stack.callback(os.close, nothing)
+            replaced += [(number, nothing) for slot in self.slots if not slot.read_only and slot not in seats.taken
+                         for number in slot.numbers]
+            eventfds = [number for number, target in _descriptors(self.machine.pid).items()
+                        if target == "anon_inode:[eventfd]"]
+            request = encode_request(
+                kind=FORK, uid=uid, name=name, cgroups=len(cgroups), replaced=[number for number, _ in replaced],
+                eventfds=eventfds, threads=_threads(self.machine.pid), tap=self._numbers.tap)
+            pid = self._requests.ask(request, [*cgroups, *(fd for _, fd in replaced)])
+            keep.pop_all()
+            return pid, Child(Requests(ours), self._numbers, self.slots)
 
     async def end(self) -> None:
         """Idempotent; its children are not harmed."""
-        self._control.close()
+        self._requests.close()
         await self.machine.destroy()
-
-    def _descriptors(self) -> Mapping[int, str]:
-        found = {}
-        directory = f"/proc/{self.machine.pid}/fd"
-        with contextlib.suppress(OSError):
-            for name in os.listdir(directory):
-                with contextlib.suppress(OSError):
-                    found[int(name)] = os.readlink(f"{directory}/{name}")
-        return found
-
-    def _threads(self) -> list[int]:
-        with contextlib.suppress(OSError):
-            return [int(name) for name in os.listdir(f"/proc/{self.machine.pid}/task")]
-        return []
 
     def _strangers(self) -> list[str]:
         """What it holds and a child must not have."""
-        channels = self._numbers.channels
-        own = {channels.monitor, channels.agent, self._numbers.tap, _LAST_WORDS}
-        sockets = 0
+        numbers = self._numbers
+        own = {numbers.channels.monitor, numbers.channels.agent, numbers.control, numbers.tap, _LAST_WORDS}
         strange = []
-        for number, target in self._descriptors().items():
-            if number in own or _HARMLESS.match(target):
-                continue
-            if target.startswith("socket:"):
-                sockets += 1
-            else:
-                strange.append(target)
-        # The one that is left is the one it is told by.
-        return strange + ["a connection"] * (sockets - 1)
+        for number, target in _descriptors(self.machine.pid).items():
+            if number not in own and not _HARMLESS.match(target):
+                strange.append("a connection" if target.startswith("socket:") else target)
+        return strange
 
 
-def encode_request(*, uid: int, name: str, cgroups: int, replaced: Sequence[int], eventfds: Sequence[int],
-                   threads: Sequence[int], tap: int | None) -> bytes:
-    """`struct request`, without what is unused of its last array."""
-    head = _HEAD.pack(uid, cgroups, len(replaced), len(eventfds), len(threads), _NO_TAP if tap is None else tap,
-                      name.encode("ascii"))
-    numbers = (*replaced, *eventfds, *threads)
-    return head + struct.pack(f"={len(numbers)}i", *numbers)
+def _descriptors(pid: int) -> Mapping[int, str]:
+    found = {}
+    directory = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                found[int(name)] = os.readlink(f"{directory}/{name}")
+    return found
+
+
+def _numbers_of(pid: int, slots: Iterable[Slot]) -> list[Slot]:
+    """The slots, with the numbers that the process has their files under."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for number in _descriptors(pid):
+        with contextlib.suppress(OSError):
+            status = os.stat(f"/proc/{pid}/fd/{number}")
+            found.setdefault((status.st_dev, status.st_ino), []).append(number)
+    return [dataclasses.replace(slot, numbers=tuple(found.get(slot.inode, ()))) for slot in slots]
+
+
+def _threads(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    return []

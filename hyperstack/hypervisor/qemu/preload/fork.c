@@ -4,8 +4,10 @@
  * A machine that has done once what every machine does has all that code translated, which is most of what a start
  * costs under emulation. A copy of its process shares that, and its memory, until it writes to it.
  *
- * The environment's HYPERSTACK_FORK names a socket. Each message on it, a `struct request` with descriptors, makes one
- * child, and is answered with its pid or a negative errno. When the other end hangs up, the process ends.
+ * The environment's HYPERSTACK_FORK names a socket. Each message on it is a `struct request` with descriptors, and is
+ * answered with a number, negative errno where it failed. FORK makes one child, and the answer is its pid. REPLACE puts
+ * descriptors in the place of others; a child has a socket of its own for that. When the other end hangs up, the parent
+ * ends; a child goes on.
  *
  * How: the socket's signal interrupts the main thread, which makes every other thread stop in a handler of the same
  * signal, forks itself, and lets them go. In the child it takes the place it is given (control groups, user, sockets in
@@ -37,17 +39,20 @@
 #define RESTORER 0x04000000
 #define SET_OWNER 15 /* F_SETOWN_EX */
 #define SET_SIGNAL 10
-#define NUMBERS_MAX 192
+#define NUMBERS_MAX 256
 #define THREADS_MAX 64
-#define DESCRIPTORS_MAX 32
+#define DESCRIPTORS_MAX 128
 #define TID_SEARCH 2304 /* bytes of a thread's own record, among which is its number */
 #define TUN_SET_OFFLOAD 0x400454d0
 #define TUN_SET_HEADER_SIZE 0x400454d8
 
 enum { FAILED = 125 };
 
+enum { FORK = 1, REPLACE = 2 };
+
 /* Descriptors come in this order: control groups to join, then those that replace others. */
 struct request {
+    uint32_t kind;
     uint32_t uid, cgroups, replaced, eventfds, threads;
     int32_t tap;                   /* which of the replaced is the NIC's, by its number; -1: none */
     char name[12];                 /* takes the place of the parent's in the process list */
@@ -60,6 +65,7 @@ struct thread {
 };
 
 static int control = -1;
+static int is_child;
 static long tid_offset; /* of that record from the thread's pointer */
 static struct thread threads[THREADS_MAX];
 static int stopped, claimed, generation;
@@ -149,8 +155,15 @@ static void stand_still(void)
         wait_while(&generation, mine, NULL);
 }
 
+/* QEMU has settled with what it found there whether it may block. */
 static void put_in_place(int fd, int number)
 {
+    long before = RAW(SYS_fcntl, number, F_GETFL), after = RAW(SYS_fcntl, fd, F_GETFL);
+
+    need(before);
+    need(after);
+    if ((before ^ after) & O_NONBLOCK)
+        need(RAW(SYS_fcntl, fd, F_SETFL, after ^ O_NONBLOCK));
     need(RAW(SYS_dup3, fd, number, O_CLOEXEC));
     need(RAW(SYS_close, fd));
 }
@@ -177,32 +190,49 @@ static void drop_privileges(unsigned uid)
     need(RAW(SYS_capset, &header, none));
 }
 
+static void replace(const struct request *request, const int *fds)
+{
+    for (unsigned i = 0; i < request->replaced; i++) {
+        if (request->numbers[i] == request->tap)
+            set_tap(fds[i]);
+        put_in_place(fds[i], request->numbers[i]);
+    }
+}
+
+/* Requests interrupt the first thread. */
+static void listen_to_requests(void)
+{
+    struct { int type, pid; } owner = {0 /* a thread */, (int)RAW(SYS_gettid)};
+
+    need(RAW(SYS_fcntl, control, SET_OWNER, &owner));
+    need(RAW(SYS_fcntl, control, SET_SIGNAL, SIGNAL));
+    need(RAW(SYS_fcntl, control, F_SETFL, O_RDWR | O_ASYNC | O_NONBLOCK));
+    need(RAW(SYS_fcntl, control, F_SETFD, FD_CLOEXEC));
+}
+
 /* In the child, alone so far. */
 static void take_place(const struct request *request, const int *fds)
 {
-    const int32_t *number = request->numbers;
+    const int32_t *number = request->numbers + request->replaced;
 
     for (unsigned i = 0; i < request->cgroups; i++, fds++) {
         need(RAW(SYS_write, *fds, "0", 1));
         need(RAW(SYS_close, *fds));
     }
-    for (unsigned i = 0; i < request->replaced; i++, fds++, number++) {
-        if (*number == request->tap)
-            set_tap(*fds);
-        put_in_place(*fds, *number);
-    }
+    replace(request, fds);
+    is_child = 1;
     /* Raised once, lest a wake-up be lost that was under way. */
     for (unsigned i = 0; i < request->eventfds; i++, number++) {
         long fd = RAW(SYS_eventfd2, 1, O_CLOEXEC | O_NONBLOCK);
         need(fd);
         put_in_place((int)fd, *number);
     }
-    need(RAW(SYS_close, control));
-    control = -1;
     for (unsigned i = 0; shown_name && i < sizeof(request->name) && shown_name[i]; i++)
         shown_name[i] = request->name[i];
     need(RAW(SYS_setsid));
     drop_privileges(request->uid);
+    /* The kernel compares users when it sends the signal. */
+    listen_to_requests();
     need(install_filter());
 }
 
@@ -251,7 +281,9 @@ static int is_sound(const struct request *request, long size, unsigned fds)
     const long head = sizeof(*request) - sizeof(request->numbers);
     uint64_t numbers = size < head ? 0 : (uint64_t)request->replaced + request->eventfds + request->threads;
 
-    return size >= head && numbers <= NUMBERS_MAX && request->threads <= THREADS_MAX && request->uid > 0
+    return size >= head && numbers <= NUMBERS_MAX && request->threads <= THREADS_MAX
+           && ((request->kind == FORK && request->uid > 0 && !is_child)
+               || (request->kind == REPLACE && request->cgroups == 0))
            && (uint64_t)(size - head) == 4 * numbers
            && (uint64_t)request->cgroups + request->replaced == fds;
 }
@@ -270,14 +302,25 @@ static void serve(void)
 
     if (size == -EAGAIN || size == -EINTR)
         return;
-    if (size <= 0)
-        leave(0);
+    if (size <= 0) {
+        if (!is_child)
+            leave(0);
+        RAW(SYS_close, control);
+        control = -1;
+        return;
+    }
     const struct cmsghdr *head = message.msg_controllen ? CMSG_FIRSTHDR(&message) : NULL;
     const int *fds = head ? (const int *)CMSG_DATA(head) : NULL;
     unsigned count = head ? (unsigned)((head->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
-    int64_t answer = is_sound(&request, size, count) ? branch(&request, fds) : -EINVAL;
-    if (answer == 0)
-        return;
+    int64_t answer = -EINVAL;
+    if (is_sound(&request, size, count)) {
+        if (request.kind == REPLACE) {
+            replace(&request, fds);
+            answer = count = 0;
+        } else if ((answer = branch(&request, fds)) == 0) {
+            return; /* in the child */
+        }
+    }
     for (unsigned i = 0; i < count; i++)
         RAW(SYS_close, fds[i]);
     RAW(SYS_write, control, &answer, sizeof(answer));
@@ -345,7 +388,6 @@ static void __attribute__((constructor)) begin(int argc, char **argv, char **env
         unsigned long mask;
     } action = {on_signal, SA_RESTART | RESTORER, restorer, ~0UL};
     int tid = (int)RAW(SYS_gettid);
-    struct { int type, pid; } owner = {0 /* a thread */, tid};
 
     (void)argc;
     control = find_control(environment);
@@ -356,10 +398,7 @@ static void __attribute__((constructor)) begin(int argc, char **argv, char **env
         if ((tid_offset += (long)sizeof(int)) >= TID_SEARCH)
             leave(FAILED);
     need(RAW(SYS_rt_sigaction, SIGNAL, &action, NULL, sizeof(action.mask)));
-    need(RAW(SYS_fcntl, control, SET_OWNER, &owner));
-    need(RAW(SYS_fcntl, control, SET_SIGNAL, SIGNAL));
-    need(RAW(SYS_fcntl, control, F_SETFL, O_RDWR | O_ASYNC | O_NONBLOCK));
-    need(RAW(SYS_fcntl, control, F_SETFD, FD_CLOEXEC));
+    listen_to_requests();
 }
 
 /* QEMU wants its guest's RAM to be left out of children. */
