@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import select
@@ -193,8 +194,10 @@ class PodPeer:
                     os.write(other[end], os.read(end, 70000))
                 except BlockingIOError:
                     continue
-                except OSError:
-                    return  # the device was deleted
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        return  # the device was deleted
+                    # One that is down takes nothing.
 
     def inject(self, frame: bytes) -> None:
         """What a hostile guest might send."""

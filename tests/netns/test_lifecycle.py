@@ -58,6 +58,37 @@ async def test_a_tap_that_a_dying_machine_still_holds_is_replaced(site: Site, la
     assert not lab.pings(pod.namespace, network.subnets[0].gateway, wait_s=1)
 
 
+async def test_a_spare_reaches_nobody_until_it_is_a_pods(site: Site, lab: Lab) -> None:
+    network = await site.network()
+    neighbour, binding = await site.pod(network), site.plan(network)
+    spare = lab.pod(await site.backend.make_spare("ready", uid=65534), binding)
+    assert not lab.pings(spare.namespace, neighbour.address, wait_s=1)
+    await site.backend.plug_spare(binding, ident="ready")
+    assert lab.pings(neighbour.namespace, spare.address)
+    assert lab.pings(spare.namespace, neighbour.address)
+    assert devices(lab) == {binding.bridge, binding.tap, neighbour.binding.tap}
+    assert await site.restart() == []
+    assert lab.pings(spare.namespace, neighbour.address), "a new daemon finds it under its pod's name"
+
+
+async def test_a_spare_takes_the_place_of_a_tap_that_a_dying_machine_still_holds(site: Site, lab: Lab) -> None:
+    network = await site.network()
+    pod = await site.pod(network)
+    spare = lab.pod(await site.backend.make_spare("ready", uid=65534), pod.binding)
+    await site.backend.plug_spare(pod.binding, ident="ready")
+    assert lab.pings(spare.namespace, network.subnets[0].gateway)
+
+
+async def test_a_spare_whose_machine_died_is_an_error_and_the_pod_is_plugged_anew(site: Site, lab: Lab) -> None:
+    network = await site.network()
+    binding = site.plan(network)
+    os.close(await site.backend.make_spare("ready", uid=65534))
+    with pytest.raises(Unavailable, match="is gone"):
+        await site.backend.plug_spare(binding, ident="ready")
+    pod = lab.pod(await site.backend.plug(binding, uid=65534), binding)
+    assert lab.pings(pod.namespace, network.subnets[0].gateway)
+
+
 async def test_what_nothing_stored_names_is_swept_away(site: Site, lab: Lab) -> None:
     network, stale = await site.network("alpha"), await site.network("beta")
     pod, lost = await site.pod(network), await site.pod(stale)

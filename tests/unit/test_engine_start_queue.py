@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,28 @@ async def test_no_more_starts_are_under_way_than_there_are_slots(make_host: Call
     assert host.under_way == ["0", "1", "2"]
     await host.end("1")
     assert host.under_way == ["0", "2", "3"]
+
+
+async def test_it_tells_for_how_long_no_start_was_under_way(make_host: Callable[..., Host]) -> None:
+    host = make_host(slots=1)
+    assert host.queue.idle_s == math.inf
+    for name in ("first", "second"):
+        await host.ask(name)
+    await host.end("first")
+    assert host.queue.idle_s == 0, "the second is under way"
+    await host.drain()
+    assert 0 <= host.queue.idle_s < math.inf
+
+
+async def test_it_tells_of_a_host_that_is_short_of_memory(make_host: Callable[..., Host]) -> None:
+    host = make_host(available=RESERVE + 100)
+    assert (host.queue.is_short, host.queue.room_mib()) == (False, 100)
+    await host.ask("waits", memory=101)
+    assert host.queue.is_short
+    await host.cancel("waits")
+    assert not host.queue.is_short
+    host.has(RESERVE - 1)
+    assert (host.queue.is_short, host.queue.room_mib()) == (True, -1)
 
 
 async def test_within_a_project_who_came_first_goes_first(make_host: Callable[..., Host]) -> None:
