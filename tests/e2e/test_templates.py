@@ -117,7 +117,7 @@ def test_clones_outlive_the_daemon_and_their_template(daemon: Daemon) -> None:
 def test_a_template_that_is_no_good_is_given_up_and_the_pod_boots(make_daemon: Callable[..., Daemon],
                                                               tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    shutil.copytree(CACHE / "daemon", cache, ignore=shutil.ignore_patterns("templates"))
+    shutil.copytree(CACHE / "daemon", cache, ignore=shutil.ignore_patterns("templates", ".*"))
     daemon = make_daemon("--cache-dir", str(cache))
     daemon.start()
     daemon.ctl("pull", BUSYBOX)

@@ -130,6 +130,8 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-device", f"virtio-scsi-pci,id={disks.CONTROLLER},{disks.CONTROLLER_OPTIONS}",
         "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
         "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
+        # Never inflated: by it the guest tells which pages it does not use.
+        "-device", "virtio-balloon-pci,free-page-reporting=on",
     ]
     for fdset, disk in enumerate(spec.disks, start=1):
         line += ["-add-fd", f"fd={give(disk.fd)},set={fdset},opaque={disk.serial}",
