@@ -18,7 +18,7 @@ RUN_PACKAGES=(
     musl-tools              # a small static C library for it
     iproute2                # for people and scripts; the daemon itself speaks netlink
     kmod                    # loads tun and nf_tables where the host has them as modules
-    libseccomp2             # compiles the default seccomp profile
+    libseccomp2             # the numbers of system calls, for seccomp filters
     lz4                     # Debian's kernel is compressed with it
     nftables
     python3

@@ -97,18 +97,23 @@ def _enter(descriptor: int) -> None:
 class Registry:
     """Debian's docker-registry on the namespace's loopback."""
 
-    def __init__(self, directory: Path, namespace: Namespace) -> None:
+    def __init__(self, directory: Path, namespace: Namespace, *, address: str = REGISTRY, htpasswd: str = "") -> None:
+        """:param htpasswd: the line of the one user whom it serves; empty: everybody."""
         directory.mkdir(parents=True, exist_ok=True)
         settings = directory / "registry.yml"
         settings.write_text(
-            f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{REGISTRY}'}}\n"
+            f"version: 0.1\nlog: {{level: error}}\nhttp: {{addr: '{address}'}}\n"
             f"storage: {{filesystem: {{rootdirectory: {directory}/blobs}}, delete: {{enabled: true}}}}\n")
+        if htpasswd:
+            (directory / "htpasswd").write_text(htpasswd + "\n")
+            with settings.open("a") as file:
+                file.write(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}\n")
         self._log = (directory / "registry.log").open("wb")
         self._process = subprocess.Popen(namespace.inside([_registry_binary(), "serve", str(settings)]),
                                          stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL)
 
         def answers() -> bool:
-            with contextlib.suppress(OSError), namespace.connect(*REGISTRY.split(":")):  # type: ignore[arg-type]
+            with contextlib.suppress(OSError), namespace.connect(*address.split(":")):  # type: ignore[arg-type]
                 return True
             return False
 

@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, str] = {
     "ps": "hyperctl ps -a --filter label=tier=front\nhyperctl ps --format 'table {{.Names}}\\t{{.Status}}'\n"
           "hyperctl rm $(hyperctl ps -aq --filter status=exited)",
     "pull": "hyperctl pull busybox\nhyperctl pull registry.example:5000/team/app:2",
+    "push": "hyperctl tag web registry.example/team/web:2\nhyperctl push registry.example/team/web:2",
     "restart": "hyperctl restart -t 30 web",
     "rm": "hyperctl rm -fv web",
     "rmi": "hyperctl rmi busybox:latest",
@@ -44,6 +45,7 @@ EXAMPLES: Mapping[str, str] = {
            "hyperctl run -d --name web -p 8080:80 -m 256m --restart unless-stopped nginx\n"
            "tar c . | hyperctl run -i --rm busybox tar t",
     "save": "hyperctl save -o images.tar busybox nginx\nhyperctl save busybox | gzip > busybox.tar.gz",
+    "search": "hyperctl search localhost:5000/team",
     "start": "hyperctl start web\nhyperctl start -ai job",
     "stats": "hyperctl stats\nhyperctl stats --no-stream --format '{{.Name}} {{.MemUsage}} {{.HostMem}}'",
     "stop": "hyperctl stop -t 30 web db",

@@ -32,8 +32,9 @@ _CONTAINER = {
 _IMAGE = {
     "history": _C + "images:history", "import": _C + "image_files:import_", "inspect": _C + "inspect:image_inspect",
     "load": _C + "image_files:load", "ls": _C + "images:images", "list": _C + "images:images",
-    "prune": _C + "prune:image_prune", "pull": _C + "images:pull", "rm": _C + "images:rmi",
-    "remove": _C + "images:rmi", "save": _C + "image_files:save", "tag": _C + "images:tag",
+    "prune": _C + "prune:image_prune", "pull": _C + "images:pull", "push": _C + "images:push", "rm": _C + "images:rmi",
+    "remove": _C + "images:rmi", "save": _C + "image_files:save", "search": _C + "images:search",
+    "tag": _C + "images:tag",
 }
 _VOLUME = {
     "create": _C + "volumes:create", "inspect": _C + "inspect:volume_inspect", "ls": _C + "volumes:ls",
@@ -64,7 +65,8 @@ _TOP = {
     **{name: where for name, where in _CONTAINER.items() if name not in ("ls", "list", "remove", "prune", "inspect")},
     "completion": _C + "completion:completion", "doctor": _C + "system:doctor", "events": _C + "events:events",
     "history": _IMAGE["history"], "images": _IMAGE["ls"], "import": _IMAGE["import"], "info": _SYSTEM["info"],
-    "inspect": _C + "inspect:inspect", "load": _IMAGE["load"], "pull": _IMAGE["pull"], "rmi": _IMAGE["rm"],
+    "inspect": _C + "inspect:inspect", "load": _IMAGE["load"], "pull": _IMAGE["pull"], "push": _IMAGE["push"],
+    "search": _IMAGE["search"], "rmi": _IMAGE["rm"],
     "save": _IMAGE["save"], "tag": _IMAGE["tag"], "version": _C + "system:version",
 }
 

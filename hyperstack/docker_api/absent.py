@@ -20,7 +20,6 @@ _LATER = {
     ("GET", "/containers/{name}/attach/ws"): "attaching over a websocket",
     ("GET", "/containers/{name}/checkpoints"): "checkpoints",
     ("POST", "/containers/{name}/checkpoints"): "checkpoints",
-    ("GET", "/distribution/{name:.+}/json"): "inspecting a registry's image",
     ("POST", "/plugins/pull"): "plugins",
     ("POST", "/plugins/create"): "plugins",
 }

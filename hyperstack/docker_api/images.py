@@ -1,4 +1,4 @@
-"""/images: pull, list, inspect, tag, remove, save and load."""
+"""/images: pull, push, list, inspect, tag, remove, save and load; and what registries are asked: logins, names."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from typing import Any
 from aiohttp import web
 
 from hyperstack.docker_api import streams
+from hyperstack.docker_api.bodies import AuthBody
 from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.progress import report
-from hyperstack.docker_api.registry_auth import credentials_of
-from hyperstack.engine.api import Engine, Image, Progress, ProgressSink
+from hyperstack.docker_api.registry_auth import credentials, credentials_of, registry_of
+from hyperstack.engine.api import Engine, Image, Progress, ProgressSink, Pushed
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
-from hyperstack.pod.errors import InvalidArgument, Unsupported, UnsupportedOption
+from hyperstack.pod.errors import InvalidArgument, NotFound, UnsupportedOption
 
 _NS = 1_000_000_000
 _MAX_NAMES = 256
+_SEARCH_LIMIT, _MAX_SEARCH = 25, 100
+"""Docker's numbers."""
 _LIST_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
 
 
@@ -39,13 +42,15 @@ class ImageRoutes:
             Route("POST", "/images/create", self.create, cancellable=True),
             Route("POST", "/images/load", self.load, cancellable=True),
             Route("POST", "/images/prune", self.prune),
-            Route("GET", "/images/search", self.search),
+            Route("GET", "/images/search", self.search, cancellable=True),
+            Route("GET", "/distribution/{name:.+}/json", self.distribution, cancellable=True),
+            Route("POST", "/auth", self.auth, cancellable=True),
             Route("GET", "/images/get", self.save_many, cancellable=True),
             Route("GET", "/images/{name:.+}/json", self.inspect),
             Route("GET", "/images/{name:.+}/history", self.history),
             Route("GET", "/images/{name:.+}/get", self.save_one, cancellable=True),
             Route("POST", "/images/{name:.+}/tag", self.tag),
-            Route("POST", "/images/{name:.+}/push", self.push),
+            Route("POST", "/images/{name:.+}/push", self.push, cancellable=True),
             Route("DELETE", "/images/{name:.+}", self.remove),
         ]
 
@@ -80,7 +85,7 @@ class ImageRoutes:
         reference = _reference(call.text("fromImage"), call.text("tag"))
         if not reference:
             raise InvalidArgument("fromImage or fromSrc must be given", field="fromImage")
-        credentials = credentials_of(call)
+        sent_along = credentials_of(call)
         known = {image.id for image in self._images.list_all(call.who)}
         told: set[str] = set()
 
@@ -90,7 +95,7 @@ class ImageRoutes:
                 tell(step)
 
             return await self._images.pull(call.who, reference, platform=call.text("platform"),
-                                           credentials=credentials, progress=sink)
+                                           credentials=sent_along, progress=sink)
 
         def finish(image: Image) -> list[dict[str, Any]]:
             digest = next((name.partition("@")[2] for name in reversed(image.digests)), "")
@@ -162,11 +167,15 @@ class ImageRoutes:
         return json_response(_removals(removed))
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        wanted = Filters.parse(call, known=("dangling", "label", "until"))
-        for name in ("label", "until"):
-            if wanted.get(name):
-                raise UnsupportedOption(f"filters {name}", "images are pruned by use", hint="dangling=false for all")
-        removed, freed = await self._images.prune(call.who, dangling_only=wanted.truth("dangling") is not False)
+        filters = Filters.parse(call, known=("dangling", "label", "label!", "until"))
+        until = filters.until_ns()
+
+        def wanted(image: Image) -> bool:
+            labels = image.config.labels
+            return filters.labels(labels) and filters.not_labels(labels) and (not until or image.created_at < until)
+
+        removed, freed = await self._images.prune(call.who, dangling_only=filters.truth("dangling") is not False,
+                                                  wanted=wanted)
         return json_response({"ImagesDeleted": _removals(removed) or None, "SpaceReclaimed": freed})
 
     async def save_one(self, call: Call) -> web.StreamResponse:
@@ -184,10 +193,55 @@ class ImageRoutes:
         return await streams.send_tar(call, self._images.save(call.who, names))
 
     async def search(self, call: Call) -> web.StreamResponse:
-        raise Unsupported("searching a registry", "the image store")
+        wanted = Filters.parse(call, known=("is-automated", "is-official", "stars"))
+        term, limit = call.text("term"), call.integer("limit") or _SEARCH_LIMIT
+        if not term or not 1 <= limit <= _MAX_SEARCH:
+            raise InvalidArgument(f"term must be given, and limit be 1 to {_MAX_SEARCH}", field="term")
+        # A registry's catalogue tells of no stars and of nothing official: such filters leave nothing.
+        none = wanted.truth("is-automated") or wanted.truth("is-official") or any(
+            stars not in ("", "0") for stars in wanted.get("stars"))
+        names = await self._images.search(call.who, term, limit=limit)
+        return json_response([] if none else [
+            {"name": name, "description": "", "star_count": 0, "is_official": False, "is_automated": False}
+            for name in names])
+
+    async def distribution(self, call: Call) -> web.StreamResponse:
+        found = await self._images.describe_remote(call.who, call.part("name"), credentials=credentials_of(call))
+        return json_response({
+            "Descriptor": {"mediaType": found.media_type, "digest": found.digest, "size": found.size},
+            "Platforms": [{"architecture": architecture, "os": system, **({"variant": variant} if variant else {})}
+                          for system, architecture, variant in found.platforms]})
+
+    async def auth(self, call: Call) -> web.StreamResponse:
+        """Only asks: credentials are the client's to keep, and come again with each pull and push."""
+        body = await call.body(AuthBody)
+        await self._images.check_login(call.who, registry_of(body), credentials(body))
+        return json_response({"Status": "Login Succeeded", "IdentityToken": ""})
 
     async def push(self, call: Call) -> web.StreamResponse:
-        raise Unsupported("pushing images", "the image store")
+        if call.has("platform"):
+            raise UnsupportedOption("platform", "an image here is of one platform, and is pushed whole")
+        name = call.part("name")
+        references = [_reference(name, call.text("tag"))] if call.has("tag") else self._tags_of(call, name)
+        sent_along = credentials_of(call)
+
+        async def work(tell: ProgressSink) -> list[Pushed]:
+            return [await self._images.push(call.who, reference, credentials=sent_along, progress=tell)
+                    for reference in references]
+
+        def finish(pushed: list[Pushed]) -> list[dict[str, Any]]:
+            return [{"progressDetail": {}, "aux": {"Tag": one.tag, "Digest": one.digest, "Size": one.size}}
+                    for one in pushed]
+
+        return await report(call.request, work, finish)
+
+    def _tags_of(self, call: Call, name: str) -> list[str]:
+        """All tags of a repository, as `docker push --all-tags` wants them."""
+        found = sorted(shown for image in self._images.list_all(call.who) for shown in
+                       map(self._images.display, image.references) if shown.rpartition(":")[0] == name)
+        if not found:
+            raise NotFound("image", name, hint="an image does not exist locally with that name")
+        return found
 
 
 def matches(pattern: str, name: str) -> bool:

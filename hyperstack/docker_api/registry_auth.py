@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 from hyperstack.docker_api.bodies import AuthBody
 from hyperstack.engine.api import Credentials
@@ -34,3 +35,9 @@ def credentials(auth: AuthBody) -> Credentials | None:
     if not (auth.username or auth.password or auth.identitytoken):
         return None
     return Credentials(username=auth.username, password=auth.password, identity_token=auth.identitytoken)
+
+
+def registry_of(auth: AuthBody) -> str:
+    """The host of the registry that a login is for. Docker Hub goes by the address that it once had."""
+    host = re.sub(r"\Ahttps?://", "", auth.serveraddress).partition("/")[0]
+    return "docker.io" if host in ("", "index.docker.io", "registry-1.docker.io") else host

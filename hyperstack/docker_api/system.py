@@ -1,4 +1,4 @@
-"""Ping, version, info, events, disk usage and registry logins."""
+"""Ping, version, info, events and disk usage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from aiohttp import web
 
 import hyperstack
 from hyperstack.docker_api import streams, volumes
-from hyperstack.docker_api.bodies import AuthBody
 from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.listing import all_rows
@@ -22,7 +21,6 @@ from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
-from hyperstack.pod.errors import Unsupported
 
 _EVENT_FILTERS = ("container", "event", "image", "label", "network", "pod", "scope", "type", "volume", "daemon")
 _NS = 1_000_000_000
@@ -42,7 +40,6 @@ class SystemRoutes:
             Route("GET", "/info", self.info),
             Route("GET", "/events", self.events, cancellable=True),
             Route("GET", "/system/df", self.disk_usage),
-            Route("POST", "/auth", self.auth),
         ]
 
     async def ping(self, call: Call) -> web.StreamResponse:
@@ -90,11 +87,6 @@ class SystemRoutes:
         return json_response({"LayersSize": usage.get("layers", 0), "Images": images,
                               "Containers": all_rows(self._engine, call.who, usage.get("containers", {})),
                               "Volumes": kept, "BuildCache": []})
-
-    async def auth(self, call: Call) -> web.StreamResponse:
-        """A login is only tried with the pull that needs it: the engine keeps no credentials."""
-        await call.body(AuthBody)
-        raise Unsupported("checking credentials ahead of a pull", "the image store")
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -9,7 +9,7 @@ unambiguous id prefix.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -32,6 +32,8 @@ from hyperstack.image.api import Credentials as Credentials
 from hyperstack.image.api import Image as Image
 from hyperstack.image.api import Progress as Progress
 from hyperstack.image.api import ProgressSink as ProgressSink
+from hyperstack.image.api import Pushed as Pushed
+from hyperstack.image.api import RemoteImage as RemoteImage
 from hyperstack.network.api import Subnet as Subnet
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
@@ -200,6 +202,12 @@ class Images(Protocol):
     def display(self, reference: str) -> str: ...
     async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
                    progress: ProgressSink | None = None) -> Image: ...
+    async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Pushed: ...
+    async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None: ...
+    async def describe_remote(self, who: Principal, reference: str, *, credentials: Credentials | None = None
+                              ) -> RemoteImage: ...
+    async def search(self, who: Principal, term: str, *, limit: int) -> list[str]: ...
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]: ...
     async def tag(self, who: Principal, name: str, reference: str) -> None: ...
     async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
@@ -207,7 +215,8 @@ class Images(Protocol):
     def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]: ...
     async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image: ...
-    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]: ...
+    async def prune(self, who: Principal, *, dangling_only: bool = True,
+                    wanted: Callable[[Image], bool] | None = None) -> tuple[list[tuple[str, str]], int]: ...
 
 
 class ChangeKind(enum.IntEnum):

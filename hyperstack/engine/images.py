@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
-from hyperstack.image.api import Credentials, Image, ImageBackend, NewLayer, ProgressSink
+from hyperstack.image.api import (
+    Credentials,
+    Image,
+    ImageBackend,
+    NewLayer,
+    ProgressSink,
+    Pushed,
+    RemoteImage,
+)
 
 
 class ImageService:
@@ -39,6 +47,23 @@ class ImageService:
         name = self._backend.display(self._backend.normalise(reference))
         self._emit(who, "pull", name, name=name)
         return image
+
+    async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Pushed:
+        pushed = await self._backend.push(reference, credentials=credentials, progress=progress)
+        name = self._backend.display(pushed.reference)
+        self._emit(who, "push", name, name=name)
+        return pushed
+
+    async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None:
+        await self._backend.check_login(host, credentials)
+
+    async def describe_remote(self, who: Principal, reference: str, *, credentials: Credentials | None = None
+                              ) -> RemoteImage:
+        return await self._backend.describe(reference, credentials)
+
+    async def search(self, who: Principal, term: str, *, limit: int) -> list[str]:
+        return await self._backend.search(term, limit=limit)
 
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
         removed = self._backend.remove(name, force=force, in_use=self._in_use())
@@ -73,8 +98,9 @@ class ImageService:
         self._emit(who, "create", image.id, name=new.reference or image.id)
         return image
 
-    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]:
-        removed, freed = self._backend.prune(dangling_only=dangling_only, in_use=self._in_use())
+    async def prune(self, who: Principal, *, dangling_only: bool = True,
+                    wanted: Callable[[Image], bool] | None = None) -> tuple[list[tuple[str, str]], int]:
+        removed, freed = self._backend.prune(dangling_only=dangling_only, in_use=self._in_use(), wanted=wanted)
         self._emit(who, "prune", "", reclaimed=str(freed))
         return removed, freed
 

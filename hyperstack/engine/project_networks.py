@@ -166,7 +166,7 @@ def _with_gateway(subnet: Subnet) -> Subnet:
         return subnet
     try:
         first = str(ipaddress.IPv4Network(subnet.cidr)[1])
-    except (ValueError, IndexError):
-        raise InvalidArgument(f"invalid subnet: {subnet.cidr[:64]!r}", field="subnet", value=subnet.cidr[:64],
-                              hint="give an IPv4 subnet such as 10.1.2.0/24") from None
+    except (ValueError, IndexError) as error:
+        raise InvalidArgument(f"invalid subnet {subnet.cidr[:64]!r}: {str(error)[:128]}", field="subnet",
+                              value=subnet.cidr[:64], hint="give an IPv4 subnet such as 10.1.2.0/24") from None
     return dataclasses.replace(subnet, gateway=first)

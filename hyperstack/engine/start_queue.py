@@ -113,7 +113,6 @@ class StartQueue:
         for ticket in self._tickets():
             if ticket.ident == ident and not ticket.admitted.done():
                 self._refuse(ticket, error)
-                self._admit_next()
                 return True
         return False
 

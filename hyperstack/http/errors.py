@@ -14,6 +14,7 @@ _log = logging.getLogger(__name__)
 
 _STATUS: tuple[tuple[type[errors.HyperStackError], int], ...] = (
     (errors.InvalidArgument, 400),
+    (errors.Unauthorized, 401),
     (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (errors.Conflict, 409),

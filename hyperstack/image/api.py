@@ -62,6 +62,31 @@ class Credentials:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What a registry now has."""
+
+    reference: str
+    """Canonical, with the tag."""
+    tag: str
+    digest: str
+    """Of the manifest."""
+    size: int
+    """Bytes of the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteImage:
+    """What a name means in a registry."""
+
+    digest: str
+    size: int
+    """Bytes of the manifest or index."""
+    media_type: str
+    platforms: tuple[tuple[str, str, str], ...]
+    """os, architecture, variant."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """One step of a pull, load or save; what Docker shows as a line per layer."""
 
@@ -98,6 +123,24 @@ class ImageBackend(Protocol):
         :raise Exhausted: no disk space; what was fetched is kept for the next try, nothing half-made is visible.
         """
 
+    async def push(self, reference: str, *, credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Pushed:
+        """Send the image with this name and tag to the registry in the name.
+
+        :raise NotFound: no such image here, or the registry does not let this caller.
+        :raise RegistryError: unreachable, refused, timed out, or it took something else than was sent.
+        """
+
+    async def check_login(self, host: str, credentials: Credentials | None) -> None:
+        """Whether a registry takes these credentials. :raise Unauthorized: it does not. :raise RegistryError: as above.
+        """
+
+    async def describe(self, reference: str, credentials: Credentials | None = None) -> RemoteImage:
+        """What a registry has by that name; nothing is kept. Errors as `pull` has them."""
+
+    async def search(self, term: str, *, limit: int) -> list[str]:
+        """Repositories of the registry that `term` begins with. :raise Unsupported: it begins with none."""
+
     def get(self, name: str) -> Image:
         """:raise NotFound: no such image here. :raise Conflict: the id prefix is ambiguous."""
 
@@ -111,8 +154,9 @@ class ImageBackend(Protocol):
         :raise Conflict: an id of `in_use` (image ids with containers), or several names and no force.
         """
 
-    def prune(self, *, dangling_only: bool, in_use: Collection[str]) -> tuple[list[tuple[str, str]], int]:
-        """Returns what was removed, and bytes freed."""
+    def prune(self, *, dangling_only: bool, in_use: Collection[str], wanted: Callable[[Image], bool] | None = None
+              ) -> tuple[list[tuple[str, str]], int]:
+        """Remove what no container uses, of the images that are `wanted`. Returns what was removed, and bytes freed."""
 
     async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
         """`docker save` archives and OCI layouts, plain or compressed (gzip, zstd)."""

@@ -13,10 +13,12 @@ MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 class ImageUnavailable(NotFound):
     """A registry has no such repository, tag or platform, or does not show it to this caller."""
 
-    def __init__(self, message: str, *, reference: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, reference: str, hint: str | None = None, denied: bool = False) -> None:
         # NotFound's own sentence ("No such image: x") is about this host; Docker users know the registry's ones.
         HyperStackError.__init__(self, message, field="image", value=reference, hint=hint)
         self.kind = "image"
+        self.denied = denied
+        """It may well be there; this caller is not let to it."""
 
 
 def printable(text: str, limit: int = 300) -> str:

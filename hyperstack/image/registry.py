@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -37,6 +37,7 @@ _MAX_ANSWER = 1 << 16
 _AGENT = "hyperstack/0.1"
 _PULL_HEADERS = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_GOOD = frozenset({200, 201, 202, 206})
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -57,6 +58,17 @@ class Source:
     @property
     def host(self) -> str:
         return urlsplit(self.endpoint).netloc
+
+
+Body = Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True)
+class _Question:
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Body | None
 
 
 class TransferFailed(RegistryError):
@@ -115,7 +127,7 @@ class RegistryClient:
             try:
                 async with asyncio.timeout(self._patience.request), \
                         self.get(source, f"/manifests/{what}", _PULL_HEADERS) as response:
-                    data = await self._body(response, MAX_DOCUMENT, source)
+                    data = await self.body(response, MAX_DOCUMENT, source)
                     kind = response.headers.get("Content-Type", "")
                     said = response.headers.get("Docker-Content-Digest", "")
             except (Unreachable, Hung):
@@ -139,18 +151,48 @@ class RegistryClient:
         if attempt:
             await asyncio.sleep(self._patience.backoff * 2 ** (attempt - 1))
 
-    @asynccontextmanager
-    async def get(self, source: Source, path: str, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer 200 or 206 to a GET below the source, authenticated, redirects followed.
+    def get(self, source: Source, path: str, headers: Mapping[str, str]
+            ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """As `ask`, below the source."""
+        return self.ask(source, "GET", source.url + path, headers)
 
+    async def document(self, source: Source, digest: str, size: int) -> bytes:
+        """A small blob, such as a config, verified.
+
+        :raise RegistryError: it is too long, or not what was asked for.
+        """
+        if size > MAX_DOCUMENT:
+            raise RegistryError(f"{source.reference.familiar()} has a config of {size} bytes (at most {MAX_DOCUMENT})",
+                                field="size", value=size)
+        try:
+            async with asyncio.timeout(self._patience.request), self.get(source, f"/blobs/{digest}", {}) as response:
+                data = await self.body(response, size, source)
+        except TimeoutError as error:
+            raise self._hung(source) from error
+        if digests.of(data) != digest:
+            raise RegistryError(f"{source.host} sent {digests.of(data)} in place of the blob {digest}", field="digest",
+                                value=digest, hint="the registry is broken, or lies")
+        return data
+
+    def may_follow(self, source: Source, url: str) -> bool:
+        """Whether something may be sent where the registry says: never in the clear for one spoken to by TLS."""
+        scheme = urlsplit(url).scheme
+        return scheme == "https" or scheme == urlsplit(source.endpoint).scheme == "http"
+
+    @asynccontextmanager
+    async def ask(self, source: Source, method: str, url: str, headers: Mapping[str, str], *, body: Body | None = None
+                  ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A good answer (200, 201, 202, 206), authenticated; redirects of GET and HEAD are followed.
+
+        :param body: called once for each time that it is sent.
         :raise ImageUnavailable: 404, or access is denied.
         :raise TransferFailed: another try may help.
         :raise RegistryError: anything else.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:
-                response = await self._authenticated(stack, source, path, headers)
-                if response.status not in (200, 206):
+                response = await self._authenticated(stack, source, _Question(method, url, headers, body))
+                if response.status not in _GOOD:
                     await self._refuse(response, source)
                 yield response
             except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
@@ -162,12 +204,12 @@ class RegistryClient:
                 raise TransferFailed(f"{source.host} broke off: {words}", field="registry", value=source.host,
                                      hint="try again later") from error
 
-    async def _authenticated(self, stack: contextlib.AsyncExitStack, source: Source, path: str,
-                             headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def _authenticated(self, stack: contextlib.AsyncExitStack, source: Source, question: _Question
+                             ) -> aiohttp.ClientResponse:
         key = (source.endpoint, source.path, source.credentials)
         authorization = self._tokens.get(key)
         for fresh in (False, True):
-            response = await self._follow(stack, source.url + path, headers, authorization)
+            response = await self._follow(stack, source, question, authorization)
             if response.status != 401 or fresh:
                 break
             challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
@@ -180,17 +222,19 @@ class RegistryClient:
             self._tokens.drop(key)
         return response
 
-    async def _follow(self, stack: contextlib.AsyncExitStack, url: str, headers: Mapping[str, str],
+    async def _follow(self, stack: contextlib.AsyncExitStack, source: Source, question: _Question,
                       authorization: str | None) -> aiohttp.ClientResponse:
-        """One GET and its redirects; credentials stay with the host that they are for."""
-        home = urlsplit(url)
+        """One request and its redirects; credentials stay with the host that they are for."""
+        url, headers, home = question.url, question.headers, urlsplit(source.endpoint)
         for _ in range(_MAX_REDIRECTS + 1):
             parts = urlsplit(url)
             own = (parts.scheme, parts.netloc) == (home.scheme, home.netloc)
             sent = {**headers, "Authorization": authorization} if own and authorization else dict(headers)
-            response = await stack.enter_async_context(self._open_session().get(
-                url, headers=sent, allow_redirects=False, proxy=_proxy(parts.scheme, parts.hostname or "")))
-            if response.status not in _REDIRECTS:
+            response = await stack.enter_async_context(self._open_session().request(
+                question.method, url, headers=sent, allow_redirects=False,
+                data=question.body() if question.body is not None else None,
+                proxy=_proxy(parts.scheme, parts.hostname or "")))
+            if response.status not in _REDIRECTS or question.method not in ("GET", "HEAD"):
                 return response
             url = urljoin(url, response.headers.get("Location", ""))
             response.release()
@@ -212,7 +256,8 @@ class RegistryClient:
         if not realm_is_safe(challenge.realm, registry=source.endpoint):
             raise RegistryError(f"{source.host} asks for credentials at {printable(challenge.realm, 100)!r}, which is "
                                 "not https", field="registry", value=source.host)
-        query = {"scope": challenge.scope or f"repository:{source.path}:pull"}
+        scope = challenge.scope or (f"repository:{source.path}:pull" if source.path else "")
+        query = {"scope": scope} if scope else {}
         if challenge.service:
             query["service"] = challenge.service
         headers = {"Authorization": basic(credentials)} if credentials is not None and known else {}
@@ -231,7 +276,7 @@ class RegistryClient:
                 raise self._denied(source)
             if response.status != 200:
                 await self._refuse(response, source)
-            data = await self._body(response, _MAX_ANSWER, source)
+            data = await self.body(response, _MAX_ANSWER, source)
         try:
             answer = msgspec.json.decode(data, type=TokenAnswer)
         except MALFORMED as error:
@@ -242,7 +287,8 @@ class RegistryClient:
                                 value=source.host)
         return f"Bearer {answer.value}", answer.expires_in
 
-    async def _body(self, response: aiohttp.ClientResponse, limit: int, source: Source) -> bytes:
+    async def body(self, response: aiohttp.ClientResponse, limit: int, source: Source) -> bytes:
+        """All of a small answer. :raise RegistryError: it is longer than `limit` bytes."""
         data = bytearray()
         async for piece in response.content.iter_any():
             data += piece
@@ -272,7 +318,7 @@ class RegistryClient:
         name = source.reference.familiar_name
         said = detail or "denied: requested access to the resource is denied"
         return ImageUnavailable(f"pull access denied for {name}, repository does not exist or may require "
-                                f"'docker login': {said}", reference=name)
+                                f"'docker login': {said}", reference=name, denied=True)
 
     def _hung(self, source: Source) -> Hung:
         return Hung(f"{source.host} does not answer: no data for {self._patience.stall:g} s", field="registry",

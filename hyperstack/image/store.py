@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
+from hyperstack.image import inquiry
 from hyperstack.image import manifest as manifests
 from hyperstack.image import names as references
-from hyperstack.image.api import Credentials, Image, NewLayer, Progress, ProgressSink
+from hyperstack.image.api import Credentials, Image, NewLayer, Progress, ProgressSink, Pushed, RemoteImage
 from hyperstack.image.blobs import BlobStore, discard, full_disk_told
 from hyperstack.image.commit import Committer
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.convert import Converter
 from hyperstack.image.digest import hexadecimal, is_digest
+from hyperstack.image.errors import ImageUnavailable
 from hyperstack.image.index import ImageIndex, ImageRow
 from hyperstack.image.load import Loader
 from hyperstack.image.names import Reference
@@ -23,6 +25,7 @@ from hyperstack.image.pull import Pins, Puller
 from hyperstack.image.registry import RegistryClient
 from hyperstack.image.save import SavedImage, documents, write_archive
 from hyperstack.image.threads import in_thread
+from hyperstack.image.upload import Uploader
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class ImageStore:
         self._converter = Converter(self._blobs, root / "layers", self._options)
         self._client = RegistryClient(self._options)
         self._pins = Pins()
+        self._uploader = Uploader(self._client, self._blobs, self._pins, self._options)
         self._images: dict[str, Image] = {}
         """What does not change of an image, by id: all but its names."""
         self._index: ImageIndex
@@ -90,6 +94,29 @@ class ImageStore:
         parsed = references.parse(reference)
         with full_disk_told(self._root, f"image {parsed.familiar()}"):
             return self._image(await self._puller.pull(parsed, platform, credentials, progress or _unheard))
+
+    async def push(self, reference: str, *, credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Pushed:
+        parsed = references.parse(reference)
+        if parsed.digest:
+            raise InvalidArgument("an image is pushed by its tag, not by a digest", field="image", value=reference)
+        ident = self._index.image_named(str(parsed))
+        if ident is None:
+            raise ImageUnavailable(f"An image does not exist locally with the tag: {parsed.familiar_name}",
+                                   reference=parsed.familiar(), hint="docker tag gives an image that name")
+        pushed = await self._uploader.push(parsed, self._row(ident), credentials, progress or _unheard)
+        if self._index.image(ident) is not None:
+            self._index.name(ident, [str(parsed.at(pushed.digest))])
+        return pushed
+
+    async def check_login(self, host: str, credentials: Credentials | None) -> None:
+        await inquiry.check_login(self._client, host, credentials, limit_s=self._options.patience.request)
+
+    async def describe(self, reference: str, credentials: Credentials | None = None) -> RemoteImage:
+        return await inquiry.describe(self._client, references.parse(reference), credentials)
+
+    async def search(self, term: str, *, limit: int) -> list[str]:
+        return await inquiry.search(self._client, term, limit=limit, limit_s=self._options.patience.request)
 
     def get(self, name: str) -> Image:
         return self._image(self._resolve(name))
@@ -145,11 +172,14 @@ class ImageStore:
                            field="image", value=short)
         return held
 
-    def prune(self, *, dangling_only: bool, in_use: Collection[str]) -> tuple[list[tuple[str, str]], int]:
+    def prune(self, *, dangling_only: bool, in_use: Collection[str], wanted: Callable[[Image], bool] | None = None
+              ) -> tuple[list[tuple[str, str]], int]:
         events: list[tuple[str, str]] = []
         for ident in self._index.image_ids():
             names = self._index.names_of(ident)
             if ident in in_use or (dangling_only and any("@" not in name for name in names)):
+                continue
+            if wanted is not None and not wanted(self._image(ident)):
                 continue
             self._index.remove_image(ident)
             self._images.pop(ident, None)

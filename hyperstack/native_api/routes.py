@@ -13,6 +13,7 @@ from hyperstack.http.responses import json_response
 from hyperstack.http.routing import Route, bind
 from hyperstack.identity.api import IdentityBackend
 from hyperstack.native_api.kernels import KernelRoutes
+from hyperstack.native_api.networks import NetworkRoutes
 from hyperstack.native_api.pods import PodRoutes
 from hyperstack.native_api.stats import StatsRoutes
 
@@ -40,5 +41,5 @@ class SystemRoutes:
 def routes(engine: Engine, identity: IdentityBackend) -> list[web.RouteDef]:
     """To be added to Docker's application: its middleware and headers serve both."""
     table = [*SystemRoutes(engine).table(), *StatsRoutes(engine).table(), *PodRoutes(engine).table(),
-             *KernelRoutes(engine).table()]
+             *KernelRoutes(engine).table(), *NetworkRoutes(engine).table()]
     return bind(table, identity, lambda _: (1, 0), prefix=PREFIX)

@@ -3,6 +3,7 @@
     HyperStackError
     ├── InvalidArgument      the caller's words are wrong            (HTTP 400)
     │   └── UnsupportedOption   an option that cannot be honoured    (HTTP 400)
+    ├── Unauthorized         credentials that a registry refuses     (HTTP 401)
     ├── Forbidden            this project may not do that            (HTTP 403)
     ├── NotFound             no such object                          (HTTP 404)
     ├── Conflict             a name taken, a state that forbids it   (HTTP 409)
@@ -47,6 +48,10 @@ class UnsupportedOption(InvalidArgument):
 
     def __init__(self, option: str, reason: str, *, hint: str | None = None) -> None:
         super().__init__(f"{option} is not supported: {reason}", field=option, hint=hint)
+
+
+class Unauthorized(HyperStackError):
+    """Credentials that somebody else does not take."""
 
 
 class Forbidden(HyperStackError):

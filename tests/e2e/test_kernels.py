@@ -91,6 +91,21 @@ def test_a_kernel_of_one_s_own_runs_pods_and_stays_while_they_need_it(make_daemo
     wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")
 
 
+def test_a_new_default_s_template_is_made_before_a_pod_asks_for_it(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.options = ("--cache-dir", str(own_cache(daemon.directory)))
+    daemon.start()
+    facts = json.loads(daemon.text("kernel", "inspect", daemon.text("kernel", "default")))[0]
+    daemon.ctl("kernel", "add", "mine", "--image", facts["path"], "--cmdline", facts["command_line"],
+               *(("--modules", str(Path(facts["path"]).parent / "modules")) if facts["modules"] else ()))
+    assert " of mine, " not in daemon.log.read_text(), "nobody boots what is only there"
+    daemon.ctl("kernel", "default", "mine")
+    wait_until(lambda: " of mine, " in daemon.log.read_text(), "its template is made", timeout=90)
+    made = [line for line in daemon.log.read_text().splitlines() if " of mine, " in line]
+    assert "made the template" in made[0]
+    assert daemon.ctl("pod", "ls", "-q").stdout == b""
+
+
 def test_a_kernel_that_does_not_boot_is_not_added(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.options = ("--cache-dir", str(own_cache(daemon.directory)))

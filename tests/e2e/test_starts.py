@@ -71,7 +71,7 @@ def test_a_storm_is_worked_off_and_does_not_hold_up_another_project(started: Cal
 
 def test_what_the_host_has_no_memory_for_waits_can_be_stopped_and_is_refused(started: Callable[[str], Daemon]) -> None:
     # So near to all of it that no host ever has it free, and a small machine would fit if it had.
-    daemon = started(f'memory_reserve = "{TOTAL_MIB - 300}MiB"')
+    daemon = started(f'memory_reserve = "{TOTAL_MIB - 300}MiB"\ntemplates = "off"')
     for name in ("refused", "stopped", "removed"):
         daemon.ctl("create", "-m", "100m", "--name", name, BUSYBOX, "sleep", "600")
     began = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from hyperstack.daemon.config import Config
@@ -44,7 +45,14 @@ def _machines(daemon: Daemon, running: set[str]) -> list[str]:
 
 def _cgroups(daemon: Daemon, running: set[str]) -> list[str]:
     return [f"cgroup {path}" for path in daemon.cgroups()
-            if (_IDENT.fullmatch(path.name) or path.name.startswith(TRIAL_PREFIX)) and path.name not in running]
+            if (_IDENT.fullmatch(path.name) and path.name not in running)
+            or (path.name.startswith(TRIAL_PREFIX) and not _stands(daemon, path))]
+
+
+def _stands(daemon: Daemon, cgroup: Path) -> bool:
+    """Whether it is that of a machine which the present daemon keeps for others to be forked from."""
+    pids = (cgroup / "cgroup.procs").read_text().split()
+    return len(pids) == 1 and daemon.process is not None and _parent(int(pids[0])) == daemon.process.pid
 
 
 def _taps(daemon: Daemon, pods: dict[str, dict[str, Any]], running: set[str]) -> list[str]:

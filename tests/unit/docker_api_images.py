@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 
-from hyperstack.engine.api import Credentials, Image, Progress, ProgressSink
+from hyperstack.engine.api import Credentials, Image, Progress, ProgressSink, Pushed, RemoteImage
 from hyperstack.identity.api import Principal
-from hyperstack.pod.errors import InvalidArgument, NotFound, RegistryError
+from hyperstack.pod.errors import InvalidArgument, NotFound, RegistryError, Unauthorized
 from hyperstack.pod.spec import ImageConfig
 
 ImageList = list[Image]
@@ -58,6 +58,26 @@ class Images:
         self.images[BUSYBOX.id] = BUSYBOX
         return BUSYBOX
 
+    async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
+                   progress: ProgressSink | None = None) -> Pushed:
+        self.get(who, reference)
+        self.pulled_with = credentials
+        (progress or (lambda step: None))(Progress(ident="abababababab", status="Pushed"))
+        return Pushed(reference=reference, tag=reference.rpartition(":")[2], digest="sha256:" + "cd" * 32, size=7)
+
+    async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None:
+        if credentials is None or credentials.password != "right":
+            raise Unauthorized(f"unauthorized: {host} does not take this user name and password")
+
+    async def describe_remote(self, who: Principal, reference: str, *, credentials: Credentials | None = None
+                              ) -> RemoteImage:
+        self.get(who, reference)
+        return RemoteImage(digest="sha256:" + "cd" * 32, size=7, media_type="application/x",
+                           platforms=(("linux", "arm64", "v8"), ("linux", "amd64", "")))
+
+    async def search(self, who: Principal, term: str, *, limit: int) -> list[str]:
+        return [f"{term}{number}" for number in range(limit)]
+
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
         image = self.get(who, name)
         del self.images[image.id]
@@ -83,5 +103,7 @@ class Images:
                          changes: Collection[str] = ()) -> Image:
         return (await self.load(who, stream))[0]
 
-    async def prune(self, who: Principal, *, dangling_only: bool = True) -> tuple[list[tuple[str, str]], int]:
-        return [], 0
+    async def prune(self, who: Principal, *, dangling_only: bool = True,
+                    wanted: Callable[[Image], bool] | None = None) -> tuple[list[tuple[str, str]], int]:
+        gone = [image for image in self.images.values() if wanted is None or wanted(image)]
+        return ([] if dangling_only else [("Deleted", image.id) for image in gone]), 0

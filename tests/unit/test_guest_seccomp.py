@@ -1,4 +1,5 @@
-"""The default seccomp filter: each decision read from its instructions, and installed for real."""
+"""The default seccomp filter: each decision read from its instructions, compared with libseccomp's filter for the same
+rules, and installed for real."""
 
 from __future__ import annotations
 
@@ -7,12 +8,16 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
+from functools import lru_cache
 
 import pyseccomp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperstack.guest import seccomp
+from hyperstack.guest.filter_program import JUMP_EQUAL, RETURN, Program
 from hyperstack.guest.linux import CAPABILITIES
 from hyperstack.guest.seccomp import default_profile
 from hyperstack.pod.errors import InvalidArgument
@@ -24,14 +29,23 @@ X86_64, I386 = 0xC000003E, 0x40000003
 ALLOW, EPERM, ENOSYS = "allow", errno.EPERM, errno.ENOSYS
 
 
-def decide(program: bytes, number: int, *arguments: int, architecture: int = X86_64) -> str | int:
-    """What the kernel would do: a small interpreter of the classic BPF that filters consist of."""
-    data = struct.pack("<iIQ6Q", number if number < 2**31 else number - 2**32, architecture, 0,
-                       *(arguments + (0,) * 6)[:6])
-    code = list(struct.iter_unpack("<HBBI", program))
+Instructions = tuple[tuple[int, int, int, int], ...]
+
+
+@lru_cache
+def instructions(program: bytes) -> Instructions:
+    return tuple(struct.iter_unpack("<HBBI", program))
+
+
+def walk(program: bytes, data: bytes) -> tuple[int, list[tuple[int, int]]]:
+    """What a filter returns for a `struct seccomp_data`, and the operation and operand of each instruction on the way:
+    a small interpreter of the classic BPF that filters consist of."""
+    code = instructions(program)
+    steps = []
     place, value = 0, 0
     while True:
         operation, true, false, k = code[place]
+        steps.append((operation, k))
         place += 1
         match operation:
             case 0x20:
@@ -47,9 +61,19 @@ def decide(program: bytes, number: int, *arguments: int, architecture: int = X86
             case 0x35:
                 place += true if value >= k else false
             case 0x06:
-                return ALLOW if k == 0x7FFF0000 else k & 0xFFFF if k >> 16 == 5 else f"action {k:#x}"
+                return k, steps
             case _:
                 pytest.fail(f"instruction {operation:#x} is unknown to this test")
+
+
+def call_data(number: int, *arguments: int, architecture: int = X86_64) -> bytes:
+    return struct.pack("<IIQ6Q", number, architecture, 0, *(arguments + (0,) * 6)[:6])
+
+
+def decide(program: bytes, number: int, *arguments: int, architecture: int = X86_64) -> str | int:
+    """What the kernel would do."""
+    action, _ = walk(program, call_data(number, *arguments, architecture=architecture))
+    return ALLOW if action == 0x7FFF0000 else action & 0xFFFF if action >> 16 == 5 else f"action {action:#x}"
 
 
 def number(name: str, architecture: int = pyseccomp.Arch.NATIVE) -> int:
@@ -126,6 +150,114 @@ def test_more_capabilities_never_take_a_call_away() -> None:
     for call in range(470):
         if decide(default_profile(frozenset()), call) == ALLOW:
             assert decide(default_profile(frozenset(CAPABILITIES)), call) == ALLOW
+
+
+@lru_cache(maxsize=256)
+def exported(capabilities: frozenset[str]) -> bytes:
+    """libseccomp's own filter for the same rules. It begins with a few instructions for the newer calls, for which
+    libseccomp has no names."""
+    admin = "CAP_SYS_ADMIN" in capabilities
+    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(EPERM))
+    rules.add_arch(pyseccomp.Arch.X86)
+    rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.ERRNO(ENOSYS))
+    names = set(seccomp._ALWAYS.split())
+    for capability in capabilities:
+        names.update(seccomp._WITH_CAPABILITY.get(capability, "").split())
+    for name in names:
+        rules.add_rule(pyseccomp.ALLOW, name)
+    for comparison, family in ((pyseccomp.LT, 38), (pyseccomp.EQ, 39), (pyseccomp.GT, 40)):
+        rules.add_rule(pyseccomp.ALLOW, "socket", pyseccomp.Arg(0, comparison, family))
+    for value in (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF):
+        rules.add_rule(pyseccomp.ALLOW, "personality", pyseccomp.Arg(0, pyseccomp.EQ, value))
+    if not admin:
+        rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, 0x7E020000, 0))
+        rules.add_rule(pyseccomp.ERRNO(ENOSYS), "clone3")
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        body = file.read()
+    new = sorted((seccomp._NEW | (seccomp._NEW_FOR_ADMIN if admin else {})).values())
+    code = [(0x20, 0, 0, 0), (0x35, len(new) + 3, 0, 0x40000000), (0x35, 0, len(new) + 2, 451),
+            *((0x15, len(new) - place, 0, number) for place, number in enumerate(new)),
+            (0x06, 0, 0, pyseccomp.ERRNO(ENOSYS)), (0x06, 0, 0, pyseccomp.ALLOW)]
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in code) + body
+
+
+GRANTS = [frozenset[str](), frozenset(DEFAULT_CAPABILITIES), frozenset({"CAP_SYS_ADMIN"}), frozenset(CAPABILITIES),
+          frozenset({"CAP_SYS_PTRACE", "CAP_SYS_NICE", "CAP_BPF"}), frozenset({"CAP_SYS_TIME", "CAP_SYS_RAWIO"})]
+FOREIGN = 0xC00000B7
+"""AUDIT_ARCH_AARCH64"""
+
+
+def assert_same_decision(granted: frozenset[str], call: int, *arguments: int, architecture: int) -> None:
+    ours = decide(default_profile(granted), call, *arguments, architecture=architecture)
+    theirs = decide(exported(granted), call, *arguments, architecture=architecture)
+    assert ours == theirs, f"call {call:#x} of {architecture:#x} with {[hex(value) for value in arguments]}"
+
+
+@pytest.mark.parametrize("granted", GRANTS, ids=lambda granted: f"{len(granted)} capabilities")
+@pytest.mark.parametrize("architecture", [X86_64, I386, FOREIGN])
+def test_every_number_is_decided_as_libseccomp_does(granted: frozenset[str], architecture: int) -> None:
+    x32 = 0x40000000
+    for call in (*range(601), x32 - 1, *range(x32, x32 + 601), 2**31 - 1, 2**31, 2**31 + 56, 2**32 - 2, 2**32 - 1):
+        assert_same_decision(granted, call, architecture=architecture)
+
+
+CAPABILITY_SETS = st.sampled_from(GRANTS) | st.frozensets(st.sampled_from(sorted(seccomp._WITH_CAPABILITY)))
+NEAR = st.sampled_from([0, 8, 37, 38, 39, 40, 41, 0x20000, 0x20008, 0xFFFFFFFF, 0x7E020000, 0x01FDFFFF, *(
+    1 << bit for bit in range(32))])
+WORDS = NEAR | st.integers(0, 2**32 - 1)
+ARGUMENTS = st.builds(lambda high, low: high << 32 | low, st.just(0) | WORDS, WORDS)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.sampled_from(["socket", "personality", "clone", "clone3", "socketcall", "unshare"]), ARGUMENTS, ARGUMENTS,
+       st.sampled_from([X86_64, I386, FOREIGN]), CAPABILITY_SETS)
+def test_arguments_are_decided_as_libseccomp_does(name: str, first: int, second: int, architecture: int,
+                                                  granted: frozenset[str]) -> None:
+    native = {"socket": 41, "personality": 135, "clone": 56, "clone3": 435, "socketcall": 102, "unshare": 272}
+    compatible = {"socket": 359, "personality": 136, "clone": 120, "clone3": 435, "socketcall": 102, "unshare": 310}
+    call = (compatible if architecture == I386 else native)[name]
+    assert_same_decision(granted, call, first, second, architecture=architecture)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(0, 600) | st.integers(0, 2**32 - 1), st.lists(ARGUMENTS, max_size=6),
+       st.sampled_from([X86_64, I386, FOREIGN]), CAPABILITY_SETS)
+def test_any_call_is_decided_as_libseccomp_does(call: int, arguments: list[int], architecture: int,
+                                                granted: frozenset[str]) -> None:
+    assert_same_decision(granted, call, *arguments, architecture=architecture)
+
+
+@settings(max_examples=100, deadline=None)
+@given(CAPABILITY_SETS)
+def test_the_filter_is_short_and_shallow(granted: frozenset[str]) -> None:
+    program = default_profile(granted)
+    assert len(instructions(program)) <= 180
+    for architecture, most in ((X86_64, 11), (I386, 13)):
+        steps = [len(walk(program, call_data(call, architecture=architecture))[1]) for call in range(470)]
+        assert sum(steps) / len(steps) <= most, "steps for a number"
+
+
+def test_the_kernel_can_tell_which_calls_are_always_allowed() -> None:
+    """It walks a filter before any call, with nothing but the number and the architecture."""
+    argument = struct.calcsize("<IIQ")
+    for architecture, conditional in ((X86_64, {41, 56, 135}), (I386, {120, 136, 359})):
+        for call in range(601):
+            _, steps = walk(DEFAULT, call_data(call, architecture=architecture))
+            loads = {k for operation, k in steps if operation == 0x20}
+            assert any(k >= argument for k in loads) == (call in conditional), call
+
+
+def test_a_jump_that_classic_bpf_cannot_make_is_refused() -> None:
+    program = Program()
+    program.add(JUMP_EQUAL, 1, "end")
+    for _ in range(256):
+        program.add(RETURN, 0)
+    program.label("end")
+    program.add(RETURN, 1)
+    with pytest.raises(ValueError, match="jumps 256 instructions ahead"):
+        program.assembled()
 
 
 def test_profiles_fit_into_the_kernel_and_are_compiled_once() -> None:

@@ -1,4 +1,4 @@
-"""hyperctl images, pull, rmi, tag and history."""
+"""hyperctl images, pull, push, search, rmi, tag and history."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hyperstack.cli import pulling, references, units
 from hyperstack.cli.app import App, Command, each, pass_app
 from hyperstack.cli.client import filters, quoted_image
 from hyperstack.cli.completing import local_images
+from hyperstack.cli.errors import CliError
 from hyperstack.cli.listing import Listing, ellipsis, short_id
 
 _NONE = "<none>"
@@ -74,6 +75,37 @@ def pull(app: App, *, name: str, platform: str, quiet: bool) -> None:
     """Download an image from a registry."""
     pulling.pull(app.client, name, platform=platform, quiet=quiet)
     click.echo(references.canonical(name))
+
+
+@click.command(cls=Command)
+@click.option("-a", "--all-tags", is_flag=True, help="Push all tags of the repository")
+@click.option("-q", "--quiet", is_flag=True, help="Print the name only")
+@click.argument("name", metavar="NAME[:TAG]", shell_complete=local_images)
+@pass_app
+def push(app: App, *, name: str, all_tags: bool, quiet: bool) -> None:
+    """Upload an image to the registry in its name."""
+    from hyperstack.cli.credentials import headers_for
+
+    repository, version = references.split(name)
+    if all_tags and version:
+        raise CliError("a tag can't be used with --all-tags/-a")
+    if not version and not all_tags and not quiet:
+        click.echo("Using default tag: latest")
+    response = app.client.request("POST", f"/images/{quoted_image(repository)}/push", headers=headers_for(name),
+                                  query={"tag": None if all_tags else version or "latest"})
+    pulling.show(response.json_lines(), quiet=quiet)
+    if quiet:
+        click.echo(references.canonical(name))
+
+
+@click.command(cls=Command)
+@click.option("--limit", type=click.IntRange(1, 100), default=25, show_default=True, help="Show so many at most")
+@click.argument("term", metavar="REGISTRY/TERM")
+@pass_app
+def search(app: App, *, term: str, limit: int) -> None:
+    """Look for repositories in the catalogue of a registry."""
+    for found in app.client.get("/images/search", {"term": term, "limit": limit}):
+        click.echo(found["name"])
 
 
 @click.command(cls=Command)

@@ -1,8 +1,8 @@
 """The embedded network behind the network door.
 
-Three layers: `Desired` (memory of what shall be), `Ruleset` and `nft` (filters), `Links` (devices). Devices and filters
-have one thread each, which puts the work in order and lets a tap and its fence be made at the same time. A change is
-told to nftables as a few elements; where it refuses (somebody flushed the rules) everything is said again from memory.
+Three layers: `Desired` (memory of what shall be), `Ruleset`, `nft` and `elements` (filters), `Links` (devices). One
+thread does all that the kernel is told, which puts it in order. A pod's start or end is told to nftables as a few
+elements; where it refuses (somebody flushed the rules) everything is said again from memory.
 
 A tap is not persistent: it lives as long as the descriptor that the machine holds, so it survives the daemon, vanishes
 with the machine, and needs nobody to adopt it. Its fence stays until `unplug` or `sweep`.
@@ -13,20 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
-from pyroute2 import NetlinkError
-
 from hyperstack.network.api import Binding, Network, Published, Subnet
-from hyperstack.network.bridge import addressing, checks, flows, nft
+from hyperstack.network.bridge import addressing, checks, nft
+from hyperstack.network.bridge.elements import Change, ElementsRefused, ElementTable
 from hyperstack.network.bridge.links import Links, ensure_forwarding
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.naming import Naming
+from hyperstack.network.bridge.netlink import Refused
 from hyperstack.network.bridge.ports import PortChooser
 from hyperstack.network.bridge.probe import SAMPLE, probe
 from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
@@ -68,8 +68,8 @@ class BridgeNetwork:
         self._desired = Desired()
         self._naming = Naming()
         self._ports = PortChooser()
-        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-links")
-        self._filter_thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-nft")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-network")
+        self._elements = ElementTable(self._names.table)
         self._links: Links | None = None
         self._watch: DeletionWatch | None = None
         self._table_deleted = asyncio.Event()
@@ -85,6 +85,7 @@ class BridgeNetwork:
         if not self._desired.resolvers.upstream:
             log.warning("%s names no IPv4 name server: pods will not resolve names", self._resolv_conf)
         self._links = await self._devices(Links)
+        await self._filters(self._elements.open)
         sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, name_ports={SAMPLE.id: 1},
                                              resolvers=self._desired.resolvers))
         await self._filters(lambda: nft.apply(sample, check_only=True))
@@ -112,8 +113,8 @@ class BridgeNetwork:
                 await self._filters(lambda: nft.apply(self._ruleset.nothing()))
         finally:
             await self._devices(links.close)
-            self._device_thread.shutdown()
-            self._filter_thread.shutdown()
+            await self._filters(self._elements.close)
+            self._thread.shutdown()
 
     def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
         avoid = [*(IPv4Network(subnet) for subnet in taken), *self._where_the_host_goes()]
@@ -146,7 +147,7 @@ class BridgeNetwork:
         await self._naming.ensure(network)
         # The rules stand before the bridge does: no moment in which it forwards and nobody watches.
         port = self._desired.name_ports.get(network.id)
-        await self._tell(self._ruleset.network("add", network, port) if fresh else None)
+        await (self._say(self._ruleset.network("add", network, port)) if fresh else self._say_everything())
         await self._devices(lambda: self._make_bridge(links, network))
 
     def _make_bridge(self, links: Links, network: Network) -> None:
@@ -162,7 +163,8 @@ class BridgeNetwork:
         port = self._desired.name_ports.pop(network_id, None)
         self._naming.remove(network_id)
         if network is not None:
-            await self._tell(self._ruleset.network("delete", network, port) if self._desired.networks else None)
+            await (self._say(self._ruleset.network("delete", network, port)) if self._desired.networks
+                   else self._say_everything())
 
     def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "",
              names: Collection[str] = (), links: Mapping[str, str] | None = None,
@@ -195,8 +197,8 @@ class BridgeNetwork:
         :raise Unavailable: the network was not ensured, or the host refuses; `unplug` clears away what there is then.
         """
         links = self._require_links()
-        change = self._bind(binding)
-        return await _descriptor_of(self._make_fenced_tap(links, binding, uid, change))
+        changes, isolated = self._bind(binding), self._isolated(binding)
+        return await _descriptor_of(self._fenced(changes, lambda: _plug(links, binding, uid, isolated=isolated)))
 
     async def make_spare(self, ident: str, *, uid: int) -> int:
         links, name = self._require_links(), self._names.tap(ident)
@@ -205,35 +207,33 @@ class BridgeNetwork:
     async def plug_spare(self, binding: Binding, *, ident: str) -> None:
         """:raise Unavailable: the network was not ensured, the spare is gone, or the host refuses."""
         links, name = self._require_links(), self._names.tap(ident)
-        change = self._bind(binding)
-        isolated = self._isolated(binding)
-        # Both to their end: whoever makes the tap in another way then does not meet half of this.
-        for outcome in await asyncio.gather(
-                self._devices(lambda: _plug_spare(links, binding, name, isolated=isolated)), self._tell(change),
-                return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        changes, isolated = self._bind(binding), self._isolated(binding)
+        await self._fenced(changes, lambda: _plug_spare(links, binding, name, isolated=isolated))
 
-    def _bind(self, binding: Binding) -> str | None:
-        """Desire it; what is to be told of it."""
+    def _bind(self, binding: Binding) -> list[Change]:
+        """Desire it; what is to be told of it. :raise Unavailable: its network was not ensured."""
         if binding.network_id not in self._desired.networks:
             raise Unavailable(f"the network of {binding.bridge} has not been made", field="network",
                               value=binding.network_id)
         former = self._desired.bindings.get(binding.pod_id)
         self._desired.bindings[binding.pod_id] = binding
         self._naming.put(binding)
-        return "" if former == binding else self._ruleset.bindings("add", [binding]) if former is None else None
+        if former == binding:
+            return []
+        removal = [Change("delete", self._ruleset.bindings([former]))] if former is not None else []
+        return [*removal, Change("add", self._ruleset.bindings([binding]))]
 
-    async def _make_fenced_tap(self, links: Links, binding: Binding, uid: int, change: str | None) -> int:
-        isolated = self._isolated(binding)
-        fd, told = await asyncio.gather(self._devices(lambda: _plug(links, binding, uid, isolated=isolated)),
-                                        self._tell(change), return_exceptions=True)
-        if isinstance(fd, BaseException):
-            raise fd
-        if isinstance(told, BaseException):
-            os.close(fd)
-            raise told
-        return fd
+    async def _fenced(self, changes: Sequence[Change], plug: Callable[[], T]) -> T:
+        """The fence, then the tap."""
+        def work() -> T:
+            self._elements.apply(changes)
+            return plug()
+
+        try:
+            return await self._devices(work)
+        except ElementsRefused as error:
+            await self._say_again(error)
+        return await self._devices(plug)
 
     def _isolated(self, binding: Binding) -> bool:
         network = self._desired.networks.get(binding.network_id)
@@ -245,7 +245,7 @@ class BridgeNetwork:
         known = self._desired.bindings.pop(binding.pod_id, None)
         if known is not None:
             self._naming.take(known)
-            await self._tell(self._ruleset.bindings("delete", [known]))
+            await self._change(Change("delete", self._ruleset.bindings([known])))
 
     def rename(self, binding: Binding) -> None:
         if binding.pod_id in self._desired.bindings:
@@ -271,15 +271,22 @@ class BridgeNetwork:
         if former == ports:
             return
         self._desired.ports[pod_id] = ports
-        removal = self._ruleset.ports("delete", former) if former else ""
-        await self._tell(removal + self._ruleset.ports("add", ports))
-        await self._devices(lambda: flows.forget((*(former or ()), *ports)))
+        await self._change(Change("delete", self._ruleset.ports(former or ())),
+                           Change("add", self._ruleset.ports(ports)))
+        await self._forget_flows((*(former or ()), *ports))
 
     async def unpublish(self, pod_id: str) -> None:
         known = self._desired.ports.pop(pod_id, None)
         if known:
-            await self._tell(self._ruleset.ports("delete", known))
-            await self._devices(lambda: flows.forget(known))
+            await self._change(Change("delete", self._ruleset.ports(known)))
+            await self._forget_flows(known)
+
+    async def _forget_flows(self, ports: Collection[Published]) -> None:
+        if not any(port.protocol == "udp" for port in ports):
+            return
+        # With it comes pyroute2, 10 MiB that a daemon without UDP ports does not need.
+        from hyperstack.network.bridge import flows
+        await self._devices(lambda: flows.forget(ports))
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
                     ports: Collection[Published]) -> list[str]:
@@ -292,7 +299,7 @@ class BridgeNetwork:
                                 bindings={binding.pod_id: binding for binding in bindings}, ports=by_pod,
                                 resolvers=host_resolvers(self._resolv_conf))
         await self._naming.follow(self._desired)
-        await self._tell(None)
+        await self._say_everything()
         return await self._devices(lambda: self._sweep_devices(links, networks, bindings))
 
     def _sweep_devices(self, links: Links, networks: Collection[Network], bindings: Collection[Binding]) -> list[str]:
@@ -311,20 +318,26 @@ class BridgeNetwork:
             raise Unavailable("the bridge network has not been started", field="network", value=self.name)
         return self._links
 
-    async def _tell(self, change: str | None) -> None:
-        """Bring nftables to `self._desired`: by this change, or where it fails or is None, by saying everything.
+    async def _change(self, *changes: Change) -> None:
+        """Bring nftables to `self._desired` by these changes; where it refuses them, by saying everything."""
+        await self._tell(lambda: self._elements.apply(changes))
 
-        :raise Unavailable: nftables refuses even that.
-        """
-        if change == "":
-            return
-        if change is not None:
-            try:
-                await self._filters(lambda: nft.apply(change))
-            except Unavailable as error:
-                log.warning("nftables lacks rules of ours, making them again: %s", error.message)
-            else:
-                return
+    async def _say(self, rules: str) -> None:
+        """The same by a text."""
+        await self._tell(lambda: nft.apply(rules))
+
+    async def _tell(self, change: Callable[[], None]) -> None:
+        try:
+            await self._filters(change)
+        except Unavailable as error:
+            await self._say_again(error)
+
+    async def _say_again(self, error: Unavailable) -> None:
+        log.warning("nftables lacks rules of ours, making them again: %s", error.message)
+        await self._say_everything()
+
+    async def _say_everything(self) -> None:
+        """:raise Unavailable: nftables refuses even that."""
         everything = self._ruleset.whole(self._desired)
         await self._filters(lambda: nft.apply(everything))
 
@@ -339,19 +352,19 @@ class BridgeNetwork:
                 present = await self._filters(nft.tables)
                 if self._desired.networks and not self._ruleset.tables <= present:
                     log.warning("somebody deleted the nftables tables %s; making them again", self._names.table)
-                    await self._tell(None)
+                    await self._say_everything()
             except Unavailable as error:
                 log.error("nftables may lack our tables: %s", error)
 
     async def _devices(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._device_thread, work)
-        except NetlinkError as error:
-            raise Unavailable(f"the kernel refused a network device: {error}", field="device",
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except Refused as error:
+            raise Unavailable(f"the kernel refused a network device: {error.strerror}", field="device",
                               hint="hyperd needs CAP_NET_ADMIN, bridge and tun; see `hyperctl doctor`") from error
 
     async def _filters(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._filter_thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _plug(links: Links, binding: Binding, uid: int, *, isolated: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -11,14 +10,24 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
-
-from pyroute2 import IPRoute, NetlinkError
 
 from hyperstack.network.api import Binding, Network
 from hyperstack.network.bridge.addressing import bridge_mac
+from hyperstack.network.bridge.netlink import (
+    CREATE,
+    EXCLUSIVE,
+    REPLACE,
+    Message,
+    Netlink,
+    Refused,
+    attribute,
+    nested,
+    text,
+    u8,
+    u32,
+)
 from hyperstack.pod.errors import Exhausted, Unavailable
 
 log = logging.getLogger(__name__)
@@ -31,9 +40,18 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 
-# linux/neighbour.h
+# linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/if_addr.h, linux/neighbour.h, linux/if.h
+_NETLINK_ROUTE = 0
+_NEW_LINK, _DELETE_LINK, _SET_LINK, _NEW_ADDRESS, _NEW_NEIGHBOUR = 16, 17, 19, 20, 28
+_LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_MASTER, _LINK_PORT, _LINK_INFO, _LINK_ALIAS = 1, 3, 4, 10, 12, 18, 20
+_INFO_KIND, _INFO_DATA = 1, 2
+_BRIDGE_MCAST_SNOOPING = 23
+_PORT_HAIRPIN, _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MCAST_FLOOD, _PORT_ISOLATED = 4, 8, 9, 27, 33
+_ADDRESS_ADDRESS, _ADDRESS_LOCAL = 1, 2
+_NEIGHBOUR_ADDRESS = 2
 _NTF_MASTER = 0x04
 _NUD_NOARP = 0x40
+_UP, _NO_ARP = 0x01, 0x80
 
 SYSCTL = Path("/proc/sys/net")
 
@@ -42,13 +60,10 @@ class Links:
     """The host's devices, as far as they are ours. To be used by one thread; `close` included."""
 
     def __init__(self) -> None:
-        # A loop of its own kind: uvloop, which the daemon may have made the default, cannot drive netlink sockets.
-        self._loop = asyncio.SelectorEventLoop()
-        self._netlink: Any = IPRoute(use_event_loop=self._loop)
+        self._netlink = Netlink(_NETLINK_ROUTE)
 
     def close(self) -> None:
         self._netlink.close()
-        self._loop.close()
 
     def index(self, name: str) -> int | None:
         try:
@@ -66,7 +81,7 @@ class Links:
         if index is None:
             return False
         with _tolerate(errno.ENODEV):
-            self._netlink.link("del", index=index)
+            self._netlink.tell(Message(_DELETE_LINK, _link(index)))
         return True
 
     def ensure_bridge(self, name: str, network: Network) -> None:
@@ -75,8 +90,12 @@ class Links:
             with _tolerate(errno.EEXIST):
                 # With a MAC set, the bridge keeps it; else it would change to the lowest of its ports', and pods'
                 # ARP entries of their gateway would go stale.
-                self._netlink.link("add", ifname=name, kind="bridge", address=bridge_mac(network), br_mcast_snooping=0,
-                                   ifalias=f"hyperstack network {network.name} of {network.project}"[:255])
+                alias = f"hyperstack network {network.name} of {network.project}"[:255]
+                info = nested(_LINK_INFO, text(_INFO_KIND, "bridge"),
+                              nested(_INFO_DATA, u8(_BRIDGE_MCAST_SNOOPING, 0)))
+                self._netlink.tell(Message(
+                    _NEW_LINK, _link(0) + text(_LINK_NAME, name) + text(_LINK_ALIAS, alias) + info
+                    + attribute(_LINK_ADDRESS, _octets(bridge_mac(network))), CREATE | EXCLUSIVE))
         index = socket.if_nametoindex(name)
         self._quieten(name)
         # A host process that connects to 127.0.0.1:port is sent to a pod out of this device.
@@ -86,9 +105,11 @@ class Links:
         _sysctl(f"ipv4/conf/{name}/arp_announce", "2")
         for subnet in network.subnets:
             with _tolerate(errno.EEXIST):
-                self._netlink.addr("add", index=index, address=subnet.gateway,
-                                   prefixlen=IPv4Network(subnet.cidr).prefixlen)
-        self._netlink.link("set", index=index, mtu=network.mtu, state="up")
+                gateway = IPv4Address(subnet.gateway).packed
+                head = struct.pack("=BBBBI", socket.AF_INET, IPv4Network(subnet.cidr).prefixlen, 0, 0, index)
+                self._netlink.tell(Message(_NEW_ADDRESS, head + attribute(_ADDRESS_LOCAL, gateway)
+                                           + attribute(_ADDRESS_ADDRESS, gateway), CREATE | EXCLUSIVE))
+        self._netlink.tell(Message(_NEW_LINK, _link(index, on=_UP) + u32(_LINK_MTU, network.mtu)))
 
     def make_tap(self, name: str, uid: int) -> int:
         """A tap that lives as long as its descriptor, which is returned (close-on-exec).
@@ -128,7 +149,7 @@ class Links:
             raise Unavailable(f"network device {name} is gone", field="device", value=name)
         # A dying machine may still hold the pod's former tap; the name is ours.
         self.delete(new)
-        self._netlink.link("set", index=index, ifname=new)
+        self._netlink.tell(Message(_NEW_LINK, _link(index) + text(_LINK_NAME, new)))
 
     def join(self, binding: Binding, *, isolated: bool = False) -> None:
         """Put the tap into its bridge. Idempotent.
@@ -145,14 +166,17 @@ class Links:
             missing = binding.tap if tap is None else binding.bridge
             raise Unavailable(f"network device {missing} is gone", field="device", value=missing)
         self._quieten(binding.tap)
-        self._netlink.link("set", index=tap, master=bridge, mtu=binding.mtu)
         # Hairpin: where bridge-nf-call-iptables is on (Docker's and Kubernetes' hosts), a pod that connects to a port
         # which it publishes itself is translated within the bridge, and must be sent back out of the port it came by.
-        self._netlink.brport("set", index=tap, learning=0, unicast_flood=0, mcast_flood=0, mode=1,
-                             isolated=int(isolated))
-        self._netlink.fdb("replace", ifindex=tap, lladdr=binding.mac, flags=_NTF_MASTER, state=_NUD_NOARP)
-        # No ARP on the tap itself: control frames reach the host's stack there, and could fill its neighbour table.
-        self._netlink.link("set", index=tap, arp=False, state="up")
+        port = nested(_LINK_PORT, u8(_PORT_HAIRPIN, 1), u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0),
+                      u8(_PORT_MCAST_FLOOD, 0), u8(_PORT_ISOLATED, int(isolated)))
+        neighbour = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, tap, _NUD_NOARP, _NTF_MASTER, 0)
+        self._netlink.tell(
+            Message(_NEW_LINK, _link(tap) + u32(_LINK_MASTER, bridge) + u32(_LINK_MTU, binding.mtu)),
+            Message(_SET_LINK, _link(tap, family=socket.AF_BRIDGE) + port),
+            Message(_NEW_NEIGHBOUR, neighbour + attribute(_NEIGHBOUR_ADDRESS, _octets(binding.mac)), CREATE | REPLACE),
+            # No ARP on the tap itself: control frames reach the host's stack there, and could fill its neighbour table.
+            Message(_NEW_LINK, _link(tap, on=_UP | _NO_ARP)))
 
     def _quieten(self, name: str) -> None:
         """No IPv6 on this device: no link-local address, no router solicitations, no way around the fence."""
@@ -185,6 +209,15 @@ def _sysctl(name: str, value: str) -> None:
 def _tolerate(code: int) -> Iterator[None]:
     try:
         yield
-    except NetlinkError as error:
-        if error.code != code:
+    except Refused as error:
+        if error.errno != code:
             raise
+
+
+def _link(index: int, *, family: int = 0, on: int = 0) -> bytes:
+    """struct ifinfomsg. :param on: flags to switch on; the others stay as they are."""
+    return struct.pack("=BxHiII", family, 0, index, on, on)
+
+
+def _octets(mac: str) -> bytes:
+    return bytes.fromhex(mac.replace(":", ""))

@@ -1,7 +1,8 @@
 """One atomic nftables transaction at a time, through the `nft` command.
 
-A process of its own costs about 3 ms, and it is worth them: libnftables calls exit() where it does not understand what
-some other program put into the kernel, and the daemon must not die of that.
+For rules, which come and go with networks. A process of its own costs about 3 ms, and it is worth them: libnftables
+calls exit() where it does not understand what some other program put into the kernel, and the daemon must not die of
+that. What comes and goes with pods is told directly, see `elements`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pyroute2 import NetlinkError
-
 from hyperstack.network.api import Binding, Network, Subnet
 from hyperstack.network.bridge import nft
 from hyperstack.network.bridge.links import SYSCTL, Links
@@ -56,7 +54,7 @@ def _try_devices(names: Names) -> Finding:
             links.join(binding)
         finally:
             os.close(fd)
-    except (HyperStackError, NetlinkError, OSError) as error:
+    except (HyperStackError, OSError) as error:
         return Finding(name="bridge and tap devices", status="fail", detail=str(error),
                        remedy="load the modules: modprobe bridge && modprobe tun")
     finally:

@@ -1,4 +1,4 @@
-"""What nftables is told, as text for `nft -f`.
+"""What nftables is told: rules as text for `nft -f`, and the elements of sets and maps.
 
 Two tables of our own, named after the instance. The rules are constant; sets and maps hold what changes, so that a
 pod's start adds one element and no rule. `ip` routes and translates:
@@ -24,8 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.bridge.elements import Element, Verb
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
 
@@ -148,7 +150,7 @@ class Desired:
 
 
 class Ruleset:
-    """Texts for one instance; each is one atomic transaction."""
+    """Texts for one instance, each one atomic transaction; and what is in its sets of one pod."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -167,15 +169,17 @@ class Ruleset:
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
         parts += [self.network("add", network, desired.name_ports.get(network.id))
                   for network in desired.networks.values()]
-        parts.append(self.bindings("add", desired.bindings.values()))
-        parts.append(self.ports("add", [port for ports in desired.ports.values() for port in ports]))
+        elements = self.bindings(desired.bindings.values())
+        elements += self.ports([port for ports in desired.ports.values() for port in ports])
+        for (family, name), group in groupby(sorted(elements), key=lambda element: element[:2]):
+            parts.append(self._element("add", family, name, [str(element) for element in group]))
         return "".join(parts)
 
     def nothing(self) -> str:
         """Both tables gone, whether or not they are there."""
         return "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in self.tables)
 
-    def network(self, verb: str, network: Network, names_port: int | None) -> str:
+    def network(self, verb: Verb, network: Network, names_port: int | None) -> str:
         """:param names_port: of the resolver that listens on the gateways' addresses; None: there is none."""
         bridge = self._names.bridge(network.id)
         gateways = [subnet.gateway for subnet in network.subnets]
@@ -191,21 +195,22 @@ class Ruleset:
             return text + self._element(verb, "ip", "internal", [bridge])
         return text + self._element(verb, "ip", "gateways", gateways)
 
-    def bindings(self, verb: str, bindings: Iterable[Binding]) -> str:
-        return self._element(verb, "bridge", "bindings",
-                             [f"{b.tap} . {b.mac} . {b.address.partition('/')[0]}" for b in bindings])
+    @staticmethod
+    def bindings(bindings: Iterable[Binding]) -> list[Element]:
+        return [Element("bridge", "bindings", (b.tap, b.mac, b.address.partition("/")[0])) for b in bindings]
 
-    def ports(self, verb: str, ports: Collection[Published]) -> str:
-        everywhere, somewhere = [], []
+    @staticmethod
+    def ports(ports: Collection[Published]) -> list[Element]:
+        elements = []
         for port in ports:
-            target = f" : {port.address} . {port.container_port}"
+            key, target = (port.protocol, str(port.host_port)), (port.address, str(port.container_port))
             if port.host_ip:
-                somewhere.append(f"{port.host_ip} . {port.protocol} . {port.host_port}{target}")
+                elements.append(Element("ip", "ports_at", (port.host_ip, *key), target))
             else:
-                everywhere.append(f"{port.protocol} . {port.host_port}{target}")
-        return (self._element(verb, "ip", "ports_any", everywhere) + self._element(verb, "ip", "ports_at", somewhere))
+                elements.append(Element("ip", "ports_any", key, target))
+        return elements
 
-    def _element(self, verb: str, family: str, name: str, elements: list[str]) -> str:
+    def _element(self, verb: Verb, family: str, name: str, elements: list[str]) -> str:
         if not elements:
             return ""
         return f"{verb} element {family} {self._names.table} {name} {{ {', '.join(elements)} }}\n"

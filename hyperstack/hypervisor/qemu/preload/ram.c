@@ -22,6 +22,7 @@
 #define PAGE ((int64_t)4096)
 
 static int ram_fd = -1;
+static int ram_is_private;
 
 /* The number behind /ram/, or -1. */
 static int number_of(const char *path)
@@ -49,6 +50,15 @@ EXPORTED int open64(const char *path, int flags, ...)
     int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(more, int) : 0;
     va_end(more);
     return (int)told(RAW(SYS_openat, AT_FDCWD, (long)path, flags, mode));
+}
+
+/* Where a guest gives memory back, QEMU makes a hole in the file behind it as well. In a template's there is nothing to be
+ * given back: what the process has of its own goes when the memory does. */
+EXPORTED int fallocate64(int fd, int mode, off_t offset, off_t size)
+{
+    if (fd == ram_fd && ram_is_private)
+        return 0;
+    return (int)told(RAW(SYS_fallocate, fd, mode, offset, size));
 }
 
 static long map(void *address, size_t size, int protection, int flags, int fd, int64_t offset)
@@ -85,6 +95,7 @@ EXPORTED void *mmap64(void *address, size_t size, int protection, int flags, int
 {
     if (fd < 0 || fd != ram_fd || (flags & MAP_TYPE) != MAP_PRIVATE || offset)
         return (void *)told(map(address, size, protection, flags, fd, offset));
+    ram_is_private = 1;
     long base = map(address, size, protection, flags | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base < 0 && base > -4096)
         return (void *)told(base);

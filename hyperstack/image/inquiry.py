@@ -1,0 +1,113 @@
+"""What can be asked of a registry without fetching an image: who one is there, what a name means, what there is."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlencode
+
+import msgspec
+
+from hyperstack.image import manifest as manifests
+from hyperstack.image.api import Credentials, RemoteImage
+from hyperstack.image.errors import MALFORMED, ImageUnavailable
+from hyperstack.image.names import DEFAULT_HOST, Reference
+from hyperstack.image.registry import RegistryClient, Source
+from hyperstack.pod.errors import RegistryError, Unauthorized, Unsupported
+
+_CATALOG_PAGE = 1000
+_MAX_PAGES = 20
+_MAX_CATALOG = 1 << 20
+"""Bytes of one page."""
+
+
+class _Catalog(msgspec.Struct, frozen=True):
+    repositories: tuple[str, ...] | None = None
+
+
+async def check_login(client: RegistryClient, host: str, credentials: Credentials | None, *, limit_s: float) -> None:
+    """:raise Unauthorized: the registry does not know them. :raise RegistryError: it does not answer."""
+    source = _registry(client, host, credentials)
+    try:
+        async with asyncio.timeout(limit_s), client.ask(source, "GET", source.url, {}):
+            return
+    except ImageUnavailable as error:
+        if not error.denied:
+            raise RegistryError(f"{source.host} is no registry: it has no /v2/", field="serveraddress", value=host
+                                ) from error
+        raise Unauthorized(f"unauthorized: {source.host} does not take this user name and password",
+                           field="username", value=credentials.username if credentials else "") from error
+    except TimeoutError as error:
+        raise RegistryError(f"{source.host} does not answer", field="registry", value=source.host) from error
+
+
+async def describe(client: RegistryClient, reference: Reference, credentials: Credentials | None) -> RemoteImage:
+    """What a registry has by that name, be it for one platform or several.
+
+    :raise ImageUnavailable: it has none, or does not show it. :raise RegistryError: see `RegistryClient.manifest`.
+    """
+    *mirrors, origin = client.sources(reference, credentials)
+    for mirror in mirrors:
+        try:
+            return await _describe(client, mirror, reference)
+        except (ImageUnavailable, RegistryError):
+            continue
+    return await _describe(client, origin, reference)
+
+
+async def _describe(client: RegistryClient, source: Source, reference: Reference) -> RemoteImage:
+    document, kind, digest = await client.manifest(source, reference.digest or reference.tag)
+    try:
+        parsed = manifests.parse(document, kind)
+        if isinstance(parsed, manifests.Index):
+            platforms = [entry.platform for entry in parsed.manifests if entry.platform is not None]
+        else:
+            config = await client.document(source, parsed.config.digest, parsed.config.size)
+            platforms = [manifests.parse_config(config).platform]
+    except manifests.DocumentError as error:
+        raise RegistryError(f"{reference.familiar()}: {error}", field="image", value=reference.familiar()) from error
+    usual = manifests.OCI_INDEX if isinstance(parsed, manifests.Index) else manifests.OCI_MANIFEST
+    return RemoteImage(digest=digest, size=len(document), media_type=parsed.media_type or usual,
+                       platforms=tuple((p.os, p.architecture, p.variant or "") for p in platforms))
+
+
+async def search(client: RegistryClient, term: str, *, limit: int, limit_s: float) -> list[str]:
+    """Names of repositories that hold what follows the registry's name in `term`: localhost:5000/part.
+
+    :raise Unsupported: no registry is named. Docker Hub is searched by an interface of its own, which is not spoken.
+    :raise RegistryError: the registry has no catalogue, or does not answer.
+    """
+    host, slash, wanted = term.partition("/")
+    named = any(mark in host for mark in ".:") or host == "localhost"
+    if not slash or not named or host == DEFAULT_HOST:
+        raise Unsupported("searching Docker Hub; name a registry that has a catalogue, as in localhost:5000/name",
+                          "HyperStack")
+    source = _registry(client, host, None)
+    found: list[str] = []
+    last = ""
+    for _ in range(_MAX_PAGES):
+        query = urlencode({"n": _CATALOG_PAGE, **({"last": last} if last else {})})
+        names = await _catalog_page(client, source, f"{source.url}_catalog?{query}", limit_s)
+        found += [f"{host}/{name}" for name in names if wanted in name]
+        if len(names) < _CATALOG_PAGE or len(found) >= limit:
+            break
+        last = names[-1]
+    return found[:limit]
+
+
+async def _catalog_page(client: RegistryClient, source: Source, url: str, limit_s: float) -> tuple[str, ...]:
+    try:
+        async with asyncio.timeout(limit_s), client.ask(source, "GET", url, {}) as answer:
+            data = await client.body(answer, _MAX_CATALOG, source)
+        return msgspec.json.decode(data, type=_Catalog).repositories or ()
+    except ImageUnavailable as error:
+        raise RegistryError(f"{source.host} does not tell what it has", field="registry", value=source.host,
+                            hint="not every registry has a catalogue, or shows it to everybody") from error
+    except MALFORMED as error:
+        raise RegistryError(f"{source.host} sent what is no catalogue", field="registry", value=source.host) from error
+    except TimeoutError as error:
+        raise RegistryError(f"{source.host} does not answer", field="registry", value=source.host) from error
+
+
+def _registry(client: RegistryClient, host: str, credentials: Credentials | None) -> Source:
+    """The registry itself: no repository, no mirror."""
+    return client.sources(Reference(host, ""), credentials)[-1]

@@ -1,0 +1,140 @@
+"""Networks that users make: names, addresses, fences, and what is left of them, in real VMs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from hyperstack.daemon.config import Config
+from hyperstack.network.bridge.names import Names
+from tests.harness import Daemon, wait_until
+from tests.images import BUSYBOX
+
+SERVER = "while :; do echo hello-$(hostname) | nc -l -p 8000; done"
+ASK = "for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 {} 8000 </dev/null && exit; sleep 0.3; done; echo unreachable"
+
+
+@pytest.fixture
+def networks(daemon: Daemon) -> Iterator[Daemon]:
+    """The shared daemon, without networks of users before and after."""
+    yield daemon
+    containers = daemon.text("ps", "-aq").split()
+    if containers:
+        daemon.ctl("rm", "-f", *containers)
+    made = daemon.text("network", "ls", "-q", "--filter", "type=custom").split()
+    if made:
+        daemon.ctl("network", "rm", *made)
+
+
+def settings(daemon: Daemon, name: str) -> dict[str, object]:
+    (only,) = json.loads(daemon.ctl("inspect", name).stdout)[0]["NetworkSettings"]["Networks"].values()
+    assert isinstance(only, dict)
+    return only
+
+
+def test_containers_find_each_other_by_name_and_nobody_else_does(networks: Daemon) -> None:
+    daemon = networks
+    daemon.docker_cli("network", "create", "--subnet", "10.99.0.0/24", "front")
+    daemon.ctl("network", "create", "back")
+    daemon.docker_cli("run", "-d", "--name", "web", "--network", "front", "--network-alias", "store", "--ip",
+                      "10.99.0.77", "--mac-address", "02:11:22:33:44:55", BUSYBOX, "sh", "-c", SERVER)
+    place = settings(daemon, "web")
+    assert (place["IPAddress"], place["MacAddress"], place["Aliases"]) == ("10.99.0.77", "02:11:22:33:44:55", ["store"])
+    ident = daemon.text("inspect", "-f", "{{.Id}}", "web")[:12]
+    script = ";".join([*(ASK.format(name) for name in ("web", "store", ident, "web.front", "other")),
+                       "cat /etc/resolv.conf"]).replace("exit", "break")
+    said = daemon.text("run", "--rm", "--network", "front", "--link", "web:other", BUSYBOX, "sh", "-c", script)
+    assert said.count(f"hello-{ident}") == 5
+    assert "nameserver 10.99.0.1\noptions ndots:0" in said
+    strange = "nslookup web >/dev/null 2>&1 && echo found; nc -w 2 10.99.0.77 8000 </dev/null || echo no"
+    for network in ("back", "bridge"):
+        assert daemon.text("run", "--rm", "--network", network, BUSYBOX, "sh", "-c", strange) == "no"
+
+
+def test_a_network_can_be_inspected_pruned_and_removed_and_nothing_of_it_is_left(networks: Daemon) -> None:
+    daemon = networks
+    ident = daemon.text("network", "create", "--label", "tier=x", "front")
+    daemon.ctl("network", "create", "spare")
+    daemon.ctl("run", "-d", "--name", "web", "--network", ident[:12], BUSYBOX, "sleep", "1000")
+    shown = json.loads(daemon.docker_cli("network", "inspect", "front").stdout)[0]
+    (member,) = shown["Containers"].values()
+    assert (member["Name"], shown["Labels"], shown["IPAM"]["Config"][0]["Gateway"]) == (
+        "web", {"tier": "x"}, member["IPv4Address"].replace(".2/24", ".1"))
+    done = daemon.docker_cli("network", "rm", "front", check=False)
+    assert (done.returncode, b"has active endpoints" in done.stderr) == (1, True)
+    assert daemon.text("network", "prune", "-f") == "Deleted Networks:\nspare"
+    bridge = Names(Config(run_dir=str(daemon.run_dir)).instance).bridge(ident)
+    assert bridge in daemon.namespace.links()
+    daemon.ctl("rm", "-f", "web")
+    assert daemon.text("network", "rm", "front") == "front"
+    assert bridge not in daemon.namespace.links()
+    assert bridge not in daemon.namespace.run("nft", "list", "ruleset").stdout.decode()
+
+
+def test_a_published_port_of_a_network_of_ones_own(networks: Daemon) -> None:
+    daemon = networks
+    daemon.ctl("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", "front")
+    daemon.ctl("run", "-d", "--name", "web", "--network", "front", "-p", "8091:8000", BUSYBOX, "sh", "-c", SERVER)
+    assert daemon.text("port", "web") == "8000/tcp -> 127.0.0.1:8091"
+
+    def answers() -> bool:
+        try:
+            with daemon.namespace.connect("127.0.0.1", 8091) as connection:
+                connection.settimeout(10)
+                return connection.makefile("rb").readline().startswith(b"hello-")
+        except OSError:
+            return False
+
+    wait_until(answers, "the port is served")
+
+
+def test_a_stopped_container_changes_its_network_a_running_one_does_not(networks: Daemon) -> None:
+    daemon = networks
+    daemon.ctl("network", "create", "front")
+    daemon.ctl("create", "--name", "job", BUSYBOX, "ip", "-4", "-o", "address", "show", "dev", "eth0")
+    done = daemon.docker_cli("network", "connect", "front", "job", check=False)
+    assert b"a pod has one network, and this one has bridge" in done.stderr
+    daemon.docker_cli("network", "disconnect", "bridge", "job")
+    gateway = daemon.text("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "front")
+    address = gateway.rpartition(".")[0] + ".99"
+    daemon.docker_cli("network", "connect", "--alias", "j", "--ip", address, "front", "job")
+    assert address in daemon.text("start", "-a", "job")
+    daemon.ctl("run", "-d", "--name", "web", "--network", "front", BUSYBOX, "sleep", "1000")
+    done = daemon.docker_cli("network", "disconnect", "front", "web", check=False)
+    assert b"a change of the networks of a running pod is not supported" in done.stderr
+
+
+def test_names_and_addresses_outlive_the_daemon(networks: Daemon) -> None:
+    daemon = networks
+    daemon.ctl("network", "create", "front")
+    daemon.ctl("network", "create", "unused")
+    daemon.ctl("run", "-d", "--name", "web", "--network", "front", BUSYBOX, "sh", "-c", SERVER)
+    daemon.ctl("run", "-d", "--name", "other", "--network", "front", BUSYBOX, "sleep", "1000")
+    daemon.kill()
+    daemon.start()
+    assert daemon.text("exec", "other", "sh", "-c", ASK.format("web")).startswith("hello-")
+    daemon.ctl("rename", "web", "fresh")
+    assert daemon.text("exec", "other", "sh", "-c", ASK.format("fresh")).startswith("hello-")
+    kept = daemon.text("network", "ls", "--format", "{{.Name}}", "--filter", "type=custom")
+    assert kept.split() == ["front", "unused"]
+
+
+def test_a_network_that_is_not_there_is_named_and_no_image_is_pulled(networks: Daemon) -> None:
+    for run in (networks.ctl, networks.docker_cli):
+        done = run("run", "--rm", "--network", "absent", BUSYBOX, "true", check=False)
+        assert done.returncode == 125
+        assert b"network absent not found" in done.stderr
+        assert b"Pulling" not in done.stderr
+
+
+def test_an_internal_network_has_no_way_out_but_names(networks: Daemon) -> None:
+    networks.ctl("network", "create", "--internal", "shut")
+    networks.ctl("run", "-d", "--name", "web", "--network", "shut", BUSYBOX, "sh", "-c", SERVER)
+    said = networks.text("run", "--rm", "--network", "shut", BUSYBOX, "sh", "-c",
+                         f"{ASK.format('web').replace('exit', 'break')}; ip route | grep default || echo no way out")
+    assert said.startswith("hello-")
+    assert said.endswith("no way out")
+    done = networks.ctl("run", "--rm", "--network", "shut", "-p", "80", BUSYBOX, "true", check=False)
+    assert b"shut is internal" in done.stderr
