@@ -48,8 +48,8 @@ POOL_ORIGIN = "pool"
 _MIB = 1 << 20
 _NOMINAL_BYTES = 32 * _MIB
 """What a ready machine takes of the host before one was measured (docs/hypervisor.md)."""
-_QUIET_S = 0.3
-"""After the last start: its process still has its first words to say."""
+_QUIET_S = 1.0
+"""After a machine came up: its process is still to be started, and to say its first words."""
 _LOOK_S = 1.0
 """Between two looks at the host's memory while there are ready machines."""
 _FORGOTTEN_S = 1800.0
