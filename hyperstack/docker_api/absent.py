@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from hyperstack.docker_api.filters import Filters
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.http.routing import Handler, Route
@@ -20,6 +21,7 @@ _LATER = {
     ("GET", "/containers/{name}/attach/ws"): "attaching over a websocket",
     ("GET", "/containers/{name}/checkpoints"): "checkpoints",
     ("POST", "/containers/{name}/checkpoints"): "checkpoints",
+    ("GET", "/plugins/privileges"): "plugins",
     ("POST", "/plugins/pull"): "plugins",
     ("POST", "/plugins/create"): "plugins",
 }
@@ -29,13 +31,23 @@ async def _no_swarm(call: Call) -> web.StreamResponse:
     return json_response({"message": _NO_SWARM}, status=503)
 
 
+async def _no_swarm_to_leave(call: Call) -> web.StreamResponse:
+    return json_response({"message": "This node is not part of a swarm"}, status=503)
+
+
 async def _no_build_cache(call: Call) -> web.StreamResponse:
     """Part of `docker system prune`, which must not fail for want of something to remove."""
     return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
 async def _no_plugins(call: Call) -> web.StreamResponse:
+    Filters.parse(call, known=("capability", "enable"))
     return json_response([])
+
+
+async def _no_such_plugin(call: Call) -> web.StreamResponse:
+    name = call.part("name")[:128]
+    return json_response({"message": f'plugin "{name}" not found: HyperStack has no plugins'}, status=404)
 
 
 def _unsupported(what: str) -> Handler:
@@ -47,6 +59,12 @@ def _unsupported(what: str) -> Handler:
 
 def table() -> list[Route]:
     """Routes of what is not here."""
-    swarm = [Route("*", f"/{kind}{tail}", _no_swarm) for kind in _SWARM for tail in ("", "/{tail:.*}")]
+    joining = [Route("POST", f"/swarm/{verb}", _unsupported("being part of a swarm")) for verb in ("init", "join")]
+    swarm = [*joining, Route("POST", "/swarm/leave", _no_swarm_to_leave), Route("PUT", "/volumes/{name}", _no_swarm),
+             *(Route("*", f"/{kind}{tail}", _no_swarm) for kind in _SWARM for tail in ("", "/{tail:.*}"))]
+    plugins = [Route("GET", "/plugins", _no_plugins), Route("GET", "/plugins/{name:.+}/json", _no_such_plugin),
+               Route("DELETE", "/plugins/{name:.+}", _no_such_plugin),
+               *(Route("POST", f"/plugins/{{name:.+}}/{verb}", _no_such_plugin)
+                 for verb in ("enable", "disable", "upgrade", "push", "set"))]
     later = [Route(method, path, _unsupported(what)) for (method, path), what in _LATER.items()]
-    return [*swarm, *later, Route("POST", "/build/prune", _no_build_cache), Route("GET", "/plugins", _no_plugins)]
+    return [*swarm, *later, Route("POST", "/build/prune", _no_build_cache), *plugins]

@@ -152,8 +152,9 @@ class ContainerRoutes:
         return empty()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        wanted = Filters.parse(call, known=("until", "label"))
-        removed, freed = await self._containers.prune(call.who, until_ns=wanted.until_ns(), labels=wanted.get("label"))
+        wanted = Filters.parse(call, known=("until", "label", "label!"))
+        removed, freed = await self._containers.prune(call.who, until_ns=wanted.until_ns(), labels=wanted.get("label"),
+                                                      without=wanted.get("label!"))
         return json_response({"ContainersDeleted": removed or None, "SpaceReclaimed": freed})
 
 

@@ -18,7 +18,7 @@ from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, Spent, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import ZERO_TIME, rfc3339
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, UnsupportedOption
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 from hyperstack.pod.states import ContainerState
 
 _SAMPLE_S = 1.0
@@ -57,17 +57,17 @@ class OutputRoutes:
         stdout, stderr = call.flag("stdout"), call.flag("stderr")
         if not stdout and not stderr:
             raise InvalidArgument("Bad parameters: you must choose at least one stream", field="stdout")
-        if call.flag("details"):
-            raise UnsupportedOption("details", "log lines carry no attributes")
         records = self._containers.logs(
             call.who, record.id, follow=call.flag("follow"), stdout=stdout, stderr=stderr,
             since_ns=call.time_ns("since"), until_ns=call.time_ns("until"), tail=_tail(call))
         tty, stamped = record.spec.tty, call.flag("timestamps")
+        # Of the attributes that a log driver may add there are none here; the blank after them is there all the same.
+        lead = b" " if call.flag("details") else b""
         response = web.StreamResponse(headers={"Content-Type": streams.media_type(tty=tty, version=call.version)})
         async with streams.closing(records):
             await response.prepare(call.request)
             async for line in records:
-                await response.write(_log_chunk(line, tty=tty, stamped=stamped))
+                await response.write(_log_chunk(line, lead, tty=tty, stamped=stamped))
         await response.write_eof()
         return response
 
@@ -119,8 +119,10 @@ def _tail(call: Call) -> int | None:
     return int(text) if _TAIL.match(text) else None  # Docker, too, takes everything else for "all".
 
 
-def _log_chunk(record: LogRecord, *, tty: bool, stamped: bool) -> bytes:
-    data = rfc3339(record.time_ns).encode() + b" " + record.data if stamped else record.data
+def _log_chunk(record: LogRecord, lead: bytes, *, tty: bool, stamped: bool) -> bytes:
+    data = lead + record.data
+    if stamped:
+        data = rfc3339(record.time_ns).encode() + b" " + data
     return data if tty else streams.frame(record.stream, data)
 
 

@@ -1,4 +1,4 @@
-"""Ping, version, info, events and disk usage."""
+"""Ping, version, info and events."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 from aiohttp import web
 
 import hyperstack
-from hyperstack.docker_api import streams, volumes
+from hyperstack.docker_api import streams
 from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.listing import all_rows
 from hyperstack.docker_api.versions import LATEST, OLDEST
 from hyperstack.engine.api import Engine
 from hyperstack.engine.records import Event
@@ -22,7 +21,9 @@ from hyperstack.http.responses import JsonLines, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
 
-_EVENT_FILTERS = ("container", "event", "image", "label", "network", "pod", "scope", "type", "volume", "daemon")
+_NAMED = ("config", "container", "daemon", "network", "node", "plugin", "pod", "secret", "service", "volume")
+"""Kinds of objects that a filter may name; of some of them nothing ever happens here."""
+_EVENT_FILTERS = (*_NAMED, "event", "image", "label", "scope", "type")
 _NS = 1_000_000_000
 
 
@@ -39,7 +40,6 @@ class SystemRoutes:
             Route("GET", "/version", self.version),
             Route("GET", "/info", self.info),
             Route("GET", "/events", self.events, cancellable=True),
-            Route("GET", "/system/df", self.disk_usage),
         ]
 
     async def ping(self, call: Call) -> web.StreamResponse:
@@ -71,22 +71,6 @@ class SystemRoutes:
                 if _wanted(event, wanted):
                     await lines.write(_event(event))
         return await lines.close()
-
-    async def disk_usage(self, call: Call) -> web.StreamResponse:
-        usage = await self._engine.system.disk_usage(call.who)
-        images = [{"Id": image.id, "ParentId": "", "RepoTags": [self._engine.images.display(name) for name in
-                                                                image.references],
-                   "RepoDigests": list(image.digests), "Created": image.created_at // _NS, "Size": image.size,
-                   "SharedSize": 0, "Labels": image.config.labels, "Containers": users}
-                  for image in self._engine.images.list_all(call.who)
-                  for users in [sum(record.image_id == image.id for record in
-                                    self._engine.containers.list_all(call.who))]]
-        sizes: Mapping[str, int] = usage.get("volumes", {})
-        kept = [{**volumes.describe(volume), "UsageData": {"Size": sizes.get(volume.name, -1), "RefCount": -1}}
-                for volume in self._engine.volumes.list_all(call.who)]
-        return json_response({"LayersSize": usage.get("layers", 0), "Images": images,
-                              "Containers": all_rows(self._engine, call.who, usage.get("containers", {})),
-                              "Volumes": kept, "BuildCache": []})
 
 
 def _dotted(version: tuple[int, int]) -> str:
@@ -151,9 +135,9 @@ def _event(event: Event) -> dict[str, Any]:
 
 def _wanted(event: Event, wanted: Filters) -> bool:
     names = (event.ident, event.attributes.get("name", ""))
-    for kind in ("container", "network", "pod", "volume", "daemon"):
-        if wanted.get(kind) and not (event.kind == kind and _names_it(names, wanted.get(kind))):
-            return False
+    asked = [kind for kind in _NAMED if wanted.get(kind)]
+    if asked and not any(event.kind == kind and _names_it(names, wanted.get(kind)) for kind in asked):
+        return False
     images = (event.ident if event.kind == "image" else "", event.attributes.get("image", ""))
     return (wanted.any_is("type", event.kind) and wanted.any_is("event", event.action, event.action.partition(":")[0])
             and wanted.any_is("scope", "local") and wanted.labels(event.attributes)

@@ -61,10 +61,11 @@ class VolumeRoutes:
         return empty()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        wanted = Filters.parse(call, known=("all", "label"))
+        wanted = Filters.parse(call, known=("all", "label", "label!"))
         # Before 1.42 a prune took the named ones as well.
         everything = bool(wanted.truth("all")) or call.version < (1, 42)
-        removed, freed = await self._volumes.prune(call.who, all_unused=everything, labels=wanted.get("label"))
+        removed, freed = await self._volumes.prune(call.who, all_unused=everything, labels=wanted.get("label"),
+                                                   without=wanted.get("label!"))
         return json_response({"VolumesDeleted": removed or None, "SpaceReclaimed": freed})
 
     def _users(self, call: Call) -> Counter[str]:

@@ -159,8 +159,9 @@ class Containers(Protocol):
     async def archive_get(self, who: Principal, ref: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]: ...
     async def archive_put(self, who: Principal, ref: str, path: str, tar: AsyncIterator[bytes], *,
                           no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False) -> None: ...
-    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
-        """Remove what is stopped. Returns ids and bytes freed."""
+    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
+                    without: Collection[str] = ()) -> tuple[list[str], int]:
+        """Remove what is stopped, has all of `labels` and none of `without`. Returns ids and bytes freed."""
 
 
 class Execs(Protocol):
@@ -269,9 +270,10 @@ class Volumes(Protocol):
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> None:
         """:raise Conflict: a container uses it. `force`: not there is no error."""
 
-    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = ()
-                    ) -> tuple[list[str], int]:
-        """Remove unused anonymous volumes, or all unused ones. Returns names and bytes freed."""
+    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = (),
+                    without: Collection[str] = ()) -> tuple[list[str], int]:
+        """Remove unused anonymous volumes, or all unused ones, that have all of `labels` and none of `without`. Returns
+        names and bytes freed."""
 
 
 class Networks(Protocol):

@@ -215,13 +215,15 @@ class ContainerService:
         await self._archives.put(self.get(who, ref), path, tar, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
                                  copy_uid_gid=copy_uid_gid)
 
-    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
+    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
+                    without: Collection[str] = ()) -> tuple[list[str], int]:
         removed, freed = [], 0
         for container in self.list_all(who):
             pod = self.pod_of(container)
             if container.state in ACTIVE or not pod.implicit or (until_ns and container.created_at > until_ns):
                 continue
-            if not all(has_label(container.spec.labels, label) for label in labels):
+            own = container.image_config.labels | container.spec.labels
+            if not all(has_label(own, label) for label in labels) or any(has_label(own, label) for label in without):
                 continue
             freed += self._disks.used(container)
             await self._supervisor.remove(container.id, force=False)

@@ -96,13 +96,18 @@ class NetworkService:
             # Whoever asked for an address finds it free when it starts again.
             taken |= {p.spec.ip_address for p in others if p.spec.ip_address
                       and (p.project, p.spec.network) == (record.project, record.name)}
-        binding = self._backend.plan(network_of(record), pod_id=pod.id, taken=taken, mac=pod.spec.mac_address,
-                                     address=pod.spec.ip_address, names=() if record.builtin else self._names(pod),
-                                     links=_links(pod.spec), servers=pod.spec.dns)
-        if any(other.mac == binding.mac for other in here):
-            raise Conflict(f"MAC address {binding.mac} is in use in network {record.name}", field="mac_address",
-                           value=binding.mac, hint="choose another, or none: one is made from the address")
-        return binding
+        macs = {binding.mac for binding in here}
+        while True:
+            binding = self._backend.plan(network_of(record), pod_id=pod.id, taken=taken, mac=pod.spec.mac_address,
+                                         address=pod.spec.ip_address, names=() if record.builtin else self._names(pod),
+                                         links=_links(pod.spec), servers=pod.spec.dns)
+            if binding.mac not in macs:
+                return binding
+            if pod.spec.mac_address or pod.spec.ip_address:
+                raise Conflict(f"MAC address {binding.mac} is in use in network {record.name}", field="mac_address",
+                               value=binding.mac, hint="choose another, or none: one is made from the address")
+            # Somebody asked for the MAC that goes with this address.
+            taken.add(binding.address.partition("/")[0])
 
     async def plug(self, pod: PodRecord) -> int | None:
         """The tap's descriptor, the caller's to close; None without a network."""

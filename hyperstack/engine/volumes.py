@@ -90,11 +90,12 @@ class VolumeService:
         self._store.volumes.delete(record.id)
         self._events.emit("volume", "destroy", name, who.project, {"driver": record.driver})
 
-    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = ()
-                    ) -> tuple[list[str], int]:
+    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = (),
+                    without: Collection[str] = ()) -> tuple[list[str], int]:
         names, freed = [], 0
         for record in self.list_all(who):
-            wanted = (record.anonymous or all_unused) and all(has_label(record.labels, label) for label in labels)
+            wanted = ((record.anonymous or all_unused) and all(has_label(record.labels, label) for label in labels)
+                      and not any(has_label(record.labels, label) for label in without))
             if wanted and not record.pending and not self.users(record):
                 freed += await self._backend.used(record.id)
                 await self.remove(who, record.name)

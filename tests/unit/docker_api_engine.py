@@ -268,7 +268,8 @@ class Containers:
         with tarfile.open(fileobj=io.BytesIO(data)) as opened:
             opened.extractall(self._path(path))
 
-    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = ()) -> tuple[list[str], int]:
+    async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
+                    without: Collection[str] = ()) -> tuple[list[str], int]:
         gone = [record.id for record in self.records.values() if record.state is ContainerState.EXITED]
         for ident in gone:
             await self.remove(who, ident)
@@ -341,8 +342,8 @@ class Volumes:
         self.get(who, name)
         del self.volumes[name]
 
-    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = ()
-                    ) -> tuple[list[str], int]:
+    async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = (),
+                    without: Collection[str] = ()) -> tuple[list[str], int]:
         gone = list(self.volumes)
         self.volumes.clear()
         return gone, 0

@@ -110,6 +110,18 @@ async def test_versions_in_the_path(served: Served, version: str, status: int, w
     ("GET", "/volumes/absent", 404, "No such volume: absent"),
     ("GET", "/swarm", 503, "This node is not a swarm manager"),
     ("POST", "/services/create", 503, "This node is not a swarm manager"),
+    ("GET", "/secrets", 503, "This node is not a swarm manager"),
+    ("POST", "/swarm/init", 501, "does not support being part of a swarm"),
+    ("POST", "/swarm/leave", 503, "This node is not part of a swarm"),
+    ("PUT", "/volumes/x", 503, "This node is not a swarm manager"),
+    ("POST", "/plugins/pull", 501, "does not support plugins"),
+    ("GET", "/plugins/some/thing/json", 404, 'plugin "some/thing" not found'),
+    ("POST", "/plugins/some/thing:1/enable", 404, "not found"),
+    ("DELETE", "/plugins/x", 404, "not found"),
+    ("GET", "/system/df?type=image&type=color", 400, "unknown object type: color"),
+    ("POST", "/commit", 400, "no container is named"),
+    ("POST", "/commit?container=nobody", 404, "No such container"),
+    ("GET", "/containers/nobody/export", 404, "No such container"),
     ("GET", "/exec/absent/json", 404, "No such exec instance"),
     ("GET", "/containers/x%00y/json", 400, "NUL byte"),
 ])
@@ -279,8 +291,8 @@ async def test_logs_are_framed_and_chosen(served: Served) -> None:
     assert frames((await logs("stdout=1&since=99999999999"))[1]) == []
     [(_, stamped)] = frames((await logs("stdout=1&timestamps=1"))[1])
     assert stamped.endswith(b"Z out\n")
+    assert frames((await logs("stdout=1&details=1"))[1]) == [(1, b" out\n")]
     assert (await served.call("GET", f"/containers/{ident}/logs"))[0] == 400
-    assert (await served.call("GET", f"/containers/{ident}/logs?stdout=1&details=1"))[0] == 400
 
 
 async def test_followed_logs_end_with_the_container(served: Served) -> None:

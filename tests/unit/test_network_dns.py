@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hyperstack.network.api import Binding, Network, Subnet
+from hyperstack.network.bridge.naming import is_local
 from hyperstack.network.dns.answers import MAX_DATAGRAM, MAX_QUESTION, TTL_S, Elsewhere, answer, refusal, truncated
 from hyperstack.network.dns.directory import Directory
-from hyperstack.network.dns.forwarder import is_local
 
 NETWORK = Network(id="n", name="Front.1", project="alpha", subnets=(Subnet(cidr="10.1.0.0/16", gateway="10.1.0.1"),),
                   names=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING
 
 from hyperstack.network.api import Binding, Network
 from hyperstack.network.bridge.ruleset import Desired
-from hyperstack.network.dns import Resolver
-from hyperstack.network.dns.forwarder import is_local
+
+if TYPE_CHECKING:
+    from hyperstack.network.dns import Resolver
 
 
 class Naming:
@@ -31,6 +34,9 @@ class Naming:
     async def ensure(self, network: Network) -> None:
         """Idempotent. :raise Unavailable: no port is free for it."""
         if network.names and network.id not in self._resolvers:
+            # Here: dnspython takes most of 0.1 s to load, which a daemon without such networks does not spend.
+            from hyperstack.network.dns import Resolver
+
             resolver = Resolver(network, self._servers)
             await resolver.open()
             self._resolvers[network.id] = resolver
@@ -76,3 +82,16 @@ class Naming:
 
 def _within(address: IPv4Address, network: Network) -> bool:
     return any(address in IPv4Network(subnet.cidr) for subnet in network.subnets)
+
+
+def is_local(server: str) -> bool:
+    """Whether the address is one of this host's, so that it can be bound. Sends nothing.
+
+    A host with net.ipv4.ip_nonlocal_bind says so of every address.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((server, 0))
+        except OSError:
+            return False
+    return True

@@ -36,19 +36,6 @@ async def ask(question: dns.message.Message, data: bytes, servers: Sequence[str]
     return None
 
 
-def is_local(server: str) -> bool:
-    """Whether the address is one of this host's, so that it can be bound. Sends nothing.
-
-    A host with net.ipv4.ip_nonlocal_bind says so of every address.
-    """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((server, 0))
-        except OSError:
-            return False
-    return True
-
-
 async def _over_udp(question: dns.message.Message, data: bytes, server: str, port: int) -> bytes:
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as client:

@@ -1,0 +1,79 @@
+"""GET /system/df: what takes disk space."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from hyperstack.docker_api import volumes
+from hyperstack.docker_api.listing import all_rows
+from hyperstack.engine.api import Engine, Image
+from hyperstack.http.call import Call
+from hyperstack.http.responses import json_response
+from hyperstack.http.routing import Route
+from hyperstack.pod.errors import InvalidArgument
+from hyperstack.pod.spec import MountKind
+
+_NS = 1_000_000_000
+_TYPES = ("container", "image", "volume", "build-cache")
+
+
+class UsageRoutes:
+    """The table and its handler."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def table(self) -> list[Route]:
+        return [Route("GET", "/system/df", self.disk_usage)]
+
+    async def disk_usage(self, call: Call) -> web.StreamResponse:
+        """Everything, or what `type` names; what was not asked for is null, as Docker has it."""
+        asked = call.texts("type")
+        for kind in asked:
+            if kind not in _TYPES:
+                raise InvalidArgument(f"unknown object type: {kind[:64]}", field="type", value=kind[:64],
+                                      hint=", ".join(_TYPES))
+        usage = await self._engine.system.disk_usage(call.who)
+        answer: dict[str, Any] = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None,
+                                  "BuildCache": None}
+        if not asked or "image" in asked:
+            answer |= {"LayersSize": usage.get("layers", 0), "Images": self._images(call)}
+        if not asked or "container" in asked:
+            answer["Containers"] = self._containers(call, usage.get("containers", {}))
+        if not asked or "volume" in asked:
+            answer["Volumes"] = self._volumes(call, usage.get("volumes", {}))
+        if not asked or "build-cache" in asked:
+            answer["BuildCache"] = []
+        return json_response(answer)
+
+    def _images(self, call: Call) -> list[dict[str, Any]]:
+        images = self._engine.images
+        found = images.list_all(call.who)
+        users = Counter(record.image_id for record in self._engine.containers.list_all(call.who))
+        holders = Counter(diff_id for image in found for diff_id in set(image.diff_ids))
+        return [{"Id": image.id, "ParentId": "", "RepoTags": [images.display(name) for name in image.references],
+                 "RepoDigests": [images.display(name) for name in image.digests], "Created": image.created_at // _NS,
+                 "Size": image.size, "SharedSize": _shared(image, holders), "Labels": image.config.labels,
+                 "Containers": users[image.id]} for image in found]
+
+    def _containers(self, call: Call, written: Mapping[str, int]) -> list[dict[str, Any]]:
+        sizes = {image.id: image.size for image in self._engine.images.list_all(call.who)}
+        return [{**row, "SizeRootFs": row["SizeRw"] + sizes.get(row["ImageID"], 0)}
+                for row in all_rows(self._engine, call.who, written)]
+
+    def _volumes(self, call: Call, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
+        users = Counter(mount.source for record in self._engine.containers.list_all(call.who)
+                        for mount in record.spec.mounts if mount.kind is MountKind.VOLUME)
+        return [{**volumes.describe(volume),
+                 "UsageData": {"Size": sizes.get(volume.name, -1), "RefCount": users[volume.name]}}
+                for volume in self._engine.volumes.list_all(call.who)]
+
+
+def _shared(image: Image, holders: Mapping[str, int]) -> int:
+    """Bytes of its layers that other images have as well."""
+    return sum(size for diff_id, size in dict(zip(image.diff_ids, image.layer_sizes, strict=True)).items()
+               if holders[diff_id] > 1)
