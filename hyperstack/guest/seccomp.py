@@ -105,9 +105,10 @@ _NUMBER, _ARCHITECTURE, _ARGUMENT, _ARGUMENT_HIGH = 0, 4, 16, 20
 
 _ALLOW, _DENY, _UNKNOWN = "allow", "deny", "unknown"
 _NEWER, _CLONE, _SOCKET, _PERSONALITY = "newer", "clone", "socket", "personality"
-_WIDE = {_SOCKET: "socket of 64 bits", _PERSONALITY: "personality of 64 bits"}
+_WIDE = {_PERSONALITY: "personality of 64 bits"}
 """Labels: the three answers, the search among newer calls, and the calls that depend on their arguments. A 64-bit
-program's argument is compared as a whole, a 32-bit program's has no high word (though the register may have)."""
+program's argument is compared as a whole where the kernel takes a whole one; a 32-bit program's has no high word (though
+the register may have). A socket's family is an int: high bits, which the kernel drops, must not get past."""
 
 
 @lru_cache(maxsize=64)
@@ -183,9 +184,6 @@ def _merged(first: int, decisions: list[str]) -> list[Run]:
 
 def _add_conditions(program: Program) -> None:
     """Calls that depend on their arguments."""
-    program.label(_WIDE[_SOCKET])
-    program.add(LOAD, _ARGUMENT_HIGH)
-    program.add(JUMP_EQUAL, 0, _SOCKET, _ALLOW)
     program.label(_SOCKET)
     program.add(LOAD, _ARGUMENT)
     program.add(JUMP_EQUAL, _AF_ALG, _DENY)
