@@ -17,6 +17,7 @@ from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import (
     DEFAULT_PROJECT,
     KERNEL_ANNOTATION,
+    NETWORK_ANNOTATION,
     ContainerSpec,
     Mount,
     MountKind,
@@ -92,6 +93,7 @@ def parse_pod(document: Any, *, project: str = DEFAULT_PROJECT) -> Manifest:
         name=meta.name, project=project, namespace=meta.namespace, labels=meta.labels, annotations=meta.annotations,
         hostname=_host_label("spec.hostname", spec.hostname) or meta.name.partition(".")[0][:63],
         domainname=_host_label("spec.subdomain", spec.subdomain), kernel=meta.annotations.get(KERNEL_ANNOTATION, ""),
+        network=meta.annotations.get(NETWORK_ANNOTATION, "bridge"),
         ports=tuple(port for container in containers for port in container.ports()),
         dns=_nameservers(spec), dns_search=tuple(spec.dns_config.searches),
         dns_options=tuple(f"{option.name}:{option.value}" if option.value is not None else option.name

@@ -20,6 +20,9 @@ DEFAULT_STOP_TIMEOUT_S = 10
 KERNEL_ANNOTATION = "org.hyperstack.kernel"
 """Annotation that names the pod's kernel where an API has no field for it (Docker: HostConfig.Annotations)."""
 
+NETWORK_ANNOTATION = "org.hyperstack.network"
+"""Annotation that names the pod's network in a manifest, which has no field for it."""
+
 DEFAULT_CAPABILITIES: tuple[str, ...] = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
     "CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL",

@@ -32,7 +32,7 @@ def leaks(daemon: Daemon) -> list[str]:
     """
     pods, containers = records(daemon, "pod"), records(daemon, "container")
     running = {ident for ident, pod in pods.items() if pod.get("state") == "ready"}
-    return [*_machines(daemon, running), *_cgroups(daemon, running), *_taps(daemon, pods, running),
+    return [*_machines(daemon, running), *_cgroups(daemon, running), *_taps(daemon, pods, running), *_bridges(daemon),
             *_files(daemon, set(pods), set(containers), running), *_mounts(daemon, running), *_orphans(daemon)]
 
 
@@ -61,6 +61,15 @@ def _taps(daemon: Daemon, pods: dict[str, dict[str, Any]], running: set[str]) ->
     ours = Names(Config(run_dir=str(daemon.run_dir)).instance).tap_prefix
     found = {name for name in daemon.namespace.links() if name.startswith(ours)}
     return [*(f"tap {name}" for name in found - wanted), *(f"no tap {name}" for name in wanted - found)]
+
+
+def _bridges(daemon: Daemon) -> list[str]:
+    names = Names(Config(run_dir=str(daemon.run_dir)).instance)
+    known = {names.bridge(ident) for ident in records(daemon, "network")}
+    half = [f"network {ident[:12]} half removed" for ident, network in records(daemon, "network").items()
+            if network.get("removing")]
+    return half + [f"bridge {name} of no network" for name in daemon.namespace.links()
+                   if name.startswith(names.bridge_prefix) and name not in known]
 
 
 def _files(daemon: Daemon, pods: set[str], containers: set[str], running: set[str]) -> list[str]:

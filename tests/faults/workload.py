@@ -89,6 +89,7 @@ class Worker(threading.Thread):
         self._ledger = ledger
         self._number = number
         self._rng = rng
+        self._network = f"net-{number}"
 
     @property
     def mine(self) -> list[Owned]:
@@ -97,6 +98,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         try:
+            self._make_network(self._network)
             while True:
                 self._one()
         except DAEMON_GONE:
@@ -109,7 +111,7 @@ class Worker(threading.Thread):
 
     def _one(self) -> None:
         choices = [self._run] * (len(self.mine) < self.MOST) * 2 + [self._image] * (self._number == 0)
-        choices += [self._exec, self._follow] * 2 + [self._end] * bool(self._counters)
+        choices += [self._networks] + [self._exec, self._follow] * 2 + [self._end] * bool(self._counters)
         if any(c.reached is Stage.EXITED for c in self.mine):
             choices += [self._remove] * 2
         self._settle_tasks()
@@ -126,9 +128,24 @@ class Worker(threading.Thread):
         script = f"sleep {self._rng.uniform(0, 2):.1f}; echo done; exit {owned.exit_code}" if task else COUNTER
         self._ledger.containers.append(owned)
         with self._step(owned, Stage.CREATED):
-            self._api.create_container(BUSYBOX, ["sh", "-c", script], name=owned.name)
+            mode = self._rng.choice((self._network, "bridge"))
+            self._api.create_container(BUSYBOX, ["sh", "-c", script], name=owned.name,
+                                       host_config=self._api.create_host_config(network_mode=mode))
         with self._step(owned, Stage.RUNNING):
             self._api.start(owned.name)
+
+    def _networks(self) -> None:
+        """One that comes and goes. A kill may leave it, whole; whoever asks again finds it, or makes it."""
+        name = f"{self._network}-spare"
+        self._make_network(name)
+        self._api.remove_network(name)
+
+    def _make_network(self, name: str) -> None:
+        try:
+            self._api.create_network(name)
+        except docker.errors.APIError as error:
+            if error.status_code != 409:
+                raise
 
     def _exec(self) -> None:
         name = self._looked_into()

@@ -45,6 +45,14 @@ def test_a_minimal_pod_has_kubernetes_defaults() -> None:
     assert pulls == (("busybox", "IfNotPresent"),)
 
 
+def test_annotations_name_the_kernel_and_the_network() -> None:
+    document = pod()
+    document["metadata"]["annotations"] = {"org.hyperstack.kernel": "own", "org.hyperstack.network": "front"}
+    spec, _ = parse_pod(document)
+    assert (spec.kernel, spec.network) == ("own", "front")
+    assert parse_pod(MINIMAL)[0].network == "bridge"
+
+
 def test_everything_that_is_honoured_arrives() -> None:
     spec, pulls = parse_pod(pod(
         restartPolicy="OnFailure", terminationGracePeriodSeconds=5, shareProcessNamespace=True, hostname="h",
