@@ -159,7 +159,7 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
         "Ports": _ports(record, pod) if live else [], "Labels": {**record.image_config.labels, **record.spec.labels},
         "State": status(record), "Status": status_text(record, engine.containers.health_of(record)),
         "HostConfig": {"NetworkMode": network_name(pod), "Annotations": record.spec.annotations},
-        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(record, pod if live else None)}},
+        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(pod, live=live)}},
         "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],
         "HyperStack": {"Pod": pod.id, "PodName": pod.name},
     }

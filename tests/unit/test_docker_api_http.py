@@ -435,6 +435,7 @@ async def test_a_network_and_a_container_as_compose_asks_for_them(served: Served
     _, container = await served.call("GET", f"/containers/{ident}/json")
     assert isinstance(container, dict)
     assert container["NetworkSettings"]["Networks"].keys() == {"shop_default"}
+    assert container["NetworkSettings"]["Networks"]["shop_default"]["Aliases"] == ["shop-web-1", "web"]
     assert container["HostConfig"]["NetworkMode"] == "shop_default"
     for ref in ("shop_default", made["Id"], made["Id"][:12]):
         _, rows = await served.call("GET", f'/containers/json?all=1&filters={{"network":["{ref}"]}}')
