@@ -5,6 +5,7 @@
 #   ./test.sh --unit              style, types, architecture and unit tests: no VM, seconds
 #   ./test.sh --vm                only the tests that start VMs
 #   ./test.sh --kills N --seed N  only the kill test: N kills of the daemon at random instants, repeatable by its seed
+#   ./test.sh --starts KIND ...   how pods' machines begin: cold, template, fork or pool; else as the product has it
 #   ./test.sh ... ARGS            everything else goes to pytest (-k EXPRESSION, -x, a path)
 #
 # Needs root: VMs get their own uids, cgroups and taps. All traffic stays within network namespaces.
@@ -23,6 +24,7 @@ while (( $# )); do
         --vm) checks='' paths=(tests/vm tests/e2e tests/faults); shift ;;
         --kills) checks='' paths=(tests/faults/test_kills.py); arguments+=(--kills "${2:?--kills needs a number}"); shift 2 ;;
         --seed) arguments+=(--seed "${2:?--seed needs a number}"); shift 2 ;;
+        --starts) export HYPERSTACK_TEST_STARTS=${2:?--starts needs a kind}; shift 2 ;;
         -k) checks=''; arguments+=(-k "${2:?-k needs an expression}"); shift 2 ;;
         tests/*) checks='' paths=(); arguments+=("$1"); shift ;;
         *) arguments+=("$1"); shift ;;

@@ -36,6 +36,9 @@ REGISTRY = "127.0.0.1:5000"
 """Of the local registry, within each namespace that has one."""
 CACHE = Path(os.environ.get("HYPERSTACK_CACHE") or Path.home() / ".cache" / "hyperstack")
 
+_STARTS = {"cold": '[hypervisor]\ntemplates = "off"\n', "template": "[hypervisor]\nforks = false\n", "fork": "",
+           "pool": "[hypervisor]\npool = 2\n"}
+"""Settings by the value of HYPERSTACK_TEST_STARTS; not set, the product's defaults."""
 Output = subprocess.CompletedProcess[bytes]
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -147,9 +150,19 @@ class Daemon:
         self.log = self.directory / "hyperd.log"
         # As hypervisor/qemu/backend.py names the cgroups of one daemon's machines.
         self.cgroup_name = "hyperstack-" + hashlib.sha256(os.fsencode(self.run_dir / "machines")).hexdigest()[:12]
-        self.options = options
+        self.options = (*self._starts(), *options) if "--config" not in options else options
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
+
+    def _starts(self) -> tuple[str, ...]:
+        """How pods' machines begin in this run of the tests."""
+        kind = os.environ.get("HYPERSTACK_TEST_STARTS", "")
+        if not kind:
+            return ()
+        file = self.directory / "starts.toml"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(_STARTS[kind])
+        return "--config", str(file)
 
     # -- the process
 

@@ -63,6 +63,8 @@ class NetworkDefaults(_Section, frozen=True, kw_only=True):
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
     templates: Literal["project", "host", "off"] = "project"
     """Whose pods are clones of one booted machine: a project's, everybody's on this host, or nobody's (each boots)."""
+    forks: bool = True
+    """Whether clones are forked, where the hypervisor can, from a machine that has done once what every pod does."""
     pool: int = 0
     """How many VMs stand ready for each class of pods that is in use; 0: each is started when it is asked for."""
     pool_memory_percent: int = 10

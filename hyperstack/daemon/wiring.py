@@ -78,7 +78,7 @@ def engine_config(config: Config) -> EngineConfig:
         template_sharing=TemplateSharing(config.hypervisor.templates),
         pool_size=config.hypervisor.pool,
         pool_memory_percent=config.hypervisor.pool_memory_percent,
-        rehearsal_layer=_rehearsal_layer(config),
+        rehearsal_layer=_rehearsal_layer(config) if config.hypervisor.forks else None,
         template_projects=(DEFAULT_PROJECT,))
 
 

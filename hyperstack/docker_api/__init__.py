@@ -6,7 +6,8 @@
     refusals                                    what cannot be honoured, by name
     inspection, listing, networks               what exists, in Docker's words
     containers, execs, images, volumes, system  the verbs
-    output, streams, hijack                     attach, logs, stats: bytes in both directions
+    output, streams, hijack, websocket          attach, logs, stats: bytes in both directions
+    layers, usage                               what containers changed, what takes disk space
 """
 
 from hyperstack.docker_api.app import build_app

@@ -18,7 +18,6 @@ _LATER = {
     ("POST", "/build/cancel"): "building images",
     ("POST", "/session"): "building images with BuildKit",
     ("POST", "/grpc"): "building images with BuildKit",
-    ("GET", "/containers/{name}/attach/ws"): "attaching over a websocket",
     ("GET", "/containers/{name}/checkpoints"): "checkpoints",
     ("POST", "/containers/{name}/checkpoints"): "checkpoints",
     ("GET", "/plugins/privileges"): "plugins",

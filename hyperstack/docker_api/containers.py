@@ -11,7 +11,7 @@ from hyperstack.docker_api.bodies import CreateBody, UpdateBody
 from hyperstack.docker_api.creation import parse_create, parse_update
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.inspection import inspect
-from hyperstack.docker_api.listing import list_containers
+from hyperstack.docker_api.listing import image_size, list_containers
 from hyperstack.engine.api import Engine, WaitCondition
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, empty, json_response
@@ -71,7 +71,7 @@ class ContainerRoutes:
         body = inspect(record, self._containers.pod_of(record), self._containers.health_of(record))
         if call.flag("size"):
             written = (await self._engine.system.disk_usage(call.who)).get("containers", {}).get(record.id, 0)
-            body |= {"SizeRw": written, "SizeRootFs": written}
+            body |= {"SizeRw": written, "SizeRootFs": written + image_size(self._engine, call, record.image_id)}
         return json_response(body)
 
     async def start(self, call: Call) -> web.StreamResponse:

@@ -15,6 +15,7 @@ from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.progress import report
 from hyperstack.docker_api.registry_auth import credentials, credentials_of, registry_of
+from hyperstack.docker_api.usage import layer_holders, shared_size
 from hyperstack.engine.api import Engine, Image, Progress, ProgressSink, Pushed
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
@@ -60,7 +61,8 @@ class ImageRoutes:
         since = [self._images.get(call.who, ref).created_at for ref in wanted.get("since")]
         until, dangling = wanted.until_ns(), wanted.truth("dangling")
         users = Counter(record.image_id for record in self._containers.list_all(call.who))
-        rows = [self._row(image, users[image.id]) for image in self._images.list_all(call.who)
+        shared = self._shared(call) if call.flag("shared-size") else {}
+        rows = [self._row(image, users[image.id], shared.get(image.id, -1)) for image in self._images.list_all(call.who)
                 if all(image.created_at < moment for moment in before)
                 and all(image.created_at > moment for moment in since)
                 and (not until or image.created_at < until)
@@ -72,11 +74,16 @@ class ImageRoutes:
         names = [self._images.display(reference) for reference in image.references]
         return not patterns or any(matches(pattern, name) for pattern in patterns for name in names)
 
-    def _row(self, image: Image, users: int) -> dict[str, Any]:
+    def _shared(self, call: Call) -> dict[str, int]:
+        found = self._images.list_all(call.who)
+        holders = layer_holders(found)
+        return {image.id: shared_size(image, holders) for image in found}
+
+    def _row(self, image: Image, users: int, shared: int) -> dict[str, Any]:
         return {
             "Id": image.id, "ParentId": "", "RepoTags": [self._images.display(name) for name in image.references],
             "RepoDigests": [self._images.display(name) for name in image.digests], "Created": image.created_at // _NS,
-            "Size": image.size, "SharedSize": -1, "Containers": users, "Labels": image.config.labels or None}
+            "Size": image.size, "SharedSize": shared, "Containers": users, "Labels": image.config.labels or None}
 
     async def create(self, call: Call) -> web.StreamResponse:
         """Pull (`fromImage`), or import (`fromSrc=-`)."""
@@ -134,8 +141,8 @@ class ImageRoutes:
         raw, config = image.raw_config, image.raw_config.get("config") or {}
         return json_response({
             "Id": image.id, "RepoTags": [self._images.display(name) for name in image.references],
-            "RepoDigests": [self._images.display(name) for name in image.digests], "Parent": "", "Comment": "",
-            "Created": raw.get("created") or rfc3339(image.created_at), "DockerVersion": "",
+            "RepoDigests": [self._images.display(name) for name in image.digests], "Parent": "",
+            "Comment": _comment(raw), "Created": raw.get("created") or rfc3339(image.created_at), "DockerVersion": "",
             "Author": raw.get("author") or "", "Config": _config(image, config),
             "Architecture": image.architecture, "Variant": raw.get("variant") or "", "Os": image.os,
             "Size": image.size, "GraphDriver": {"Name": "erofs", "Data": None},
@@ -270,6 +277,13 @@ def _config(image: Image, config: dict[str, Any]) -> dict[str, Any]:
         "ExposedPorts": {port: {} for port in known.exposed_ports}, "StopSignal": known.stop_signal,
         "Volumes": {path: {} for path in known.volumes} or None, "OnBuild": config.get("OnBuild"),
         "Healthcheck": config.get("Healthcheck"), "Shell": config.get("Shell")}
+
+
+def _comment(raw: dict[str, Any]) -> str:
+    """What was said of the newest step."""
+    steps = raw.get("history")
+    last = steps[-1] if isinstance(steps, list) and steps else None
+    return str(last.get("comment") or "") if isinstance(last, dict) else ""
 
 
 def _seconds(text: Any) -> int:

@@ -174,7 +174,7 @@ def mount_point(mount: Mount) -> dict[str, Any]:
 
 
 def _network_settings(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
-    settings = endpoint_settings(record, pod) if is_live(record) else endpoint_settings(record, None)
+    settings = endpoint_settings(pod, live=is_live(record))
     default = {name: settings[name] for name in ("EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
                                                  "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress")}
     return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "",

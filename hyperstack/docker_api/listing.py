@@ -43,7 +43,7 @@ async def list_containers(engine: Engine, call: Call) -> web.StreamResponse:
         written: Mapping[str, int] = (await engine.system.disk_usage(call.who)).get("containers", {})
         for row in rows:
             row["SizeRw"] = written.get(row["Id"], 0)
-            row["SizeRootFs"] = row["SizeRw"] + _image_size(engine, call, row["ImageID"])
+            row["SizeRootFs"] = row["SizeRw"] + image_size(engine, call, row["ImageID"])
     return json_response(rows)
 
 
@@ -141,7 +141,8 @@ def _image_id(engine: Engine, call: Call, ref: str) -> str:
         return ""
 
 
-def _image_size(engine: Engine, call: Call, image_id: str) -> int:
+def image_size(engine: Engine, call: Call, image_id: str) -> int:
+    """Bytes of its layers; 0 for one that is gone."""
     try:
         return engine.images.get(call.who, image_id).size
     except HyperStackError:
@@ -158,7 +159,7 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
         "Ports": _ports(record, pod) if live else [], "Labels": {**record.image_config.labels, **record.spec.labels},
         "State": status(record), "Status": status_text(record, engine.containers.health_of(record)),
         "HostConfig": {"NetworkMode": network_name(pod), "Annotations": record.spec.annotations},
-        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(record, pod if live else None)}},
+        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(pod, live=live)}},
         "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],
         "HyperStack": {"Pod": pod.id, "PodName": pod.name},
     }

@@ -25,18 +25,16 @@ def network_name(pod: PodRecord) -> str:
     return pod.spec.network
 
 
-def endpoint_settings(record: ContainerRecord, pod: PodRecord | None) -> dict[str, Any]:
-    """A container's place on its network; empty where its pod has none (yet)."""
-    binding = pod.binding if pod is not None else None
-    spec = pod.spec if pod is not None else None
+def endpoint_settings(pod: PodRecord, *, live: bool) -> dict[str, Any]:
+    """A container's place on its network: what was asked for, and where it runs, what it got."""
+    spec, binding = pod.spec, pod.binding if live else None
     address, _, prefix = binding.address.partition("/") if binding is not None else ("", "", "")
     return {
-        "IPAMConfig": {"IPv4Address": spec.ip_address} if spec is not None and spec.ip_address else None,
-        "Links": list(spec.links) or None if spec is not None else None,
-        "Aliases": list(spec.aliases) or None if spec is not None else None, "DriverOpts": None,
+        "IPAMConfig": {"IPv4Address": spec.ip_address} if spec.ip_address else None,
+        "Links": list(spec.links) or None, "Aliases": list(spec.aliases) or None, "DriverOpts": None,
         "MacAddress": binding.mac if binding is not None else "",
         "NetworkID": binding.network_id if binding is not None else "",
-        "EndpointID": hashlib.sha256(f"{pod.id}/{address}".encode()).hexdigest() if pod is not None and address else "",
+        "EndpointID": hashlib.sha256(f"{pod.id}/{address}".encode()).hexdigest() if address else "",
         "Gateway": binding.gateway if binding is not None else "", "IPAddress": address,
         "IPPrefixLen": int(prefix or 0), "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
         "DNSNames": list(binding.names) or None if binding is not None else None}
@@ -160,7 +158,7 @@ def _pool(subnet: Subnet) -> dict[str, Any]:
 
 
 def _member(record: ContainerRecord, pod: PodRecord) -> dict[str, str]:
-    place = endpoint_settings(record, pod)
+    place = endpoint_settings(pod, live=True)
     return {"Name": record.name, "EndpointID": place["EndpointID"], "MacAddress": place["MacAddress"],
             "IPv4Address": pod.binding.address if pod.binding is not None else "", "IPv6Address": ""}
 

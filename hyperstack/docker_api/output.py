@@ -12,6 +12,7 @@ from hyperstack.docker_api import streams
 from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.inspection import is_live
 from hyperstack.docker_api.versions import HEADERS
+from hyperstack.docker_api.websocket import WebSocketConnection
 from hyperstack.engine.api import Attachment, ContainerStats, Engine
 from hyperstack.engine.records import ContainerRecord, LogRecord
 from hyperstack.http.call import Call
@@ -36,21 +37,41 @@ class OutputRoutes:
     def table(self) -> list[Route]:
         return [
             Route("POST", "/containers/{name}/attach", self.attach),
+            Route("GET", "/containers/{name}/attach/ws", self.attach_websocket, cancellable=True),
             Route("GET", "/containers/{name}/logs", self.logs, cancellable=True),
             Route("GET", "/containers/{name}/stats", self.stats, cancellable=True),
         ]
 
     async def attach(self, call: Call) -> web.StreamResponse:
+        record, keys, attachment = await self._attach(call)
+        stdin = _wants_stdin(call) and record.spec.open_stdin
+        return await serve_attachment(call, attachment, stdin=stdin, keys=keys)
+
+    async def attach_websocket(self, call: Call) -> web.StreamResponse:
+        connection = WebSocketConnection()
+        if not connection.response.can_prepare(call.request):
+            raise InvalidArgument("the request does not ask for a websocket", field="Upgrade", hint="POST .../attach")
+        record, keys, attachment = await self._attach(call)
+        try:
+            await connection.response.prepare(call.request)
+        except BaseException:
+            await attachment.close()
+            raise
+        stdin = _wants_stdin(call) and record.spec.open_stdin
+        await streams.pump(connection, attachment, stdin=stdin, keys=keys, framed=False)
+        await connection.response.close()
+        return connection.response
+
+    async def _attach(self, call: Call) -> tuple[ContainerRecord, bytes, Attachment]:
+        """With the keys that detach."""
         record = self._containers.get(call.who, call.part("name"))
         keys = streams.parse_detach_keys(call.text("detachKeys"))
         if record.state is ContainerState.PAUSED:
             raise Conflict(f"container {record.name} is paused, unpause the container before attach", field="state",
                            value="paused")
-        stdin = call.flag("stdin") and call.flag("stream")
-        attachment = await self._containers.attach(
-            call.who, record.id, stdin=stdin, stdout=call.flag("stdout"), stderr=call.flag("stderr"),
+        return record, keys, await self._containers.attach(
+            call.who, record.id, stdin=_wants_stdin(call), stdout=call.flag("stdout"), stderr=call.flag("stderr"),
             logs=call.flag("logs"), stream=call.flag("stream"))
-        return await serve_attachment(call, attachment, stdin=stdin and record.spec.open_stdin, keys=keys)
 
     async def logs(self, call: Call) -> web.StreamResponse:
         record = self._containers.get(call.who, call.part("name"))
@@ -112,6 +133,10 @@ async def serve_attachment(call: Call, attachment: Attachment, *, stdin: bool, k
         raise
     await streams.pump(connection, attachment, stdin=stdin, keys=keys)
     return Spent()
+
+
+def _wants_stdin(call: Call) -> bool:
+    return call.flag("stdin") and call.flag("stream")
 
 
 def _tail(call: Call) -> int | None:

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from aiohttp import web
 
-from hyperstack.docker_api.hijack import Connection
 from hyperstack.engine.api import Attachment
 from hyperstack.http.call import Call
 from hyperstack.pod.errors import HyperStackError, InvalidArgument
@@ -79,9 +78,21 @@ class DetachKeys:
         return held
 
 
-async def pump(connection: Connection, attachment: Attachment, *, stdin: bool, keys: bytes) -> None:
-    """Until the process ended and all its output is out, the user detached, or the client is gone."""
-    tasks = {asyncio.create_task(_output(connection, attachment)),
+class Duplex(Protocol):
+    """A client at the other end of a connection, as `Connection` has it."""
+
+    async def read(self) -> bytes: ...
+    async def write(self, data: bytes) -> None: ...
+    async def gone(self) -> None: ...
+    def close(self) -> None: ...
+
+
+async def pump(connection: Duplex, attachment: Attachment, *, stdin: bool, keys: bytes, framed: bool = True) -> None:
+    """Until the process ended and all its output is out, the user detached, or the client is gone.
+
+    :param framed: the output of a process without a terminal goes in frames that name its stream.
+    """
+    tasks = {asyncio.create_task(_output(connection, attachment, framed=framed and not attachment.tty)),
              asyncio.create_task(_input(connection, attachment, stdin=stdin, keys=keys))}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -96,12 +107,12 @@ async def pump(connection: Connection, attachment: Attachment, *, stdin: bool, k
             raise end
 
 
-async def _output(connection: Connection, attachment: Attachment) -> None:
+async def _output(connection: Duplex, attachment: Attachment, *, framed: bool) -> None:
     while (record := await attachment.read()) is not None:
-        await connection.write(record.data if attachment.tty else frame(record.stream, record.data))
+        await connection.write(frame(record.stream, record.data) if framed else record.data)
 
 
-async def _input(connection: Connection, attachment: Attachment, *, stdin: bool, keys: bytes) -> None:
+async def _input(connection: Duplex, attachment: Attachment, *, stdin: bool, keys: bytes) -> None:
     detach = DetachKeys(keys) if attachment.tty else None
     with contextlib.suppress(HyperStackError):  # The process closed its stdin; its output may go on.
         while data := await connection.read():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -54,10 +54,10 @@ class UsageRoutes:
         images = self._engine.images
         found = images.list_all(call.who)
         users = Counter(record.image_id for record in self._engine.containers.list_all(call.who))
-        holders = Counter(diff_id for image in found for diff_id in set(image.diff_ids))
+        holders = layer_holders(found)
         return [{"Id": image.id, "ParentId": "", "RepoTags": [images.display(name) for name in image.references],
                  "RepoDigests": [images.display(name) for name in image.digests], "Created": image.created_at // _NS,
-                 "Size": image.size, "SharedSize": _shared(image, holders), "Labels": image.config.labels,
+                 "Size": image.size, "SharedSize": shared_size(image, holders), "Labels": image.config.labels,
                  "Containers": users[image.id]} for image in found]
 
     def _containers(self, call: Call, written: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -73,7 +73,12 @@ class UsageRoutes:
                 for volume in self._engine.volumes.list_all(call.who)]
 
 
-def _shared(image: Image, holders: Mapping[str, int]) -> int:
+def layer_holders(images: Iterable[Image]) -> Counter[str]:
+    """How many of them have each layer, by its diff id."""
+    return Counter(diff_id for image in images for diff_id in set(image.diff_ids))
+
+
+def shared_size(image: Image, holders: Mapping[str, int]) -> int:
     """Bytes of its layers that other images have as well."""
     return sum(size for diff_id, size in dict(zip(image.diff_ids, image.layer_sizes, strict=True)).items()
                if holders[diff_id] > 1)

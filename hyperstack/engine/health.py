@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 
@@ -30,6 +31,7 @@ from hyperstack.engine.records import (
 from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
+from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import ExitEvent
 from hyperstack.pod.errors import HyperStackError
 from hyperstack.pod.spec import Healthcheck
@@ -85,6 +87,8 @@ class HealthMonitor:
         self._sandboxes = sandboxes
         self._supervisor = supervisor
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._clearing: dict[str, asyncio.Task[None]] = {}
+        """What the last probe of a container left behind is being cleared away."""
         events.listen(self._heard)
 
     def resume(self) -> None:
@@ -135,6 +139,7 @@ class HealthMonitor:
             self._store.health.put(replace(health, status=HealthStatus.UNHEALTHY))
 
     def _stop(self, container_id: str) -> None:
+        self._clearing.pop(container_id, None)
         task = self._watches.pop(container_id, None)
         if task is not None:
             task.cancel()
@@ -150,8 +155,8 @@ class HealthMonitor:
                 continue
             # Without one the pod is on its way down, or not adopted yet: nothing can be said of the container.
             sandbox = self._sandboxes.get(container.pod_id)
-            if sandbox is not None:
-                self._note(container, check, await self._probe(sandbox, container, check))
+            if sandbox is not None and (probe := await self._probe(sandbox, container, check)) is not None:
+                self._note(container, check, probe)
 
     def _note(self, container: ContainerRecord, check: Healthcheck, probe: HealthProbe) -> None:
         health = self._store.health.get(container.id)
@@ -162,7 +167,10 @@ class HealthMonitor:
         if changed.status is not health.status:
             self._supervisor.emit(current, f"health_status: {changed.status}")
 
-    async def _probe(self, sandbox: Sandbox, container: ContainerRecord, check: Healthcheck) -> HealthProbe:
+    async def _probe(self, sandbox: Sandbox, container: ContainerRecord, check: Healthcheck) -> HealthProbe | None:
+        """None where nothing can be said: the container is held still."""
+        if (clearing := self._clearing.pop(container.id, None)) is not None:
+            await asyncio.wait((clearing,))  # a guest that is slow to end probes gets no more of them
         started_at, output = time.time_ns(), _Output()
         timeout_s = check.timeout / _NS
         try:
@@ -172,6 +180,8 @@ class HealthMonitor:
         except TimeoutError:
             code, text = -1, f"Health check exceeded timeout ({timeout_s:g}s): {output.text()}"
         except HyperStackError as error:
+            if isinstance(error, GuestCallError) and error.errno == errno.EBUSY:
+                return None
             code, text = -1, str(error)
         return HealthProbe(started_at=started_at, ended_at=time.time_ns(), exit_code=code, output=text)
 
@@ -191,7 +201,7 @@ class HealthMonitor:
             return _SIGNALLED + event.signal if event.signal else event.code
         finally:
             # Also where the container dies in the middle of it; the guest must not keep probes that nobody waits for.
-            self._supervisor.spawn(_clear_away(sandbox, handle, ended))
+            self._clearing[container.id] = self._supervisor.spawn(_clear_away(sandbox, handle, ended))
 
 
 class _Output:

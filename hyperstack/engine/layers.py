@@ -48,11 +48,11 @@ class LayerService:
         container = find(self._store.containers, "container", who.project, ref)
         found: list[Change] = []
         async with contextlib.aclosing(self._read(container, LayerForm.CHANGES)) as chunks:
-            async for name in _split(chunks):
+            async for name in split_names(chunks):
                 if len(found) >= MAX_CHANGES:
                     raise Exhausted(f"Container {container.name} has more than {MAX_CHANGES} changes",
                                     field="container", value=container.name, hint="export or commit it instead")
-                found.append(_change(name))
+                found.append(parse_change(name))
         return sorted(found, key=lambda change: change.path)
 
     def export(self, who: Principal, ref: str) -> AsyncIterator[bytes]:
@@ -145,14 +145,15 @@ def _over(run: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _change(name: bytes) -> Change:
+def parse_change(name: bytes) -> Change:
+    """One item of the agent's list. :raise GuestError: it is none."""
     kind = _KINDS.get(name[0])
     if kind is None or not name[1:2] == b"/":
         raise GuestError("the guest's list of changes is malformed")
     return Change(kind=kind, path=name[1:].decode("utf-8", "surrogateescape"))
 
 
-async def _split(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def split_names(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """What stands between zero bytes. :raise GuestError: it is longer than a path can be, or does not end."""
     rest = b""
     async for chunk in chunks:

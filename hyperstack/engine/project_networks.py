@@ -96,8 +96,9 @@ class ProjectNetworks:
                             field="name", value=record.name, hint="stop those containers first")
         self._store.networks.put(replace(record, removing=True))
         await self._networks.remove(record)
-        self._store.networks.delete(record.id)
-        self._tell(record, "destroy")
+        if self._store.networks.get(record.id) is not None:  # another caller may have been faster
+            self._store.networks.delete(record.id)
+            self._tell(record, "destroy")
 
     async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
                     without_labels: Collection[str] = ()) -> list[str]:
@@ -109,8 +110,9 @@ class ProjectNetworks:
                       and all(has_label(record.labels, label) for label in labels)
                       and not any(has_label(record.labels, label) for label in without_labels))
             if wanted:
-                await self.remove(who, record.id)
-                removed.append(record.name)
+                with contextlib.suppress(NotFound, Forbidden):  # removed meanwhile, or joined
+                    await self.remove(who, record.id)
+                    removed.append(record.name)
         return removed
 
     async def connect(self, who: Principal, ref: str, container: str, *, place: PodSpec) -> None:

@@ -107,8 +107,8 @@ _ALLOW, _DENY, _UNKNOWN = "allow", "deny", "unknown"
 _NEWER, _CLONE, _SOCKET, _PERSONALITY = "newer", "clone", "socket", "personality"
 _WIDE = {_PERSONALITY: "personality of 64 bits"}
 """Labels: the three answers, the search among newer calls, and the calls that depend on their arguments. A 64-bit
-program's argument is compared as a whole where the kernel takes a whole one; a 32-bit program's has no high word (though
-the register may have). A socket's family is an int: high bits, which the kernel drops, must not get past."""
+program's argument is compared as a whole where the kernel takes a whole one; a 32-bit program's has no high word
+(though the register may have). A socket's family is an int: high bits, which the kernel drops, must not get past."""
 
 
 @lru_cache(maxsize=64)

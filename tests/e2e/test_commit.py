@@ -116,13 +116,17 @@ def test_a_committed_image_travels(daemon: Daemon, images: Any) -> None:
 
 def test_a_commit_holds_the_container_still(daemon: Daemon, images: Any) -> None:
     """Two files that are always equal are equal in the image, too."""
-    daemon.docker_cli("run", "-d", "--name", "busy", BUSYBOX, "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=48; "
+    daemon.docker_cli("run", "-d", "--name", "busy", "--health-cmd", "true", "--health-interval", "100ms",
+                      BUSYBOX, "sh", "-c", "dd if=/dev/zero of=/big bs=1M count=48; "
                       "i=0; while :; do i=$((i+1)); for f in /a /b; do echo $i > $f.new; mv $f.new $f; done; done")
     wait_until(lambda: daemon.docker_cli("exec", "busy", "test", "-e", "/b", check=False).returncode == 0, "it counts")
     for _ in range(2):
         daemon.docker_cli("commit", "busy", "still:1")
         a, b = daemon.docker_cli("run", "--rm", "still:1", "sh", "-c", "cat /a; echo; cat /b").stdout.decode().split()
         assert int(a) - int(b) in (0, 1)
+    codes = "{{.State.Health.Status}} {{range .State.Health.Log}}{{.ExitCode}}{{end}}"
+    found = daemon.docker_cli("inspect", "-f", codes, "busy").stdout
+    assert found == b"healthy 00000\n", "a check that cannot run counts as none"
     first = daemon.docker_cli("exec", "busy", "cat", "/a").stdout
     wait_until(lambda: daemon.docker_cli("exec", "busy", "cat", "/a").stdout != first, "it goes on counting")
 

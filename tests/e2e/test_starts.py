@@ -94,3 +94,26 @@ def test_what_the_host_has_no_memory_for_waits_can_be_stopped_and_is_refused(sta
     assert never.returncode == 125
     assert b"hypervisor.memory_reserve" in never.stderr
     wait_until(lambda: not leaks(daemon), "nothing is leaked")
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_starts_that_wait_end_with_the_daemon_and_can_be_asked_for_again(started: Callable[[str], Daemon], end: str,
+                                                                         tmp_path: Path) -> None:
+    daemon = started(f'memory_reserve = "{TOTAL_MIB - 300}MiB"\ntemplates = "off"')
+    for name in ("one", "two"):
+        daemon.ctl("create", "-m", "100m", "--name", name, BUSYBOX, "sleep", "600")
+    clients = [begin(daemon, name) for name in ("one", "two")]
+    wait_until(lambda: starts(daemon)["waiting"] == 2, "both wait")
+    began = time.monotonic()
+    getattr(daemon, end)()
+    assert time.monotonic() - began < 30
+    for client in clients:
+        client.communicate(timeout=30)
+        assert client.returncode != 0
+    (tmp_path / "hyperd.toml").write_text("")
+    daemon.start()
+    assert starts(daemon)["waiting"] == 0
+    assert daemon.text("ps", "-a", "--format", "{{.State}}").split() == ["created", "created"]
+    daemon.ctl("start", "one", "two")
+    assert len(daemon.vms()) == 2
+    daemon.ctl("rm", "-f", "one", "two")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import pty
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import time
 
+import aiohttp
 import pytest
 
 from tests.harness import PATIENCE_S, Daemon, wait_until
@@ -137,3 +139,16 @@ def test_a_signal_to_the_client_reaches_the_command(daemon: Daemon, number: sign
         client.kill()
         client.wait()
     assert (output, client.returncode) == (b"caught\n", 3)
+
+
+def test_a_websocket_attaches_as_well(daemon: Daemon) -> None:
+    daemon.ctl("create", "-i", "--name", "web-socket", BUSYBOX, "sh", "-c", "read line; echo got $line")
+    daemon.ctl("start", "web-socket")
+
+    async def talk() -> bytes:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(daemon.socket))) as session, \
+                session.ws_connect("http://d/containers/web-socket/attach/ws?stream=1&stdin=1&stdout=1") as socket:
+            await socket.send_bytes(b"words\n")
+            return b"".join([message.data async for message in socket])
+
+    assert asyncio.run(asyncio.wait_for(talk(), 60)) == b"got words\n"

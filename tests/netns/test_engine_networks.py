@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
@@ -92,6 +93,15 @@ async def test_a_network_is_a_record_until_a_pod_is_there_and_nothing_after_its_
     told = [(event.action, event.attributes["name"]) for event in host.events._store.events_since(1)
             if event.kind == "network"]
     assert told == [("create", "front"), ("connect", "front"), ("disconnect", "front"), ("destroy", "front")]
+
+
+async def test_two_who_remove_it_at_once_remove_it_once(host: Host, lab: Lab) -> None:
+    await host.networks.create(ALPHA, "front")
+    await host.stop(await host.start(host.pod("web", "front")))
+    await asyncio.gather(host.networks.remove(ALPHA, "front"), host.networks.remove(ALPHA, "front"))
+    told = [event.action for event in host.events._store.events_since(1) if event.kind == "network"]
+    assert told.count("destroy") == 1
+    assert devices(lab) == set()
 
 
 async def test_two_projects_have_networks_of_one_name_and_know_nothing_of_each_other(host: Host) -> None:

@@ -202,6 +202,26 @@ async def test_names_are_there_again_after_a_kill_and_gone_with_their_network(si
     assert "53" not in lab.run(lab.host, "ss", "-lnptuH")
 
 
+async def test_one_that_asks_from_the_same_port_for_ever_is_answered_after_a_restart(site: Site, lab: Lab) -> None:
+    """Connection tracking would keep its flow on the port where the dead daemon listened."""
+    pod = await site.pod(await site.network(names=True), names=("web",))
+    with within(pod.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+        client.connect((GATEWAY, 53))
+        client.settimeout(10)
+
+        def again() -> bytes:
+            client.send(question("web"))
+            return client.recv(512)
+
+        assert await asyncio.to_thread(again)
+        former = site.backend
+        former._naming.close()
+        with pytest.raises(OSError, match=SHUT):
+            await asyncio.to_thread(again)
+        await site.restart()
+        assert await asyncio.to_thread(again)
+
+
 async def test_nobody_is_kept_from_names_by_one_who_never_stops_asking(site: Site, lab: Lab) -> None:
     network = await site.network(names=True)
     greedy, polite = await site.pod(network, names=("greedy",)), await site.pod(network, names=("polite",))

@@ -413,6 +413,40 @@ async def test_the_two_networks(served: Served) -> None:
     assert found["Name"] == "bridge"
 
 
+async def test_a_network_and_a_container_as_compose_asks_for_them(served: Served) -> None:
+    """Nulls and empty maps as its client writes them."""
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.network": "default"}
+    status, made = await served.call("POST", "/v1.50/networks/create", json={
+        "Name": "shop_default", "CheckDuplicate": True, "Driver": "", "Scope": "", "EnableIPv4": None,
+        "EnableIPv6": None, "IPAM": None, "Internal": False, "Attachable": False, "Ingress": False,
+        "ConfigOnly": False, "ConfigFrom": None, "Options": None, "Labels": labels})
+    assert isinstance(made, dict)
+    assert (status, made["Warning"]) == (201, "")
+    _, found = await served.call("GET", '/networks?filters={"name":{"shop_default":true},'
+                                 '"label":{"com.docker.compose.project=shop":true}}')
+    assert isinstance(found, list)
+    assert [(network["Id"], network["Labels"]) for network in found] == [(made["Id"], labels)]
+    ident = await make(served, "true", HostConfig={"NetworkMode": "shop_default", "Links": None},
+                       NetworkingConfig={"EndpointsConfig": {"shop_default": {
+                           "IPAMConfig": None, "Links": None, "Aliases": ["shop-web-1", "web"], "MacAddress": "",
+                           "DriverOpts": None, "GwPriority": 0, "NetworkID": "", "EndpointID": "", "Gateway": "",
+                           "IPAddress": "", "IPPrefixLen": 0, "IPv6Gateway": "", "GlobalIPv6Address": "",
+                           "GlobalIPv6PrefixLen": 0, "DNSNames": None}}})
+    _, container = await served.call("GET", f"/containers/{ident}/json")
+    assert isinstance(container, dict)
+    assert container["NetworkSettings"]["Networks"].keys() == {"shop_default"}
+    assert container["NetworkSettings"]["Networks"]["shop_default"]["Aliases"] == ["shop-web-1", "web"]
+    assert container["HostConfig"]["NetworkMode"] == "shop_default"
+    for ref in ("shop_default", made["Id"], made["Id"][:12]):
+        _, rows = await served.call("GET", f'/containers/json?all=1&filters={{"network":["{ref}"]}}')
+        assert isinstance(rows, list)
+        assert [row["Id"] for row in rows] == [ident]
+    for kind, names in (("custom", ["shop_default"]), ("builtin", ["bridge", "none"])):
+        _, found = await served.call("GET", f'/networks?filters={{"type":["{kind}"]}}')
+        assert isinstance(found, list)
+        assert [network["Name"] for network in found] == names
+
+
 async def test_info_and_version(served: Served) -> None:
     _, info = await served.call("GET", "/info")
     assert isinstance(info, dict)

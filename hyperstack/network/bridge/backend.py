@@ -43,6 +43,7 @@ DEFAULT_POOLS = ("10.212.0.0/14", "172.29.0.0/16", "192.168.208.0/20")
 Kubernetes (10.96/12, 10.244/16), libvirt (192.168.122/24); three, since hosts behind a VPN route all of 10/8."""
 
 _SETTLE_S = 0.05
+_DNS_PORT = 53
 
 T = TypeVar("T")
 
@@ -273,20 +274,21 @@ class BridgeNetwork:
         self._desired.ports[pod_id] = ports
         await self._change(Change("delete", self._ruleset.ports(former or ())),
                            Change("add", self._ruleset.ports(ports)))
-        await self._forget_flows((*(former or ()), *ports))
+        await self._forget_flows(_udp((*(former or ()), *ports)))
 
     async def unpublish(self, pod_id: str) -> None:
         known = self._desired.ports.pop(pod_id, None)
         if known:
             await self._change(Change("delete", self._ruleset.ports(known)))
-            await self._forget_flows(known)
+            await self._forget_flows(_udp(known))
 
-    async def _forget_flows(self, ports: Collection[Published]) -> None:
-        if not any(port.protocol == "udp" for port in ports):
+    async def _forget_flows(self, numbers: Collection[int]) -> None:
+        """Those to these UDP ports of the host."""
+        if not numbers:
             return
         # With it comes pyroute2, 10 MiB that a daemon without UDP ports does not need.
         from hyperstack.network.bridge import flows
-        await self._devices(lambda: flows.forget(ports))
+        await self._devices(lambda: flows.forget(numbers))
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
                     ports: Collection[Published]) -> list[str]:
@@ -300,6 +302,8 @@ class BridgeNetwork:
                                 resolvers=host_resolvers(self._resolv_conf))
         await self._naming.follow(self._desired)
         await self._say_everything()
+        # The resolvers listen elsewhere than before.
+        await self._forget_flows((_DNS_PORT,) if self._desired.name_ports else ())
         return await self._devices(lambda: self._sweep_devices(links, networks, bindings))
 
     def _sweep_devices(self, links: Links, networks: Collection[Network], bindings: Collection[Binding]) -> list[str]:
@@ -380,6 +384,10 @@ def _plug(links: Links, binding: Binding, uid: int, *, isolated: bool) -> int:
 def _plug_spare(links: Links, binding: Binding, name: str, *, isolated: bool) -> None:
     links.rename(name, binding.tap)
     links.join(binding, isolated=isolated)
+
+
+def _udp(ports: Collection[Published]) -> set[int]:
+    return {port.host_port for port in ports if port.protocol == "udp"}
 
 
 def _is_ipv4(text: str) -> bool:

@@ -2,7 +2,8 @@
 
 A flow is translated as its first packet was, for as long as its sender goes on. One that began before its port was
 published, or while another pod had it, would never reach the pod that has it now; so what is remembered of a UDP port
-is forgotten whenever the port changes hands. (TCP needs no such help: the next connection is another flow.)
+is forgotten whenever the port changes hands; so is what is remembered of questions to resolvers that listen elsewhere
+since the daemon's start. (TCP needs no such help: the next connection is another flow.)
 """
 
 from __future__ import annotations
@@ -17,14 +18,11 @@ from typing import Any
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import AsyncNFCTSocket, NFCTAttrTuple
 
-from hyperstack.network.api import Published
-
 log = logging.getLogger(__name__)
 
 
-def forget(ports: Collection[Published]) -> None:
-    """Blocks; does nothing where no port is UDP. Failing is no error: such flows end by themselves once silent."""
-    numbers = {port.host_port for port in ports if port.protocol == "udp"}
+def forget(numbers: Collection[int]) -> None:
+    """The flows to these UDP ports of the host. Blocks. Failing is no error: such flows end once silent."""
     if not numbers:
         return
     try:
