@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 
 import docker
 
+from hyperstack.hypervisor.api import POOL_PREFIX, TRIAL_PREFIX
 from hyperstack.pod.ids import ID_LENGTH
 
 BIN = Path(sys.executable).parent
@@ -272,14 +274,30 @@ class Daemon:
     def vms(self) -> dict[int, str]:
         """Pids of this daemon's VM processes, with the ids of their pods. A VM is known by its cgroup: its command line
         says nothing of its owner, as it sees nothing of the host."""
-        return {pid: ident for pid, ident in self._machines().items() if len(ident) == ID_LENGTH}
+        pods = self._taken()
+        owners = {pid: pods.get(name, name) for pid, name in self._machines().items()}
+        return {pid: owner for pid, owner in owners.items() if len(owner) == ID_LENGTH}
 
     def parents(self) -> set[int]:
         """Pids of machines that others are forked from, made or in the making."""
-        return set(self._machines()) - set(self.vms())
+        return {pid for pid, name in self._machines().items() if name.startswith(TRIAL_PREFIX)}
+
+    def ready(self) -> set[int]:
+        """Pids of machines that stand ready and are no pod's."""
+        taken = self._taken()
+        return {pid for pid, name in self._machines().items() if name.startswith(POOL_PREFIX) and name not in taken}
+
+    def _taken(self) -> dict[str, str]:
+        """Machines that stood ready -> the pods whose they are now."""
+        store = self.state / "engine.db"
+        if not store.exists():
+            return {}
+        with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+            pods = [json.loads(doc) for (doc,) in connection.execute("SELECT doc FROM pod")]
+        return {pod["machine_id"]: pod["id"] for pod in pods if pod.get("machine_id")}
 
     def _machines(self) -> dict[int, str]:
-        """Those of templates as well."""
+        """Those of templates, and those that stand ready, as well."""
         found: dict[int, str] = {}
         for cgroup in self.cgroups():
             with contextlib.suppress(OSError):

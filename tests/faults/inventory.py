@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperstack.daemon.config import Config
-from hyperstack.hypervisor.api import TRIAL_PREFIX
+from hyperstack.hypervisor.api import POOL_PREFIX, TRIAL_PREFIX
 from hyperstack.network.bridge.names import Names
 from tests.harness import Daemon, processes
 
@@ -32,8 +32,9 @@ def leaks(daemon: Daemon) -> list[str]:
     """
     pods, containers = records(daemon, "pod"), records(daemon, "container")
     running = {ident for ident, pod in pods.items() if pod.get("state") == "ready"}
-    return [*_machines(daemon, running), *_cgroups(daemon, running), *_taps(daemon, pods, running), *_bridges(daemon),
-            *_files(daemon, set(pods), set(containers), running), *_mounts(daemon, running), *_orphans(daemon)]
+    held = {pods[ident].get("machine_id") or ident for ident in running}
+    return [*_machines(daemon, running), *_places(daemon, held), *_ready(daemon), *_taps(daemon, pods, running),
+            *_bridges(daemon), *_files(daemon, set(pods), set(containers), held), *_mounts(daemon, held), *_orphans(daemon)]
 
 
 def _machines(daemon: Daemon, running: set[str]) -> list[str]:
@@ -43,23 +44,44 @@ def _machines(daemon: Daemon, running: set[str]) -> list[str]:
             *(f"{owners.count(ident)} VMs of pod {ident[:12]}" for ident in running if owners.count(ident) > 1)]
 
 
-def _cgroups(daemon: Daemon, running: set[str]) -> list[str]:
-    return [f"cgroup {path}" for path in daemon.cgroups()
-            if (_IDENT.fullmatch(path.name) and path.name not in running)
-            or (path.name.startswith(TRIAL_PREFIX) and not _stands(daemon, path))]
+def _places(daemon: Daemon, held: set[str]) -> list[str]:
+    """Cgroups and directories of machines."""
+    standing = {path.name for path in daemon.cgroups() if _stands(daemon, path)}
+    directories = [path for path in (daemon.run_dir / "machines").glob("*") if _is_machine(path.name)]
+    return [f"{path} of no machine" for path in (*daemon.cgroups(), *directories)
+            if _is_machine(path.name) and path.name not in held | standing]
+
+
+def _is_machine(name: str) -> bool:
+    return bool(_IDENT.fullmatch(name)) or name.startswith((TRIAL_PREFIX, POOL_PREFIX))
 
 
 def _stands(daemon: Daemon, cgroup: Path) -> bool:
-    """Whether it is that of a machine which the present daemon keeps for others to be forked from."""
-    pids = (cgroup / "cgroup.procs").read_text().split()
+    """Whether it is that of a machine which the present daemon keeps for others to be forked from, or for a pod to
+    take."""
+    if not cgroup.name.startswith((TRIAL_PREFIX, POOL_PREFIX)):
+        return False
+    try:
+        pids = (cgroup / "cgroup.procs").read_text().split()
+    except OSError:  # Its machine ended just now.
+        return False
     return len(pids) == 1 and daemon.process is not None and _parent(int(pids[0])) == daemon.process.pid
+
+
+def _ready(daemon: Daemon) -> list[str]:
+    """Those that stand ready, against what the daemon says it has."""
+    there = len(daemon.ready())
+    known = json.loads(daemon.text("info", "--format", "{{json .HyperStack.pool.ready}}")) if there else 0
+    return [f"{there} machines stand ready where {known} are known"] if there != known else []
 
 
 def _taps(daemon: Daemon, pods: dict[str, dict[str, Any]], running: set[str]) -> list[str]:
     wanted = {pods[ident]["binding"]["tap"] for ident in running if pods[ident].get("binding")}
     # Other daemons may share the namespace, so only ours.
-    ours = Names(Config(run_dir=str(daemon.run_dir)).instance).tap_prefix
-    found = {name for name in daemon.namespace.links() if name.startswith(ours)}
+    names = Names(Config(run_dir=str(daemon.run_dir)).instance)
+    spares = {names.tap(path.name) for path in daemon.cgroups()
+              if path.name.startswith(POOL_PREFIX) and _stands(daemon, path)}
+    found = {name for name in daemon.namespace.links() if name.startswith(names.tap_prefix)} - spares
     return [*(f"tap {name}" for name in found - wanted), *(f"no tap {name}" for name in wanted - found)]
 
 
@@ -72,7 +94,7 @@ def _bridges(daemon: Daemon) -> list[str]:
                    if name.startswith(names.bridge_prefix) and name not in known]
 
 
-def _files(daemon: Daemon, pods: set[str], containers: set[str], running: set[str]) -> list[str]:
+def _files(daemon: Daemon, pods: set[str], containers: set[str], held: set[str]) -> list[str]:
     kept = daemon.state / "pods"
     found = [f"directory {path} of no pod" for path in kept.glob("*") if path.name not in pods]
     for path in kept.glob("*/*"):
@@ -80,13 +102,13 @@ def _files(daemon: Daemon, pods: set[str], containers: set[str], running: set[st
             found.append(f"file {path} of no container")
     for path in daemon.run_dir.rglob("*"):
         named = _IDENT.search(path.name)
-        if named and named[0] not in running:
-            found.append(f"{path} of no running pod")
+        if named and named[0] not in held:
+            found.append(f"{path} of no machine")
     return found
 
 
-def _mounts(daemon: Daemon, running: set[str]) -> list[str]:
-    return [f"mount {path}" for path in daemon.mounts() if not any(ident in path for ident in running)]
+def _mounts(daemon: Daemon, held: set[str]) -> list[str]:
+    return [f"mount {path}" for path in daemon.mounts() if not any(ident in path for ident in held)]
 
 
 def _orphans(daemon: Daemon) -> list[str]:
