@@ -105,3 +105,11 @@ def test_it_is_no_part_of_a_swarm_and_has_no_plugins(daemon: Daemon) -> None:
     assert daemon.docker_cli("info", "--format", "{{.Swarm.LocalNodeState}}").stdout == b"inactive\n"
     assert daemon.docker_cli("plugin", "ls", "-q").stdout == b""
     assert b"not found" in daemon.docker_cli("plugin", "inspect", "some/thing", check=False).stderr
+
+
+def test_another_platform_than_that_of_an_image_is_refused(daemon: Daemon) -> None:
+    for command in ("image inspect", "history", "save"):
+        assert daemon.docker_cli(*command.split(), "--platform", "linux/amd64", BUSYBOX).returncode == 0
+        done = daemon.docker_cli(*command.split(), "--platform", "linux/s390x", BUSYBOX, check=False)
+        assert done.returncode == 1, command
+        assert b"does not provide the specified platform (linux/s390x)" in done.stderr, command
