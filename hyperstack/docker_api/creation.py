@@ -165,10 +165,9 @@ def _words(value: str | list[str] | None) -> tuple[str, ...] | None:
 
 
 def parse_environment(env: list[str]) -> tuple[str, ...]:
-    """:raise InvalidArgument: one is not NAME=VALUE."""
+    """NAME=VALUE; a NAME alone takes the image's variable away. :raise InvalidArgument: one has no name."""
     for item in env:
-        name, equals, _ = item.partition("=")
-        if not name or not equals:
+        if not item.partition("=")[0]:
             raise InvalidArgument(f"invalid environment variable: {item[:64]}", field="Env", value=item[:64],
                                   hint="NAME=VALUE")
     return tuple(env)

@@ -40,9 +40,9 @@ def command_line(record: ContainerRecord) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def environment(record: ContainerRecord) -> list[str]:
-    """The image's, overridden by the user's."""
+    """The image's, overridden by the user's; a bare name takes a variable away."""
     merged = {item.partition("=")[0]: item for item in (*record.image_config.env, *record.spec.env)}
-    return list(merged.values())
+    return [item for item in merged.values() if "=" in item]
 
 
 def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None) -> dict[str, Any]:

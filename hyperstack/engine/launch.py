@@ -139,7 +139,7 @@ def main_process(pod: PodRecord, container: ContainerRecord) -> messages.Process
 
 def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecRequest) -> messages.Process:
     spec, image = container.spec, container.image_config
-    env = _merge(environment(container, hostname(pod), tty=request.tty), request.env)
+    env = merge_environment(environment(container, hostname(pod), tty=request.tty), request.env)
     security = spec.security
     if request.privileged:
         security = Security(privileged=True)
@@ -164,7 +164,7 @@ def environment(container: ContainerRecord, host: str, *, tty: bool) -> tuple[st
     base = [DEFAULT_PATH, f"HOSTNAME={host}"]
     if tty:
         base.append("TERM=xterm")
-    return _merge(_merge(tuple(base), container.image_config.env), container.spec.env)
+    return merge_environment(merge_environment(tuple(base), container.image_config.env), container.spec.env)
 
 
 def limits(resources: Resources) -> messages.Limits:
@@ -262,7 +262,7 @@ def _resolv_conf(pod: PodRecord) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-def _merge(base: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
+def merge_environment(base: tuple[str, ...], over: tuple[str, ...]) -> tuple[str, ...]:
     """Environment lists; a bare NAME takes the variable away, as Docker has it."""
     merged: dict[str, str | None] = {}
     for entry in base + over:

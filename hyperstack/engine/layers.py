@@ -117,11 +117,10 @@ def _run_config(container: ContainerRecord, image: Image) -> dict[str, Any]:
     own = image.raw_config.get("config")
     entrypoint = base.entrypoint if spec.entrypoint is None else spec.entrypoint
     command = base.command if spec.command is None and spec.entrypoint is None else spec.command
-    environment = {item.partition("=")[0]: item for item in (*base.env, *spec.env)}
     check = spec.healthcheck
     said: dict[str, Any] = {
-        "User": spec.user or base.user, "Env": list(environment.values()), "Entrypoint": list(entrypoint),
-        "Cmd": list(command or ()), "WorkingDir": spec.working_dir or base.working_dir,
+        "User": spec.user or base.user, "Env": list(launch.merge_environment(base.env, spec.env)),
+        "Entrypoint": list(entrypoint), "Cmd": list(command or ()), "WorkingDir": spec.working_dir or base.working_dir,
         "Labels": {**base.labels, **spec.labels}, "StopSignal": spec.stop_signal or base.stop_signal,
         "ExposedPorts": {port: {} for port in (*base.exposed_ports, *spec.exposed_ports)},
         "Volumes": {path: {} for path in (*base.volumes, *(m.target for m in spec.mounts if m.anonymous))}}
@@ -137,9 +136,8 @@ def _over(run: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """Docker's rules for the configuration that comes with a commit: sets are joined, all else replaces."""
     merged = run | {name: {**run.get(name, {}), **value} if isinstance(value, dict) and name != "Healthcheck" else value
                     for name, value in said.items()}
-    variables = {item.partition("=")[0]: item for item in (*run.get("Env", ()), *said.get("Env", ()))}
-    if variables:
-        merged["Env"] = list(variables.values())
+    if "Env" in said:
+        merged["Env"] = list(launch.merge_environment(tuple(run.get("Env", ())), tuple(said["Env"])))
     if "Entrypoint" in said and "Cmd" not in said:
         merged.pop("Cmd", None)
     return merged

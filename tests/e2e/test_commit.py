@@ -92,6 +92,10 @@ def test_a_commit_keeps_how_the_container_was_run_and_takes_changes(daemon: Daem
         assert "A=1" in image.attrs["Config"]["Env"]
         assert "B=3" in image.attrs["Config"]["Env"]
         assert client.containers.run("conf:3", remove=True) == b"three\n"
+    daemon.docker_cli("create", "--name", "less", "-e", "B", "conf:2")
+    assert "B" not in daemon.docker_cli("inspect", "-f", "{{.Config.Env}}", "less").stdout.decode()
+    daemon.docker_cli("commit", "less", "conf:6")
+    assert daemon.docker_cli("run", "--rm", "conf:6").stdout == b"1\n/tmp\n1000\n", "its variable was taken away"
     daemon.docker_cli("commit", "-c", 'ENTRYPOINT ["echo"]', "conf", "conf:4")
     assert daemon.docker_cli("run", "--rm", "conf:4").stdout == b"\n"
     bad = daemon.docker_cli("commit", "-c", "RUN x", "conf", "conf:5", check=False)
