@@ -21,7 +21,7 @@ from hyperstack.identity.api import Principal
 from hyperstack.network.api import Subnet
 from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.ids import check_name, new_id
-from hyperstack.pod.spec import PodSpec
+from hyperstack.pod.spec import NETWORK_ANNOTATION, PodSpec
 
 Locked = Callable[[str], contextlib.AbstractAsyncContextManager[ContainerRecord]]
 
@@ -146,7 +146,10 @@ class ProjectNetworks:
         async with self._locked(container.id) as container:
             pod = self._store.pods.get(container.pod_id)
             assert pod is not None
-            if container.state in ACTIVE or pod.binding is not None or not pod.implicit:
+            if not pod.implicit:
+                raise UnsupportedOption("a change of the network of a manifest's pod", "the manifest says where it is",
+                                        hint=f"remove it, and create it with the annotation {NETWORK_ANNOTATION}")
+            if container.state in ACTIVE or pod.binding is not None:
                 raise UnsupportedOption("a change of the networks of a running pod", "a VM gets its network interface "
                                         "when it starts", hint="stop the container first, or give --network when you "
                                         "create it")

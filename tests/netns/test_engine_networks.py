@@ -150,6 +150,10 @@ async def test_a_container_that_does_not_run_changes_its_network(host: Host) -> 
     with pytest.raises(Conflict, match="is not connected to network none"):
         await host.networks.disconnect(ALPHA, "none", "web")
     assert await host.networks.prune(ALPHA) == []
+    host.store.pods.put(replace(pod, implicit=False))
+    with pytest.raises(UnsupportedOption, match=r"manifest's pod is not supported.*org.hyperstack.network"):
+        await host.networks.disconnect(ALPHA, "front", "web")
+    host.store.pods.put(pod)
     container = host.store.containers.all()[0]
     host.store.containers.put(replace(container, state=ContainerState.RUNNING))
     for change in (host.networks.disconnect(ALPHA, "front", "web"),
