@@ -34,7 +34,8 @@ def leaks(daemon: Daemon) -> list[str]:
     running = {ident for ident, pod in pods.items() if pod.get("state") == "ready"}
     held = {pods[ident].get("machine_id") or ident for ident in running}
     return [*_machines(daemon, running), *_places(daemon, held), *_ready(daemon), *_taps(daemon, pods, running),
-            *_bridges(daemon), *_files(daemon, set(pods), set(containers), held), *_mounts(daemon, held), *_orphans(daemon)]
+            *_bridges(daemon), *_files(daemon, set(pods), set(containers), held), *_mounts(daemon, held),
+            *_orphans(daemon)]
 
 
 def _machines(daemon: Daemon, running: set[str]) -> list[str]:
