@@ -1,7 +1,8 @@
 """Credentials for registries, from where `docker login` and its like keep them.
 
 `~/.docker/config.json` (or $DOCKER_CONFIG/config.json): `credHelpers` and `credsStore` name programs that know, `auths`
-holds them in base64. Nothing is written or printed here.
+holds them in base64. `login` and `logout` write there too, so that Docker's clients and ours know the same ones.
+Nothing is printed here.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,66 @@ def headers_for(reference: str) -> dict[str, str]:
     return {HEADER: base64.urlsafe_b64encode(json.dumps({**found, "serveraddress": registry}).encode()).decode()}
 
 
+def remember(registry: str, user: str, password: str) -> None:
+    """Keep what the registry has taken: with the helper where one is configured, else in the file.
+
+    :raise CliError: the file is broken or cannot be written, or the helper fails.
+    """
+    configuration = _configuration()
+    if helper := _helper_for(configuration, registry):
+        _ask_helper(helper, "store", json.dumps({"ServerURL": _key(registry), "Username": user, "Secret": password}))
+        return
+    secret = base64.b64encode(f"{user}:{password}".encode()).decode()
+    _write({**configuration, "auths": {**(configuration.get("auths") or {}), _key(registry): {"auth": secret}}})
+
+
+def forget(registry: str) -> bool:
+    """Whether there was something to forget. :raise CliError: as `remember`."""
+    configuration = _configuration()
+    known = bool(_lookup(configuration, registry))
+    if helper := _helper_for(configuration, registry):
+        if known:
+            _ask_helper(helper, "erase", _key(registry))
+        return known
+    kept = {name: entry for name, entry in (configuration.get("auths") or {}).items()
+            if name not in (_key(registry), registry) and _host(name) != registry}
+    if known:
+        _write({**configuration, "auths": kept})
+    return known
+
+
+def _write(configuration: dict[str, Any]) -> None:
+    """Put into its place whole, for nobody else to read."""
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                json.dump(configuration, file, indent="\t")
+                file.flush()
+                os.replace(file.name, path.resolve())
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise CliError(f"cannot write the registries' credentials to {path}: {error.strerror}") from error
+
+
+def _path() -> Path:
+    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+
+
+def _key(registry: str) -> str:
+    """Under which a registry's credentials are filed."""
+    return _HUB_KEY if registry == references.DEFAULT_REGISTRY else registry
+
+
+def _helper_for(configuration: dict[str, Any], registry: str) -> str:
+    return str((configuration.get("credHelpers") or {}).get(registry) or configuration.get("credsStore") or "")
+
+
 def _configuration() -> dict[str, Any]:
-    path = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    path = _path()
     try:
         with path.open("rb") as file:
             parsed = json.loads(file.read(_MAX_CONFIG))
@@ -53,10 +113,9 @@ def _configuration() -> dict[str, Any]:
 
 
 def _lookup(configuration: dict[str, Any], registry: str) -> dict[str, str]:
-    key = _HUB_KEY if registry == references.DEFAULT_REGISTRY else registry
-    helper = (configuration.get("credHelpers") or {}).get(registry) or configuration.get("credsStore")
-    if helper:
-        return _from_helper(str(helper), key)
+    key = _key(registry)
+    if helper := _helper_for(configuration, registry):
+        return _from_helper(helper, key)
     for name, entry in (configuration.get("auths") or {}).items():
         if name in (key, registry) or _host(name) == registry:
             return _from_entry(entry or {}, name)
@@ -79,15 +138,29 @@ def _from_entry(entry: dict[str, str], name: str) -> dict[str, str]:
 
 
 def _from_helper(helper: str, key: str) -> dict[str, str]:
+    answer = _ask_helper(helper, "get", key, required=False)
+    if answer is None:
+        return {}  # it has none for this registry
+    try:
+        found = json.loads(answer)
+        user, secret = str(found["Username"]), str(found["Secret"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CliError(f"the credential helper docker-credential-{helper} failed: {type(error).__name__}") from error
+    return {"identitytoken": secret} if user == _TOKEN_USER else {"username": user, "password": secret}
+
+
+def _ask_helper(helper: str, verb: str, words: str, *, required: bool = True) -> bytes | None:
+    """Its answer; None where it says no and need not say yes."""
     if not re.fullmatch(r"[\w.-]+", helper):
         raise CliError(f'invalid credential helper "{helper}"')
     try:
-        done = subprocess.run([f"docker-credential-{helper}", "get"], input=key.encode(), capture_output=True,
+        done = subprocess.run([f"docker-credential-{helper}", verb], input=words.encode(), capture_output=True,
                               timeout=_HELPER_TIMEOUT_S, check=False)
-        if done.returncode != 0:
-            return {}  # it has none for this registry
-        answer = json.loads(done.stdout)
-        user, secret = str(answer["Username"]), str(answer["Secret"])
-    except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, TypeError) as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise CliError(f"the credential helper docker-credential-{helper} failed: {type(error).__name__}") from error
-    return {"identitytoken": secret} if user == _TOKEN_USER else {"username": user, "password": secret}
+    if done.returncode == 0:
+        return done.stdout
+    if required:
+        raise CliError(f"the credential helper docker-credential-{helper} refuses to {verb}: it ended with "
+                       f"{done.returncode}")
+    return None

@@ -23,6 +23,8 @@ EXAMPLES: Mapping[str, str] = {
     "kernel ls": "hyperctl kernel ls\nhyperctl run --kernel debian-cloud busybox uname -r",
     "kill": "hyperctl kill -s HUP web",
     "load": "hyperctl load -i images.tar",
+    "login": "hyperctl login registry.example:5000\n"
+             "hyperctl login -u me --password-stdin registry.example < password",
     "logs": "hyperctl logs -f --tail 100 web\nhyperctl logs --since 10m -t web",
     "network connect": "hyperctl network connect --alias db back store",
     "network create": "hyperctl network create front\n"

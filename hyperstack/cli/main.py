@@ -65,9 +65,9 @@ _TOP = {
     **{name: where for name, where in _CONTAINER.items() if name not in ("ls", "list", "remove", "prune", "inspect")},
     "completion": _C + "completion:completion", "doctor": _C + "system:doctor", "events": _C + "events:events",
     "history": _IMAGE["history"], "images": _IMAGE["ls"], "import": _IMAGE["import"], "info": _SYSTEM["info"],
-    "inspect": _C + "inspect:inspect", "load": _IMAGE["load"], "pull": _IMAGE["pull"], "push": _IMAGE["push"],
-    "search": _IMAGE["search"], "rmi": _IMAGE["rm"],
-    "save": _IMAGE["save"], "tag": _IMAGE["tag"], "version": _C + "system:version",
+    "inspect": _C + "inspect:inspect", "load": _IMAGE["load"], "login": _C + "login:login",
+    "logout": _C + "login:logout", "pull": _IMAGE["pull"], "push": _IMAGE["push"], "rmi": _IMAGE["rm"],
+    "save": _IMAGE["save"], "search": _IMAGE["search"], "tag": _IMAGE["tag"], "version": _C + "system:version",
 }
 
 _MANAGEMENT = ("container", "image", "kernel", "network", "pod", "system", "volume")

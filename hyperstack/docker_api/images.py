@@ -11,8 +11,10 @@ from aiohttp import web
 
 from hyperstack.docker_api import streams
 from hyperstack.docker_api.bodies import AuthBody
+from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.filters import Filters
+from hyperstack.docker_api.platforms import check_host_platform, check_platform
 from hyperstack.docker_api.progress import report
 from hyperstack.docker_api.registry_auth import credentials, credentials_of, registry_of
 from hyperstack.docker_api.usage import layer_holders, shared_size
@@ -117,15 +119,13 @@ class ImageRoutes:
             raise UnsupportedOption("fromSrc with an URL", "the daemon fetches from registries only",
                                     hint="download it and send it as the body (docker import -)")
         reference = _reference(call.text("repo"), call.text("tag"))
-        if call.has("platform"):
-            raise UnsupportedOption("platform", "an imported file system is taken for the host's own")
+        check_host_platform(call, host_architecture())
         image = await self._images.import_tar(call.who, decompressed(call.stream()), reference=reference,
                                               message=call.text("message"), changes=call.texts("changes"))
         return json_response({"status": image.id})
 
     async def load(self, call: Call) -> web.StreamResponse:
-        if call.has("platform"):
-            raise UnsupportedOption("platform", "an archive is loaded whole")
+        check_host_platform(call, host_architecture())
 
         async def work(tell: ProgressSink) -> list[Image]:
             return await self._images.load(call.who, call.stream(), None if call.flag("quiet") else tell)
@@ -136,8 +136,14 @@ class ImageRoutes:
 
         return await report(call.request, work, finish)
 
+    def _named(self, call: Call, name: str) -> Image:
+        """:raise NotFound: no such image, or not for the platform that the call asks for."""
+        image = self._images.get(call.who, name)
+        check_platform(call, image, name)
+        return image
+
     async def inspect(self, call: Call) -> web.StreamResponse:
-        image = self._images.get(call.who, call.part("name"))
+        image = self._named(call, call.part("name"))
         raw, config = image.raw_config, image.raw_config.get("config") or {}
         return json_response({
             "Id": image.id, "RepoTags": [self._images.display(name) for name in image.references],
@@ -150,7 +156,7 @@ class ImageRoutes:
             "Metadata": {"LastTagTime": rfc3339(0)}})
 
     async def history(self, call: Call) -> web.StreamResponse:
-        image = self._images.get(call.who, call.part("name"))
+        image = self._named(call, call.part("name"))
         steps = [step for step in image.raw_config.get("history") or [] if isinstance(step, dict)]
         # An image tells which of its steps made no layer; one that miscounts gets zeros.
         sizes = iter(image.layer_sizes)
@@ -170,6 +176,8 @@ class ImageRoutes:
         return empty(201)
 
     async def remove(self, call: Call) -> web.StreamResponse:
+        if call.has("platforms"):
+            self._named(call, call.part("name"))
         removed = await self._images.remove(call.who, call.part("name"), force=call.flag("force"))
         return json_response(_removals(removed))
 
@@ -196,7 +204,7 @@ class ImageRoutes:
 
     async def _save(self, call: Call, names: list[str]) -> web.StreamResponse:
         for name in names:
-            self._images.get(call.who, name)  # All of them, or an error while one can still be told.
+            self._named(call, name)  # All of them, or an error while one can still be told.
         return await streams.send_tar(call, self._images.save(call.who, names))
 
     async def search(self, call: Call) -> web.StreamResponse:
@@ -226,10 +234,11 @@ class ImageRoutes:
         return json_response({"Status": "Login Succeeded", "IdentityToken": ""})
 
     async def push(self, call: Call) -> web.StreamResponse:
-        if call.has("platform"):
-            raise UnsupportedOption("platform", "an image here is of one platform, and is pushed whole")
         name = call.part("name")
         references = [_reference(name, call.text("tag"))] if call.has("tag") else self._tags_of(call, name)
+        if call.has("platform"):
+            for reference in references:
+                check_platform(call, self._images.get(call.who, reference), reference)
         sent_along = credentials_of(call)
 
         async def work(tell: ProgressSink) -> list[Pushed]:

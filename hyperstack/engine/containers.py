@@ -158,6 +158,7 @@ class ContainerService:
     async def top(self, who: Principal, ref: str, ps_args: str = "-ef") -> tuple[list[str], list[list[str]]]:
         container = self._running(who, ref)
         processes = await self._sandboxes.require(container.pod_id).channel.processes(container.id)
+        self._supervisor.emit(container, "top")
         return top.table(processes, ps_args, now_ns=time.time_ns())
 
     async def stats(self, who: Principal, ref: str) -> ContainerStats:
@@ -203,17 +204,23 @@ class ContainerService:
     async def resize(self, who: Principal, ref: str, *, rows: int, columns: int) -> None:
         container = self._running(who, ref)
         await self._sandboxes.require(container.pod_id).channel.resize(container.handle, rows=rows, columns=columns)
+        self._supervisor.emit(container, "resize", height=str(rows), width=str(columns))
 
     async def archive_stat(self, who: Principal, ref: str, path: str) -> PathStat:
         return await self._archives.stat(self.get(who, ref), path)
 
     async def archive_get(self, who: Principal, ref: str, path: str) -> tuple[PathStat, AsyncIterator[bytes]]:
-        return await self._archives.get(self.get(who, ref), path)
+        container = self.get(who, ref)
+        found = await self._archives.get(container, path)
+        self._supervisor.emit(container, "archive-path")
+        return found
 
     async def archive_put(self, who: Principal, ref: str, path: str, tar: AsyncIterator[bytes], *,
                           no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False) -> None:
-        await self._archives.put(self.get(who, ref), path, tar, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+        container = self.get(who, ref)
+        await self._archives.put(container, path, tar, no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
                                  copy_uid_gid=copy_uid_gid)
+        self._supervisor.emit(container, "extract-to-dir")
 
     async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
                     without: Collection[str] = ()) -> tuple[list[str], int]:

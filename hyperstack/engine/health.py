@@ -122,8 +122,10 @@ class HealthMonitor:
 
     def _begin(self, container: ContainerRecord, *, fresh: bool) -> None:
         self._stop(container.id)
+        pod = self._store.pods.get(container.pod_id)
         check = effective(container)
-        if check is None:
+        # As Kubernetes has it: what an image says of health is not for pods from a manifest.
+        if check is None or pod is None or not pod.implicit:
             return
         before = self._store.health.get(container.id)
         if fresh or before is None:

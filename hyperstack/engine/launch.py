@@ -76,7 +76,7 @@ def configuration(pod: PodRecord, disk_names: dict[str, str]) -> messages.Config
     net = None
     if pod.binding is not None:
         net = messages.Net(mac=pod.binding.mac, address=pod.binding.address, gateway=pod.binding.gateway,
-                           mtu=pod.binding.mtu)
+                           mtu=pod.binding.mtu, resolver=pod.binding.dns[0] if pod.binding.names else "")
     return messages.Configure(
         time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
         domainname=pod.spec.domainname, net=net, sysctls=_SYSCTLS | pod.spec.sysctls,

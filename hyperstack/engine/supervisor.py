@@ -116,7 +116,6 @@ class Supervisor:
             await self._end(container, number, _KILL_DEADLINE_S)
         else:
             await self._signal(container, number)
-        self.emit(container, "kill", signal=str(number))
 
     async def pause(self, container_id: str, *, paused: bool) -> None:
         """:raise Conflict: it is not in the state that this leaves."""
@@ -418,6 +417,7 @@ class Supervisor:
         sandbox = self._sandboxes.get(container.pod_id)
         if sandbox is None:
             return
+        self.emit(container, "kill", signal=str(number))
         try:
             await sandbox.channel.signal(container.handle, number)
         except GuestCallError:
@@ -472,7 +472,8 @@ class Supervisor:
 
     def emit(self, container: ContainerRecord, action: str, **attributes: str) -> None:
         """An event about a container, with the attributes that Docker gives it."""
-        labels = container.spec.labels | {"image": container.spec.image, "name": container.name} | attributes
+        labels = container.image_config.labels | container.spec.labels
+        labels |= {"image": container.spec.image, "name": container.name} | attributes
         self._events.emit("container", action, container.id, container.project, labels)
 
     def _put(self, container: ContainerRecord) -> ContainerRecord:

@@ -100,6 +100,7 @@ class VolumeService:
                 freed += await self._backend.used(record.id)
                 await self.remove(who, record.name)
                 names.append(record.name)
+        self._events.emit("volume", "prune", "", who.project, {"reclaimed": str(freed)})
         return names, freed
 
     def open(self, record: VolumeRecord, *, read_only: bool) -> int:

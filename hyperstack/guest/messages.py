@@ -46,6 +46,8 @@ class Net(Message, frozen=True, kw_only=True):
     gateway: str
     """Empty: none."""
     mtu: int
+    resolver: str = ""
+    """Who connects to 127.0.0.11, where Docker's resolver is, is connected to this address."""
 
 
 class Limits(Message, frozen=True, kw_only=True):

@@ -105,3 +105,30 @@ def test_it_is_no_part_of_a_swarm_and_has_no_plugins(daemon: Daemon) -> None:
     assert daemon.docker_cli("info", "--format", "{{.Swarm.LocalNodeState}}").stdout == b"inactive\n"
     assert daemon.docker_cli("plugin", "ls", "-q").stdout == b""
     assert b"not found" in daemon.docker_cli("plugin", "inspect", "some/thing", check=False).stderr
+
+
+def test_another_platform_than_that_of_an_image_is_refused(daemon: Daemon) -> None:
+    for command in ("image inspect", "history", "save"):
+        assert daemon.docker_cli(*command.split(), "--platform", "linux/amd64", BUSYBOX).returncode == 0
+        done = daemon.docker_cli(*command.split(), "--platform", "linux/s390x", BUSYBOX, check=False)
+        assert done.returncode == 1, command
+        assert b"does not provide the specified platform (linux/s390x)" in done.stderr, command
+
+
+def test_a_containers_ways_are_told_in_dockers_words_and_order(daemon: Daemon) -> None:
+    since = str(time.time())
+    daemon.docker_cli("run", "-d", "--name", "ways", "--label", "own=1", BUSYBOX, "sleep", "600")
+    daemon.docker_cli("top", "ways")
+    daemon.docker_cli("cp", "ways:/etc/passwd", "-")
+    daemon.docker_cli("cp", "-", "ways:/tmp", stdin=bytes(1024))
+    daemon.docker_cli("pause", "ways")
+    daemon.docker_cli("unpause", "ways")
+    daemon.docker_cli("stop", "-t", "0", "ways")
+    daemon.docker_cli("start", "ways")
+    daemon.docker_cli("kill", "ways")
+    daemon.docker_cli("rm", "ways")
+    told = daemon.docker_cli("events", "--since", since, "--until", str(time.time()), "--filter", "label=own",
+                             "--format", "{{.Action}} {{.Actor.Attributes.signal}}").stdout.decode()
+    found = [line.removesuffix(" <no value>") for line in told.splitlines()]
+    assert found == ["create", "start", "top", "archive-path", "extract-to-dir", "pause", "unpause", "kill 15",
+                     "kill 9", "die", "stop", "start", "kill 9", "die", "destroy"]

@@ -78,11 +78,16 @@ def test_an_images_check_is_run_and_can_be_switched_off(daemon: Daemon, namespac
         "Healthcheck": {"Test": ["CMD-SHELL", "tr '\\0' ' ' < /proc/self/cmdline >/dev/null; echo $0"],
                         "Interval": 300_000_000}})
     daemon.docker_cli("pull", image)
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kube"},
+                "spec": {"containers": [{"name": "one", "image": image}]}}
+    daemon.ctl("pod", "create", "-f", "-", stdin=json.dumps(manifest).encode())
     daemon.docker_cli("run", "-d", "--name", "image", image)
     daemon.ctl("run", "-d", "--name", "off", "--no-healthcheck", image)
     wait_until(lambda: status(daemon, "image") == "healthy", "it is healthy")
     assert health(daemon, "image")["Log"][-1]["Output"] == "/bin/ash\n"
     assert status(daemon, "off") == "none"
+    [of_pod] = daemon.text("ps", "--format", "{{.Names}}", "--filter", "name=one").split()
+    assert status(daemon, of_pod) == "none", "a pod from a manifest is not probed"
     assert "health" not in shown(daemon, "off")
     daemon.docker_cli("stop", "-t", "0", "image")
     assert status(daemon, "image") == "unhealthy"

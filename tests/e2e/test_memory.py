@@ -19,6 +19,11 @@ def resident(pid: int) -> int:
     raise AssertionError(f"no rollup of {pid}")
 
 
+def free(daemon: Daemon, name: str) -> int:
+    """Bytes of the guest's memory that nobody uses."""
+    return int(daemon.text("exec", name, "awk", "/^MemFree/ {print $2}", "/proc/meminfo")) * 1024
+
+
 def test_memory_that_a_guest_frees_goes_back_to_the_host(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.start()
@@ -33,3 +38,17 @@ def test_memory_that_a_guest_frees_goes_back_to_the_host(make_daemon: Callable[.
     wait_until(lambda: resident(pid) < used - 150 * _MIB, "the memory is the host's again")
     assert daemon.text("exec", "greedy", "sh", "-c", "dd if=/dev/zero bs=1M count=200 | tee /dev/shm/x | wc -c"
                        ).endswith(str(200 * _MIB)), "and the guest can have it once more"
+
+
+def test_a_guest_that_has_little_left_gives_back_what_it_frees_too(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.ctl("run", "-d", "--name", "full", "--shm-size", "1g", BUSYBOX, "sleep", "600")
+    [pid] = daemon.vms()
+    keep = free(daemon, "full") // _MIB - 55
+    for name, size in (("keep", keep), ("x", 30)):
+        daemon.ctl("exec", "full", "dd", "if=/dev/zero", f"of=/dev/shm/{name}", "bs=1M", f"count={size}")
+    used = resident(pid)
+    daemon.ctl("exec", "full", "rm", "/dev/shm/x")
+    wait_until(lambda: resident(pid) < used - 22 * _MIB, "nearly all of the 30 MiB are the host's again", timeout=30)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 
+import dns.message
 import pytest
 
 from hyperstack.daemon.config import Config
@@ -119,6 +121,19 @@ def test_names_and_addresses_outlive_the_daemon(networks: Daemon) -> None:
     assert daemon.text("exec", "other", "sh", "-c", ASK.format("fresh")).startswith("hello-")
     kept = daemon.text("network", "ls", "--format", "{{.Name}}", "--filter", "type=custom")
     assert kept.split() == ["front", "unused"]
+
+
+def test_who_connects_to_dockers_name_server_reaches_the_networks(networks: Daemon) -> None:
+    """A question over TCP, byte by byte: the image's own tools do not connect their sockets."""
+    daemon = networks
+    daemon.ctl("network", "create", "--subnet", "10.99.0.0/24", "-o", "com.docker.network.driver.mtu=1400", "front")
+    asked = dns.message.make_query("web", "A").to_wire()
+    escaped = "".join(f"\\{byte:03o}" for byte in struct.pack("!H", len(asked)) + asked)
+    said = daemon.text("run", "--rm", "--name", "web", "--network", "front", "--ip", "10.99.0.77", BUSYBOX, "sh", "-c",
+                       f"printf '{escaped}' | nc -w 5 127.0.0.11 53 | hexdump -v -e '1/1 \"%02x\"'; "
+                       "cat /sys/class/net/eth0/mtu; nc -w 2 127.0.0.11 54 </dev/null || echo closed")
+    answer, mtu, closed = said.split()[0][:-4], said.split()[0][-4:], said.split()[-1]
+    assert (answer[-8:], mtu, closed) == ("0a63004d", "1400", "closed")
 
 
 def test_a_network_that_is_not_there_is_named_and_no_image_is_pulled(networks: Daemon) -> None:

@@ -72,3 +72,28 @@ def test_a_login_is_checked_and_used(make_daemon: Callable[..., Daemon], guarded
     daemon.ctl("push", name)
     daemon.docker_cli("logout", guarded)
     assert daemon.ctl("push", name, check=False).returncode == 1
+
+
+def test_our_own_login_is_kept_where_docker_keeps_its(make_daemon: Callable[..., Daemon], guarded: str) -> None:
+    daemon = make_daemon("--insecure-registry", guarded)
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    name = f"{guarded}/team/own:1"
+    daemon.ctl("tag", BUSYBOX, name)
+    kept = daemon.directory / ".docker" / "config.json"
+    kept.parent.mkdir()
+    kept.write_text('{"psFormat": "x", "auths": {"other:1": {"auth": "eDp5"}}}')
+    wrong = daemon.ctl("login", "-u", USER, "--password-stdin", guarded, stdin=b"wrong", check=False)
+    assert (wrong.returncode, b"unauthorized" in wrong.stderr) == (1, True)
+    assert daemon.ctl("login", "-u", USER, guarded, check=False).returncode == 1
+    done = daemon.ctl("login", "-u", USER, "--password-stdin", f"https://{guarded}/v2/", stdin=PASSWORD.encode())
+    assert done.stdout == b"Login Succeeded\n"
+    found = json.loads(kept.read_text())
+    assert (found["psFormat"], set(found["auths"])) == ("x", {"other:1", guarded})
+    assert kept.stat().st_mode & 0o777 == 0o600
+    daemon.ctl("push", name)
+    daemon.docker_cli("push", name)
+    assert daemon.text("logout", guarded) == f"Removing login credentials for {guarded}"
+    assert daemon.text("logout", guarded) == f"Not logged in to {guarded}"
+    assert set(json.loads(kept.read_text())["auths"]) == {"other:1"}
+    assert daemon.docker_cli("push", name, check=False).returncode == 1

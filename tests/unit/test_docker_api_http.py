@@ -102,6 +102,14 @@ async def test_versions_in_the_path(served: Served, version: str, status: int, w
     ("GET", "/images/absent/json", 404, "No such image: absent"),
     ("GET", "/images/search", 400, "term must be given"),
     ("POST", "/images/absent/push", 404, "No such image"),
+    ("GET", "/images/busybox/json?platform=linux/s390x", 404, "does not provide the specified platform (linux/s390x)"),
+    ("GET", '/images/busybox/history?platform={"os":"linux","architecture":"arm","variant":"v7"}', 404, "linux/arm/v7"),
+    ("GET", "/images/get?names=busybox&platform=windows", 404, "platform (windows)"),
+    ("POST", "/images/busybox/push?tag=latest&platform=linux/s390x", 404, "does not provide"),
+    ("DELETE", '/images/busybox?platforms={"os":"linux","architecture":"arm"}', 404, "does not provide"),
+    ("GET", "/images/busybox/json?platform={x", 400, "invalid platform"),
+    ("GET", "/images/busybox/json?platform=a/b/c/d", 400, "invalid platform"),
+    ("POST", "/images/load?platform=linux/s390x", 400, "platform=linux/s390x is not supported"),
     ("POST", "/build", 501, "does not support building images"),
     ("POST", "/networks/create", 400, "Invalid network name"),
     ("DELETE", "/networks/bridge", 403, "bridge is a pre-defined network and cannot be removed"),
@@ -542,3 +550,10 @@ def test_modes_are_gos(mode: int, go: int) -> None:
 ])
 def test_durations_are_dockers(seconds: int, words: str) -> None:
     assert duration(seconds * 10**9) == words
+
+
+async def test_the_platform_that_is_there_may_be_named(served: Served) -> None:
+    for query in ("platform=linux/amd64", "platform=linux", 'platform={"os":"linux","architecture":"amd64"}'):
+        for path in ("/images/busybox/json", "/images/busybox/history"):
+            assert (await served.call("GET", f"{path}?{query}"))[0] == 200
+    assert (await served.call("POST", "/images/load?platform=linux", data=b"x"))[0] == 200

@@ -84,6 +84,22 @@ def test_hosts_and_resolvers_of_a_pod() -> None:
     assert "10.0.0.9\tdb\n10.1.0.1\thost\nfe80::1\tsix\n10.1.0.2\tabcdef012345\n" in files[b"/etc/hosts"]
 
 
+def test_on_a_network_with_names_its_resolver_is_asked_whatever_servers_the_pod_has() -> None:
+    binding = Binding(pod_id="p", network_id="n", mac="02:00:00:00:00:01", address="10.1.0.2/24", gateway="10.1.0.1",
+                      tap="t", bridge="b", dns=("10.1.0.1",), mtu=1400, names=("web",), servers=("9.9.9.9",))
+
+    def resolv_conf(spec: PodSpec) -> str:
+        files = launch.creation(pod(spec, binding=binding), container(),
+                                ContainerDisks(layers=("l",), writable="w")).files
+        return next(file.data.decode() for file in files if file.path == b"/etc/resolv.conf")
+
+    assert resolv_conf(PodSpec(dns=("9.9.9.9",))) == "nameserver 10.1.0.1\noptions ndots:0\n"
+    assert resolv_conf(PodSpec(dns_options=("ndots:2", "rotate"))) == "nameserver 10.1.0.1\noptions ndots:2 rotate\n"
+    told = launch.configuration(pod(binding=binding), {}).net
+    assert told is not None
+    assert (told.resolver, told.mtu) == ("10.1.0.1", 1400)
+
+
 def test_privileged_means_everything_within_the_machine() -> None:
     plain = launch.main_process(pod(), container())
     strong = launch.main_process(pod(), container(security=Security(privileged=True)))

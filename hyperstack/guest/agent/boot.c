@@ -123,6 +123,13 @@ static void prevent_thrashing(void)
         write_text(AT_FDCWD, "/sys/kernel/mm/lru_gen/min_ttl_ms", "1000");
 }
 
+/* The balloon tells the host of free memory in pieces of 2 MiB, and only while 64 MiB (32 pieces) are free, which a small
+ * machine seldom has. In pieces of 128 KiB (order 5) it tells of nearly all, from 4 MiB on. */
+static void give_memory_back(void)
+{
+    write_text(AT_FDCWD, "/sys/module/page_reporting/parameters/page_reporting_order", "5");
+}
+
 void machine_boot(char port[static 64])
 {
     const struct rlimit files = {OPEN_FILES, OPEN_FILES};
@@ -138,6 +145,7 @@ void machine_boot(char port[static 64])
     setrlimit(RLIMIT_NOFILE, &files);
     setsid();
     prevent_thrashing();
+    give_memory_back();
     if (!cgroups_init())
         log_line("cannot make control groups: %s", strerror(errno));
     wait_for_port(port);

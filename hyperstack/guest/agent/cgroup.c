@@ -49,6 +49,11 @@ int cgroup_tools(void)
     return tools_fd;
 }
 
+int cgroup_containers(void)
+{
+    return open(GROUPS_PATH, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
 bool decode_limits(struct slice value, struct limits *limits, struct problem *problem)
 {
     static const struct field fields[] = {

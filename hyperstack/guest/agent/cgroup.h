@@ -19,6 +19,7 @@ struct cgroup_usage {
 bool cgroups_init(void);
 bool cgroups_reserve(uint64_t bytes); /* RAM that all containers together leave to the kernel and the agent */
 int cgroup_tools(void);
+int cgroup_containers(void); /* the directory above all of theirs, the caller's to close; -1 with errno */
 
 bool decode_limits(struct slice value, struct limits *limits, struct problem *problem);
 

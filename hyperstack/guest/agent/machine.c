@@ -93,11 +93,17 @@ static bool set_network(struct slice map, struct arena *arena, struct problem *p
         {"address", FIELD_TEXT, false, offsetof(struct network, address), 0, 32},
         {"gateway", FIELD_TEXT, false, offsetof(struct network, gateway), 0, 32},
         {"mtu", FIELD_INT, false, offsetof(struct network, mtu), 0, 65535},
+        {"resolver", FIELD_TEXT, true, offsetof(struct network, resolver), 0, 32},
     };
     struct network network = {0};
     if (!map.data)
         return network_up(NULL, problem);
-    return decode_record(map, fields, COUNT_OF(fields), &network, arena, problem) && network_up(&network, problem);
+    if (!decode_record(map, fields, COUNT_OF(fields), &network, arena, problem) || !network_up(&network, problem))
+        return false;
+    /* A convenience: without it, containers still have the resolver that their resolv.conf names. */
+    if (network.resolver && !resolver_redirect(network.resolver))
+        log_line("cannot redirect to the resolver %.32s: %s", network.resolver, strerror(errno));
+    return true;
 }
 
 static bool apply(const struct configure_request *request, struct arena *arena, struct problem *problem)
@@ -147,6 +153,7 @@ bool machine_rewind(struct problem *problem)
         return fail(problem, EBUSY, "the sandbox is in use");
     if (!network_down(problem))
         return false;
+    resolver_leave();
     configured = false;
     port_renew_key();
     return true;

@@ -13,12 +13,16 @@ _Noreturn void machine_power_off(void);
 
 /* network.c */
 struct network {
-    char *mac, *address, *gateway;
+    char *mac, *address, *gateway, *resolver;
     int64_t mtu;
 };
 
 bool network_up(const struct network *network, struct problem *problem); /* NULL: the loopback alone */
 bool network_down(struct problem *problem); /* eth0, where there is one: without address and routes */
 void network_stats(struct buffer *out);
+
+/* resolver.c: who connects to Docker's name server reaches this one. False, with errno: this kernel cannot. */
+bool resolver_redirect(const char *server);
+void resolver_leave(void);
 
 #define AGENT_VERSION "1.0"

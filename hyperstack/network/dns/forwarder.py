@@ -43,7 +43,7 @@ async def _over_udp(question: dns.message.Message, data: bytes, server: str, por
         await loop.sock_sendall(client, data)
         while True:
             found = await loop.sock_recv(client, _MAX_DATAGRAM)
-            if _answers(found, question, data):
+            if is_answer(found, question, data):
                 return found
 
 
@@ -55,12 +55,12 @@ async def _over_tcp(question: dns.message.Message, data: bytes, server: str, por
         found = await reader.readexactly(length)
     finally:
         writer.close()
-    if not _answers(found, question, data):
+    if not is_answer(found, question, data):
         raise OSError(f"{server} answered another question")
     return found
 
 
-def _answers(found: bytes, question: dns.message.Message, data: bytes) -> bool:
+def is_answer(found: bytes, question: dns.message.Message, data: bytes) -> bool:
     """Whether this is an answer to that question."""
     if found[:_IDENT.size] != data[:_IDENT.size] or len(found) < 12 or not found[2] & 0x80:
         return False
