@@ -43,7 +43,8 @@ class EngineConfig:
     template_age_s: float = 24 * 3600.0
     """After which a template is made anew, with other random numbers."""
     rehearsal_layer: Path | None = None
-    """Of the program that the machine runs which a template's clones are forked from (guest/rehearsal.py); None: clones begin as the template was kept."""
+    """Of the program that the machine runs which a template's clones are forked from (guest/rehearsal.py); None: clones
+    begin as the template was kept."""
     template_projects: tuple[str, ...] = ()
     """For whose pods a template is made when the daemon starts."""
     pool_size: int = 0

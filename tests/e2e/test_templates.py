@@ -97,7 +97,8 @@ def test_a_clone_cannot_write_to_its_template(daemon: Daemon) -> None:
         if "/templates/" in target:
             words = Path(f"/proc/{pid}/fdinfo/{number}").read_text().split()
             opened[target] = int(words[words.index("flags:") + 1], 8) & os.O_ACCMODE
-    assert {os.path.basename(target).split()[0] for target in opened} == {"ram"}, "QEMU closes the state once it has read it"
+    names = {os.path.basename(target).split()[0] for target in opened}
+    assert names == {"ram"}, "QEMU closes the state once it has read it"
     assert set(opened.values()) == {os.O_RDONLY}
     mapped = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/templates/" in line]
     assert mapped
