@@ -46,8 +46,8 @@ POOL_ORIGIN = "pool"
 """How the VM of a pod began that took a ready machine; see `PodRecord.origin`."""
 
 _MIB = 1 << 20
-_NOMINAL_BYTES = 32 * _MIB
-"""What a ready machine takes of the host before one was measured (docs/hypervisor.md)."""
+_NOMINAL_BYTES = 4 * _MIB
+"""What a ready machine takes of the host within seconds, at least (docs/hypervisor.md)."""
 _QUIET_S = 1.0
 """After a machine came up: its process is still to be started, and to say its first words."""
 _LOOK_S = 1.0
@@ -214,7 +214,7 @@ class Pool:
         ready = Ready(template=template, machine=machine, uid=uid, key=secrets.token_bytes(KEY_SIZE))
         try:
             ready.channel = await greet(machine, ready.key, deadline_s=_GREETING_S, on_event=ready.hear)
-            ready.memory_bytes = (await machine.usage()).memory_bytes
+            ready.memory_bytes = max(_NOMINAL_BYTES, (await machine.usage()).memory_bytes)
         except BaseException as error:
             await asyncio.shield(machine.destroy())
             self._uids.give_back(uid)
