@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.inventory import leaks
@@ -43,11 +46,21 @@ def test_a_kernel_that_panics_is_told_with_its_last_words(make_daemon: Callable[
 def test_a_guest_that_does_not_answer_in_time_is_given_up(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     settings = daemon.directory / "hyperd.toml"
-    settings.write_text("[pods]\nboot_timeout_s = 1\n")
+    settings.write_text('[pods]\nboot_timeout_s = 3\n[hypervisor]\ntemplates = "off"\n')
     daemon.options = ("--config", str(settings))
     daemon.start()
     daemon.ctl("pull", BUSYBOX)
-    done = daemon.ctl("run", "--name", "late", BUSYBOX, "true", check=False)
+
+    def hold_still() -> None:
+        """A kernel that hangs, as its machine does not run."""
+        wait_until(daemon.vms, "the machine is there")
+        for pid in daemon.vms():
+            os.kill(pid, signal.SIGSTOP)
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(hold_still)
+        done = daemon.ctl("run", "--name", "late", BUSYBOX, "true", check=False)
+        held.result()
     assert done.returncode == 125
     assert b"did not bring up the agent" in done.stderr
     wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")
