@@ -1,7 +1,8 @@
 """A container's output on the host: every byte once, whatever happens to the daemon.
 
 Terms
-    record      one chunk as it was received, with its time, and where both streams stand after it.
+    record      one chunk as it was received, with its time, and where both streams stand after it, in bytes and as to
+                lines: whoever reads from the end sees that a stream which is quiet since has no line begun.
     life        one run of the container's main process; the offsets of its streams begin at 0 with it. A marker record
                 begins a life.
     segment     one file of the log: `path`, then `path.1`, `path.2`...; names never change. There is only the first
@@ -46,8 +47,9 @@ _MARKER = 0
 _MAGIC = b"HSLOG\x00\x00\x01"
 _MARK_SIZE = 8
 FILE_HEADER_SIZE = len(_MAGIC) + _MARK_SIZE
-_HEAD = struct.Struct("<8sIB3xQIQQI")
-"""mark, payload size, stream, time, life, ends of stdout and stderr, CRC-32 of all before it and of the payload"""
+_HEAD = struct.Struct("<8sIBB2xQIQQI")
+"""mark, payload size, stream, streams between lines (a bit each), time, life, ends of stdout and stderr, CRC-32 of all
+before it and of the payload"""
 _TAIL = struct.Struct("<I")
 OVERHEAD = _HEAD.size + _TAIL.size
 _MAX_PAYLOAD = 1 << 20
@@ -70,6 +72,8 @@ class Stored(NamedTuple):
     life: int
     ends: tuple[int, int]
     """Where stdout and stderr stand after it."""
+    between: tuple[bool, bool]
+    """Whether stdout and stderr are known to have no line begun after it."""
     data: bytes
     size: int
     """In the file."""
@@ -79,7 +83,7 @@ def decode_record(buffer: bytes, start: int, mark: bytes) -> Stored | None:
     """The record at `start`; None where there is no whole and sound one."""
     if start < 0 or len(buffer) - start < OVERHEAD:
         return None
-    found, size, stream, time_ns, life, stdout_end, stderr_end, checksum = _HEAD.unpack_from(buffer, start)
+    found, size, stream, between, time_ns, life, stdout_end, stderr_end, checksum = _HEAD.unpack_from(buffer, start)
     payload = start + _HEAD.size
     if found != mark or size > _MAX_PAYLOAD or len(buffer) - payload < size + _TAIL.size:
         return None
@@ -88,7 +92,8 @@ def decode_record(buffer: bytes, start: int, mark: bytes) -> Stored | None:
         return None
     if zlib.crc32(data, zlib.crc32(buffer[start:payload - 4])) != checksum:
         return None
-    return Stored(stream, time_ns, life, (stdout_end, stderr_end), data, size + OVERHEAD)
+    return Stored(stream, time_ns, life, (stdout_end, stderr_end), (bool(between & 1), bool(between & 2)), data,
+                  size + OVERHEAD)
 
 
 def decode_record_before(buffer: bytes, end: int, mark: bytes) -> Stored | None:
@@ -100,10 +105,10 @@ def decode_record_before(buffer: bytes, end: int, mark: bytes) -> Stored | None:
     return record if record and len(record.data) == size else None
 
 
-def _encode(mark: bytes, stream: int, time_ns: int, life: int, ends: tuple[int, int], data: bytes | memoryview
-            ) -> tuple[bytes, bytes]:
+def _encode(mark: bytes, stream: int, time_ns: int, life: int, ends: tuple[int, int], between: tuple[bool, bool],
+            data: bytes | memoryview) -> tuple[bytes, bytes]:
     """What stands before and behind the payload."""
-    head = _HEAD.pack(mark, len(data), stream, time_ns, life, *ends, 0)[:-4]
+    head = _HEAD.pack(mark, len(data), stream, between[0] | between[1] << 1, time_ns, life, *ends, 0)[:-4]
     return head + zlib.crc32(data, zlib.crc32(head)).to_bytes(4, "little"), _TAIL.pack(len(data))
 
 
@@ -123,6 +128,7 @@ class LogFile:
         self.live = False
         """Whether more output may come in this life."""
         self._ends = [0, 0]
+        self._between = [True, True]
         self._segments = segments
         self._max_size = max_size
         self._max_files = max_files
@@ -162,9 +168,10 @@ class LogFile:
 
         :raise Exhausted: no space on the host.
         """
-        self._write(_MARKER, time_ns, self.life + 1, (0, 0), b"")
+        self._write(_MARKER, time_ns, self.life + 1, (0, 0), (True, True), b"")
         self.life += 1
         self._ends = [0, 0]
+        self._between = [True, True]
         self.live = True
         self._notify()
         return self.end
@@ -194,10 +201,11 @@ class LogFile:
         try:
             while rest:
                 chunk, rest = rest[:_MAX_PAYLOAD], rest[_MAX_PAYLOAD:]
-                ends = list(self._ends)
+                ends, between = list(self._ends), list(self._between)
                 ends[place] += len(chunk)
-                self._write(stream, time_ns, self.life, (ends[0], ends[1]), chunk)
-                self._ends = ends
+                between[place] = chunk[-1] == ord("\n")
+                self._write(stream, time_ns, self.life, (ends[0], ends[1]), (between[0], between[1]), chunk)
+                self._ends, self._between = ends, between
         finally:
             self._notify()
 
@@ -242,12 +250,13 @@ class LogFile:
 
     # --- writing ---
 
-    def _write(self, stream: int, time_ns: int, life: int, ends: tuple[int, int], data: bytes | memoryview) -> None:
+    def _write(self, stream: int, time_ns: int, life: int, ends: tuple[int, int], between: tuple[bool, bool],
+               data: bytes | memoryview) -> None:
         if self._closed:
             raise ValueError(f"{self.path} is closed")
         try:
             self._make_room(time_ns)
-            head, tail = _encode(self._mark, stream, time_ns, life, ends, data)
+            head, tail = _encode(self._mark, stream, time_ns, life, ends, between, data)
             wanted = len(head) + len(data) + len(tail)
             written = os.pwritev(self._fd, [head, data, tail], self._size)
             if written < wanted:
@@ -274,7 +283,8 @@ class LogFile:
     def _new_segment(self, segment: int, time_ns: int) -> None:
         """Begins with a record of where the streams stand, and appears under its name complete."""
         mark = os.urandom(_MARK_SIZE)
-        head, tail = _encode(mark, _MARKER, time_ns, self.life, (self._ends[0], self._ends[1]), b"")
+        head, tail = _encode(mark, _MARKER, time_ns, self.life, (self._ends[0], self._ends[1]),
+                             (self._between[0], self._between[1]), b"")
         first = _MAGIC + mark + head + tail
         unfinished = _unfinished(self.path)
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -314,6 +324,7 @@ class LogFile:
         self._mark, self._size = mark, end
         self.life = record.life
         self._ends = list(record.ends)
+        self._between = list(record.between)
         return True
 
 

@@ -219,38 +219,33 @@ class _Joiner:
 def _find_tail(log: LogFile, start: LogPosition, end: LogPosition, streams: frozenset[int], lines: int
                ) -> tuple[LogPosition, frozenset[int]]:
     """A position from which at least the `lines` newest lines follow whole, or `start` where there are fewer; and the
-    streams of which something precedes it. For a thread.
+    streams that may be within a line there. For a thread.
     """
     if lines == 0 or start == end:
         return end, frozenset()
-    # One more per stream, as the first line after the position may have begun before it.
-    missing = lines + len(streams)
-    life, ends, whole = -1, (0, 0), set[int]()
+    found, life, dispensable = 0, -1, set[int]()
     for segment in range(end.segment, start.segment - 1, -1):
         try:
             for offset, record in _backwards(log.segment_path(segment), end.offset if segment == end.segment else None):
                 if record.life != life:
-                    life, ends, whole = record.life, record.ends, set()
+                    life, dispensable = record.life, set()
                 if record.stream in streams and (feeds := record.data.count(b"\n")):
-                    missing -= feeds
-                    whole.add(record.stream)
-                if missing > 0:
-                    continue
-                begins = _begins(record)
-                # A stream that goes on after the position must have the end of a line there, to begin with.
-                if all(begins[stream] in (0, ends[stream - STDOUT]) for stream in streams - whole):
-                    return LogPosition(segment, offset), frozenset(stream for stream in streams if begins[stream])
+                    found += feeds
+                    if found > lines:
+                        dispensable.add(record.stream)
+                torn = _torn(record) & streams
+                # What a torn stream has up to its first line feed is lost, so that must end an older line than those.
+                if found >= lines and torn <= dispensable:
+                    return LogPosition(segment, offset), torn
         except FileNotFoundError:  # rotated away meanwhile
             return LogPosition(segment + 1, FILE_HEADER_SIZE), streams
     return start, frozenset()
 
 
-def _begins(record: Stored) -> dict[int, int]:
-    """Where the streams stand before a record."""
-    begins = dict(zip((STDOUT, STDERR), record.ends, strict=True))
-    if record.stream in begins:
-        begins[record.stream] -= len(record.data)
-    return begins
+def _torn(record: Stored) -> frozenset[int]:
+    """The streams that may be within a line before a record: of its own, it tells only whether something precedes."""
+    return frozenset(stream for stream, end, between in zip((STDOUT, STDERR), record.ends, record.between, strict=True)
+                     if (end > len(record.data) if stream == record.stream else end and not between))
 
 
 def _backwards(path: Path, end: int | None) -> Iterator[tuple[int, Stored]]:

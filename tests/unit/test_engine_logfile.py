@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
@@ -260,6 +260,8 @@ async def test_times_bound_what_is_read(log: LogFile) -> None:
 @given(st.lists(st.tuples(st.sampled_from([STDOUT, STDERR, 0]), st.text("ab\n", max_size=6)), max_size=40),
        st.integers(0, 12), st.sampled_from([frozenset({1}), frozenset({2}), frozenset({1, 2})]),
        st.sampled_from([0, 600]))
+@example(work=[(1, "a"), (2, "\n\n\n")], tail=1, streams=frozenset({1, 2}), max_size=0)  # the older stream ends last
+@example(work=[(2, "b"), (1, "\n\n\n"), (2, "\n")], tail=1, streams=frozenset({1, 2}), max_size=0)  # begins first
 def test_the_tail_is_the_end_of_all_lines(work: list[tuple[int, str]], tail: int, streams: frozenset[int],
                                           max_size: int) -> None:
     async def check(path: Path) -> None:
@@ -281,6 +283,23 @@ async def test_the_tail_of_a_large_log_is_found(log: LogFile) -> None:
     write(log, *(b"%d %s\n" % (number, b"x" * 3000) for number in range(1000)))
     write(log, b"y" * (1 << 20) + b"\n")
     assert [line[:4] for line in await collect(read_lines(log, tail=66))] == [b"999 ", *[b"yyyy"] * 64, b"\n"]
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+async def test_a_stream_that_is_quiet_does_not_make_the_tail_read_the_whole_log(path: Path, reopened: bool) -> None:
+    def bytes_read() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+
+    log = LogFile.open(path, max_size=4 << 20, max_files=9)
+    write(log, b"starting\n", stream=STDERR)
+    if reopened:
+        log.close()
+        log = LogFile.open(path, max_size=4 << 20, max_files=9)
+    write(log, *(b"%d %s\n" % (number, b"x" * 3000) for number in range(4000)))
+    before = bytes_read()
+    assert [line[:4] for line in await collect(read_lines(log, tail=2))] == [b"3998", b"3999"]
+    assert bytes_read() - before < 1 << 20, "of 12 MB"
+    log.close()
 
 
 async def test_a_follower_reads_what_is_appended_until_the_life_ends(log: LogFile) -> None:
