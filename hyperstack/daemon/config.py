@@ -57,7 +57,8 @@ class Registries(_Section, frozen=True, kw_only=True):
 
 class NetworkDefaults(_Section, frozen=True, kw_only=True):
     pools: list[str] = []
-    """CIDRs; a network that names no subnet gets a /24 from the first that has one free. Empty: the backend's own."""
+    """CIDRs; a network that names no subnet gets a /24, a project's default one a /22, from the first that has one
+    free. Empty: the backend's own."""
 
 
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):

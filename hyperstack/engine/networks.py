@@ -210,7 +210,7 @@ class NetworkService:
         if name != DEFAULT_NETWORK:
             raise NotFound("network", name, hint="it was removed; create it again")
         cidr, gateway = self._backend.choose_subnet(
-            [subnet.cidr for n in self._store.networks.all() for subnet in n.subnets])
+            [subnet.cidr for n in self._store.networks.all() for subnet in n.subnets], large=True)
         return self._store.networks.put(replace(
             default_record(project), subnets=(Subnet(cidr=cidr, gateway=gateway),), created_at=time.time_ns()))
 

@@ -100,8 +100,12 @@ class NetworkBackend(Protocol):
     async def probe(self) -> list[Finding]:
         """What this host can do for the backend, each with a remedy; tried out where that disturbs nothing."""
 
-    def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
-        """A free (subnet, gateway) for a new network, away from the host's own routes. :raise Exhausted: none left."""
+    def choose_subnet(self, taken: Collection[str], *, large: bool = False) -> tuple[str, str]:
+        """A free (subnet, gateway) for a new network, away from the host's own routes.
+
+        :param large: for as many pods as a network can have, if possible.
+        :raise Exhausted: none left.
+        """
 
     def check(self, network: Network, others: Collection[Network]) -> None:
         """Whether a network that a user describes can be made beside all others of the host.

@@ -91,6 +91,8 @@ def test_a_mac_that_is_none_or_the_gateways_is_refused(mac: str) -> None:
 def test_subnets_avoid_what_overlaps_and_go_on_to_the_next_pool() -> None:
     pools = [IPv4Network("10.212.0.0/23"), IPv4Network("172.29.0.0/16")]
     assert str(a.choose_subnet(pools, [])) == "10.212.0.0/24"
+    assert str(a.choose_subnet([IPv4Network("10.212.0.0/14")], [], large=True)) == "10.212.0.0/22"
+    assert str(a.choose_subnet([IPv4Network("10.1.0.0/22")], [IPv4Network("10.1.3.0/24")], large=True)) == "10.1.0.0/24"
     assert str(a.choose_subnet(pools, [IPv4Network("10.212.0.128/25")])) == "10.212.1.0/24"
     assert str(a.choose_subnet(pools, [IPv4Network("10.0.0.0/8")])) == "172.29.0.0/24"
     with pytest.raises(Exhausted):

@@ -12,7 +12,9 @@ from hyperstack.network.api import Network, Subnet
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
 
 SUBNET_PREFIX = 24
-"""Length of the subnets that `choose_subnet` gives: 253 pods each."""
+"""Length of an ordinary subnet: 253 pods."""
+LARGE_PREFIX = 22
+"""Of a large one: 1021 pods. A bridge of Linux has 1024 ports at most."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
@@ -93,12 +95,17 @@ def usable(address: IPv4Address, subnet: IPv4Network) -> bool:
     return address in subnet and address not in (subnet.network_address, subnet.broadcast_address)
 
 
-def choose_subnet(pools: Iterable[IPv4Network], avoid: Collection[IPv4Network]) -> IPv4Network:
-    """The first subnet of the pools that overlaps nothing of `avoid`. :raise Exhausted: none left."""
-    for pool in pools:
-        for subnet in pool.subnets(new_prefix=max(SUBNET_PREFIX, pool.prefixlen)):
-            if not any(subnet.overlaps(other) for other in avoid):
-                return subnet
+def choose_subnet(pools: Iterable[IPv4Network], avoid: Collection[IPv4Network], *, large: bool = False) -> IPv4Network:
+    """The first subnet of the pools that overlaps nothing of `avoid`; where no large one is left, an ordinary one.
+
+    :raise Exhausted: none left.
+    """
+    pools = list(pools)
+    for prefix in (LARGE_PREFIX, SUBNET_PREFIX) if large else (SUBNET_PREFIX,):
+        for pool in pools:
+            for subnet in pool.subnets(new_prefix=max(prefix, pool.prefixlen)):
+                if not any(subnet.overlaps(other) for other in avoid):
+                    return subnet
     raise Exhausted("no subnet is left for a new network: each overlaps another network or a route of the host",
                     field="subnet", hint="remove a network, name a subnet, or give hyperd another address pool")
 

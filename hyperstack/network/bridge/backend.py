@@ -52,7 +52,7 @@ class BridgeNetwork:
     """`NetworkBackend` with Linux bridges. Call `sweep` with all that is stored right after `start`.
 
     :param instance: a short tag that tells this daemon's devices and tables from another's on the same host.
-    :param pools: CIDRs from which networks nobody gave a subnet get a /24.
+    :param pools: CIDRs from which networks nobody gave a subnet get a /24, projects' default ones a /22.
     """
 
     name = "bridge"
@@ -117,9 +117,9 @@ class BridgeNetwork:
             await self._filters(self._elements.close)
             self._thread.shutdown()
 
-    def choose_subnet(self, taken: Collection[str]) -> tuple[str, str]:
+    def choose_subnet(self, taken: Collection[str], *, large: bool = False) -> tuple[str, str]:
         avoid = [*(IPv4Network(subnet) for subnet in taken), *self._where_the_host_goes()]
-        subnet = addressing.choose_subnet(self._pools, avoid)
+        subnet = addressing.choose_subnet(self._pools, avoid, large=large)
         return str(subnet), str(subnet[1])
 
     def _where_the_host_goes(self) -> list[IPv4Network]:
