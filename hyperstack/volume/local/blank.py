@@ -119,8 +119,9 @@ def _remembered(size: int, directories: tuple[str, ...], checksums: bool) -> _Te
         image = Path(name, "disk")
         with image.open("wb") as file:
             file.truncate(size)
-        _run("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK), "-I", "256", "-i", _BYTES_PER_INODE[checksums], "-m", "0",
-             "-G", "4096", "-J", f"size={16 if size >= 1 << 30 else 4}", "-O", f"{_FEATURES},{_CHECKSUMS[checksums]}",
+        _run("mke2fs", "-q", "-F", "-t", "ext4", "-b", str(_BLOCK), "-I", "256", "-i", _BYTES_PER_INODE[checksums],
+             "-m", "0", "-G", "4096", "-J", f"size={16 if size >= 1 << 30 else 4}",
+             "-O", f"{_FEATURES},{_CHECKSUMS[checksums]}",
              "-E", "assume_storage_prezeroed=1,lazy_journal_init=1,nodiscard,root_owner=0:0",
              "-d", str(root), str(image))
         _run("debugfs", "-w", "-R", "rmdir lost+found", str(image))
