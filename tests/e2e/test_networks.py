@@ -15,7 +15,7 @@ from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX
 
 SERVER = "while :; do echo hello-$(hostname) | nc -l -p 8000; done"
-ASK = "for i in $(seq 9); do nc -w 2 {} 8000 </dev/null | grep hello- && exit; sleep 0.3; done; echo unreachable"
+ASK = "for i in $(seq 40); do nc -w 2 {} 8000 </dev/null | grep hello- && exit; sleep 0.3; done; echo unreachable"
 
 
 @pytest.fixture
