@@ -278,6 +278,27 @@ class Daemon:
         owners = {pid: pods.get(name, name) for pid, name in self._machines().items()}
         return {pid: owner for pid, owner in owners.items() if len(owner) == ID_LENGTH}
 
+    def origin(self, pod: str) -> str:
+        """How the pod's machine began."""
+        [found] = json.loads(self.text("pod", "inspect", pod))
+        return str(found["start"])
+
+    def run_until(self, origin: str, name: str, *words: str, timeout: float = PATIENCE_S) -> None:
+        """A running container whose machine began like that; others are removed again, as there may be no template,
+        or no ready machine, yet.
+
+        :param words: options, image and command.
+        """
+        def made() -> bool:
+            self.ctl("run", "-d", "--name", name, *words)
+            if self.origin(name) == origin:
+                return True
+            self.ctl("rm", "-f", name)
+            time.sleep(1)  # machines are made ready while nothing else starts
+            return False
+
+        wait_until(made, f"a pod begins by {origin}", timeout=timeout)
+
     def parents(self) -> set[int]:
         """Pids of machines that others are forked from, made or in the making."""
         return {pid for pid, name in self._machines().items() if name.startswith(TRIAL_PREFIX)}

@@ -12,7 +12,7 @@ from hyperstack.daemon.config import Config, parse_size
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.engine import HostEngine
 from hyperstack.guest.kernels import KernelStore
-from hyperstack.guest.rehearsal import RUN, build_program
+from hyperstack.guest.rehearsal import RUN, build_program, program_path
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.identity.local import LocalIdentity
 from hyperstack.image.config import ImageConfigOptions
@@ -83,7 +83,7 @@ def engine_config(config: Config) -> EngineConfig:
 
 
 def _rehearsal_layer(config: Config) -> Path:
-    return config.cache / f"{build_program(config.cache).name}.erofs"
+    return config.cache / f"{program_path(config.cache).name}.erofs"
 
 
 def _worker_uid(config: Config) -> int:

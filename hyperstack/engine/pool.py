@@ -205,18 +205,15 @@ class Pool:
     async def _add(self, template: Template) -> None:
         began = time.monotonic()
         uid = self._uids.lend()
+        machine: Machine | None = None
         try:
             machine = await self._start(template, uid)
-        except BaseException as error:
-            self._uids.give_back(uid)
-            self._back_off(template, error)
-            return
-        ready = Ready(template=template, machine=machine, uid=uid, key=secrets.token_bytes(KEY_SIZE))
-        try:
+            ready = Ready(template=template, machine=machine, uid=uid, key=secrets.token_bytes(KEY_SIZE))
             ready.channel = await greet(machine, ready.key, deadline_s=_GREETING_S, on_event=ready.hear)
             ready.memory_bytes = max(_NOMINAL_BYTES, (await machine.usage()).memory_bytes)
         except BaseException as error:
-            await asyncio.shield(machine.destroy())
+            if machine is not None:
+                await asyncio.shield(machine.destroy())
             self._uids.give_back(uid)
             self._back_off(template, error)
             return

@@ -14,13 +14,18 @@ RUN = "/rehearse"
 """Where the program is to be in the container; with the argument "wait" it runs until it is killed."""
 
 
+def program_path(cache_dir: Path) -> Path:
+    """Where the program of these sources is, or will be."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_SOURCES.iterdir()) if path.is_file()))
+    return cache_dir / f"rehearse-{digest.hexdigest()[:16]}"
+
+
 def build_program(cache_dir: Path) -> Path:
     """The compiled program, static; compiled where its source has changed since.
 
     :raise Unavailable: it does not compile; the message has the compiler's last words.
     """
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_SOURCES.iterdir()) if path.is_file()))
-    program = cache_dir / f"rehearse-{digest.hexdigest()[:16]}"
+    program = program_path(cache_dir)
     if not program.exists():
         with temporary_directory(cache_dir) as work:
             run(["make", "-s", "-C", str(_SOURCES), f"OUT={work}"], deadline_s=_DEADLINE_S,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_templates import SELF, origin
+from tests.e2e.test_templates import SELF
 from tests.faults.inventory import leaks, records
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX
@@ -47,15 +47,7 @@ def start(make_daemon: Callable[..., Daemon], file: Path) -> Daemon:
 
 def pooled(daemon: Daemon, name: str, *options: str, command: tuple[str, ...] = ("sleep", "600")) -> None:
     """A running pod that took a ready machine; the first of its class are started otherwise."""
-    def made() -> bool:
-        daemon.ctl("run", "-d", "--name", name, *options, BUSYBOX, *command)
-        if origin(daemon, name) == "pool":
-            return True
-        daemon.ctl("rm", "-f", name)
-        time.sleep(1)
-        return False
-
-    wait_until(made, "a pod takes a ready machine", timeout=120)
+    daemon.run_until("pool", name, *options, BUSYBOX, *command)
 
 
 def full(daemon: Daemon, size: int = SIZE) -> set[int]:
@@ -97,7 +89,7 @@ def test_a_pod_that_took_one_is_as_any_other(daemon: Daemon) -> None:
 
 def test_its_limits_are_a_pods_own(daemon: Daemon) -> None:
     daemon.ctl("run", "-d", "--name", "first", BUSYBOX, "sleep", "600")
-    assert origin(daemon, "first") != "pool"
+    assert daemon.origin("first") != "pool"
     pooled(daemon, "pooled")
     limits = {name: limit(daemon, pid_of(daemon, name)) for name in ("first", "pooled")}
     assert limits["first"] == limits["pooled"]
@@ -116,7 +108,7 @@ def test_two_have_nothing_of_each_other(daemon: Daemon) -> None:
     found = []
     for name in ("one", "two"):
         daemon.ctl("run", "-d", "--name", name, BUSYBOX, "sleep", "600")
-        assert origin(daemon, name) == "pool"
+        assert daemon.origin(name) == "pool"
         found.append(daemon.text("exec", name, "sh", "-c", SELF).splitlines())
     *different, clocks = zip(*found, strict=True)
     assert len(different) == 6
@@ -182,7 +174,7 @@ def test_where_one_does_not_answer_the_pod_is_started_without(daemon: Daemon) ->
     for pid in stuck:
         os.kill(pid, signal.SIGSTOP)
     daemon.ctl("run", "-d", "--name", "second", BUSYBOX, "sleep", "600")
-    assert origin(daemon, "second") == "fork"
+    assert daemon.origin("second") == "fork"
     assert daemon.text("exec", "second", "echo", "well") == "well"
     assert len({*stuck} & daemon.ready()) == SIZE - 1, "the one that was to be taken is gone"
     for pid in stuck & daemon.ready():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -33,22 +32,9 @@ def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
     return made
 
 
-def origin(daemon: Daemon, name: str) -> str:
-    [pod] = json.loads(daemon.text("pod", "inspect", name))
-    return str(pod["start"])
-
-
-def clone(daemon: Daemon, name: str, *options: str, command: tuple[str, ...] = ("sleep", "600")) -> None:
+def clone(daemon: Daemon, name: str, *options: str) -> None:
     """A running pod that is a clone; the first of its class boots, and the template is made beside it."""
-    def made() -> bool:
-        daemon.ctl("run", "-d", "--name", name, *options, BUSYBOX, *command)
-        if origin(daemon, name) == "fork":
-            return True
-        daemon.ctl("rm", "-f", name)
-        time.sleep(0.5)
-        return False
-
-    wait_until(made, "a pod is a clone", timeout=90)
+    daemon.run_until("fork", name, *options, BUSYBOX, "sleep", "600")
 
 
 def ram_files() -> dict[Path, int]:
@@ -128,7 +114,7 @@ def test_a_template_that_is_no_good_is_given_up_and_the_pod_boots(make_daemon: C
     for pid in daemon.parents():
         os.kill(pid, signal.SIGKILL)
     daemon.ctl("run", "-d", "--name", "second", BUSYBOX, "sleep", "600")
-    assert origin(daemon, "second") == "cold"
+    assert daemon.origin("second") == "cold"
     assert "is given up" in daemon.log.read_text()
     assert daemon.text("exec", "good", "echo", "unharmed") == "unharmed"
     assert not list((cache / "templates").glob("*/state"))
@@ -139,7 +125,7 @@ def test_without_its_parent_a_pod_begins_as_the_template_was_kept(daemon: Daemon
     [parent] = daemon.parents()
     os.kill(parent, signal.SIGKILL)
     daemon.ctl("run", "-d", "--name", "next", BUSYBOX, "sleep", "600")
-    assert origin(daemon, "next") == "template"
+    assert daemon.origin("next") == "template"
     assert daemon.text("exec", "forked", "echo", "unharmed") == "unharmed"
     wait_until(lambda: daemon.parents(), "another parent stands")
     clone(daemon, "again")
@@ -153,4 +139,4 @@ def test_without_templates_every_pod_boots(make_daemon: Callable[..., Daemon], t
     daemon.ctl("pull", BUSYBOX)
     for name in ("one", "two"):
         daemon.ctl("run", "-d", "--name", name, BUSYBOX, "sleep", "600")
-        assert origin(daemon, name) == "cold"
+        assert daemon.origin(name) == "cold"

@@ -32,3 +32,7 @@ struct pack_job {
 };
 
 bool pack(const struct pack_job *job, int out, struct problem *problem);
+
+/* pack.c: all of the buffer to `fd`, and empty it; false where that, or what was added before, failed. `what` is written,
+ * for the error. */
+bool archive_flush(struct buffer *buffer, int fd, const char *what, struct problem *problem);

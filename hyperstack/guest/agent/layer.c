@@ -80,14 +80,7 @@ struct lister {
 
 static bool flush(struct lister *lister)
 {
-    for (size_t done = 0; done < lister->buffer.size;) {
-        ssize_t put = write(lister->out, lister->buffer.data + done, lister->buffer.size - done);
-        if (put < 0 && errno != EINTR)
-            return fail(lister->problem, errno, "cannot write the list: %s", strerror(errno));
-        done += put > 0 ? (size_t)put : 0;
-    }
-    lister->buffer.size = 0;
-    return !lister->buffer.failed || fail(lister->problem, ENOMEM, "no memory for the list");
+    return archive_flush(&lister->buffer, lister->out, "the list", lister->problem);
 }
 
 /* The newest change always stays in the buffer, so that it can be taken back. */

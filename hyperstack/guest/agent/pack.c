@@ -44,16 +44,21 @@ struct packer {
     struct problem *problem;
 };
 
-static bool flush(struct packer *packer)
+bool archive_flush(struct buffer *buffer, int fd, const char *what, struct problem *problem)
 {
-    for (size_t done = 0; done < packer->buffer.size;) {
-        ssize_t put = write(packer->out, packer->buffer.data + done, packer->buffer.size - done);
+    for (size_t done = 0; done < buffer->size;) {
+        ssize_t put = write(fd, buffer->data + done, buffer->size - done);
         if (put < 0 && errno != EINTR)
-            return fail(packer->problem, errno, "cannot write the archive: %s", strerror(errno));
+            return fail(problem, errno, "cannot write %s: %s", what, strerror(errno));
         done += put > 0 ? (size_t)put : 0;
     }
-    packer->buffer.size = 0;
-    return !packer->buffer.failed || fail(packer->problem, ENOMEM, "no memory for the archive");
+    buffer->size = 0;
+    return !buffer->failed || fail(problem, ENOMEM, "no memory for %s", what);
+}
+
+static bool flush(struct packer *packer)
+{
+    return archive_flush(&packer->buffer, packer->out, "the archive", packer->problem);
 }
 
 /* The path of a file that the archive holds already under another name; NULL, and remembered, where it does not. */

@@ -34,6 +34,9 @@ class Parent:
         self.slots = slots
         self._requests = requests
         self._numbers = numbers
+        # Of a machine that stands still they stay what they are; threads that wait for work may still end.
+        self._eventfds = [number for number, target in _descriptors(machine.pid).items()
+                          if target == "anon_inode:[eventfd]"]
 
     @classmethod
     async def stand(cls, machine: QemuMachine, requests: Requests, numbers: Numbers, slots: Sequence[Slot]) -> Parent:
@@ -42,12 +45,10 @@ class Parent:
         :raise Unavailable: it is gone, or has descriptors that cannot be shared.
         """
         await machine.stand_still()
-        found = _numbers_of(machine.pid, slots)
-        parent = cls(machine, requests, numbers, found)
         for _ in range(_SETTLE_STEPS):
-            strange = parent._strangers()
+            strange = _strangers(machine.pid, numbers)
             if not strange:
-                return parent
+                return cls(machine, requests, numbers, _numbers_of(machine.pid, slots))
             await asyncio.sleep(_SETTLE_STEP_S)
         raise Unavailable(f"the machine cannot be forked: it holds {', '.join(sorted(set(strange)))}")
 
@@ -82,11 +83,9 @@ class Parent:
             stack.callback(os.close, nothing)
             replaced += [(number, nothing) for slot in self.slots if not slot.read_only and slot not in seats.taken
                          for number in slot.numbers]
-            eventfds = [number for number, target in _descriptors(self.machine.pid).items()
-                        if target == "anon_inode:[eventfd]"]
             request = encode_request(
                 kind=FORK, uid=uid, name=name, cgroups=len(cgroups), replaced=[number for number, _ in replaced],
-                eventfds=eventfds, threads=_threads(self.machine.pid), tap=self._numbers.tap)
+                eventfds=self._eventfds, threads=_threads(self.machine.pid), tap=self._numbers.tap)
             pid = self._requests.ask(request, [*cgroups, *(fd for _, fd in replaced)])
             keep.pop_all()
             return pid, Child(Requests(ours), self._numbers, self.slots)
@@ -96,15 +95,12 @@ class Parent:
         self._requests.close()
         await self.machine.destroy()
 
-    def _strangers(self) -> list[str]:
-        """What it holds and a child must not have."""
-        numbers = self._numbers
-        own = {numbers.channels.monitor, numbers.channels.agent, numbers.control, numbers.tap, _LAST_WORDS}
-        strange = []
-        for number, target in _descriptors(self.machine.pid).items():
-            if number not in own and not _HARMLESS.match(target):
-                strange.append("a connection" if target.startswith("socket:") else target)
-        return strange
+
+def _strangers(pid: int, numbers: Numbers) -> list[str]:
+    """What the process holds and a child must not have."""
+    own = {numbers.channels.monitor, numbers.channels.agent, numbers.control, numbers.tap, _LAST_WORDS}
+    return ["a connection" if target.startswith("socket:") else target
+            for number, target in _descriptors(pid).items() if number not in own and not _HARMLESS.match(target)]
 
 
 def _descriptors(pid: int) -> Mapping[int, str]:

@@ -338,19 +338,12 @@ static void on_signal(int number)
 /* The number in the environment; -1 where there is none. */
 static int find_control(char **environment)
 {
-    static const char name[] = "HYPERSTACK_FORK=";
-
     for (; *environment; environment++) {
-        const char *at = *environment;
-        unsigned same = 0;
-        int number = 0;
+        const char *value = after(*environment, "HYPERSTACK_FORK=");
 
-        while (same < sizeof(name) - 1 && at[same] == name[same])
-            same++;
-        if (same < sizeof(name) - 1)
+        if (!value)
             continue;
-        for (at += same; *at >= '0' && *at <= '9' && number < 100000; at++)
-            number = number * 10 + *at - '0';
+        int number = small_number(value);
         /* Nobody's business any more. */
         for (char *wiped = *environment; *wiped; wiped++)
             *wiped = 0;
@@ -362,19 +355,11 @@ static int find_control(char **environment)
 /* What follows the prefix in the value of -name. */
 static char *find_name(char **argv)
 {
-    static const char option[] = "-name", prefix[] = "hyperstack-";
-
     for (; argv[0] && argv[1]; argv++) {
-        unsigned same = 0;
+        const char *end = after(argv[0], "-name");
 
-        while (same < sizeof(option) && argv[0][same] == option[same])
-            same++;
-        if (same < sizeof(option))
-            continue;
-        for (same = 0; same < sizeof(prefix) - 1; same++)
-            if (argv[1][same] != prefix[same])
-                return NULL;
-        return argv[1] + same;
+        if (end && !*end)
+            return (char *)after(argv[1], "hyperstack-");
     }
     return NULL;
 }

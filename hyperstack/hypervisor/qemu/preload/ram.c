@@ -24,25 +24,11 @@
 static int ram_fd = -1;
 static int ram_is_private;
 
-/* The number behind /ram/, or -1. */
-static int number_of(const char *path)
-{
-    static const char prefix[] = "/ram/";
-    int number = 0;
-
-    for (size_t i = 0; i < sizeof(prefix) - 1; i++)
-        if (path[i] != prefix[i])
-            return -1;
-    path += sizeof(prefix) - 1;
-    for (; *path >= '0' && *path <= '9' && number < 100000; path++)
-        number = number * 10 + *path - '0';
-    return *path ? -1 : number;
-}
-
 EXPORTED int open64(const char *path, int flags, ...)
 {
     va_list more;
-    int number = number_of(path);
+    const char *name = after(path, "/ram/");
+    int number = name ? small_number(name) : -1;
 
     if (number >= 0)
         return ram_fd = (int)told(RAW(SYS_fcntl, number, F_DUPFD_CLOEXEC, 3));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <errno.h>
+#include <stddef.h>
 #include <sys/syscall.h>
 
 #define EXPORTED __attribute__((visibility("default")))
@@ -31,6 +32,25 @@ static inline long told(long result)
         return -1;
     }
     return result;
+}
+
+/* What follows the prefix, or NULL where the text has another. */
+static inline const char *after(const char *text, const char *prefix)
+{
+    for (; *prefix; text++, prefix++)
+        if (*text != *prefix)
+            return NULL;
+    return text;
+}
+
+/* A small number that a text consists of, or -1. */
+static inline int small_number(const char *text)
+{
+    int number = 0;
+
+    for (; *text >= '0' && *text <= '9' && number < 100000; text++)
+        number = number * 10 + *text - '0';
+    return *text ? -1 : number;
 }
 
 /* filter.c: forbids this thread, and what it makes from now on, all calls that no machine needs. */
