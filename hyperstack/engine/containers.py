@@ -14,12 +14,13 @@ from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
 from hyperstack.engine.attachments import ContainerAttachment
 from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.lives import ACTIVE, ALIVE
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import ACTIVE, ALIVE, Supervisor
+from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.linux import signal_number
 from hyperstack.identity.api import Principal

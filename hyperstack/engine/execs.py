@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from hyperstack.engine import launch
 from hyperstack.engine.attachments import ExecAttachment
+from hyperstack.engine.beginnings import as_start_failure
 from hyperstack.engine.exits import exit_of
 from hyperstack.engine.lookup import find
 from hyperstack.engine.records import ContainerRecord, ExecRecord, ExecRequest
 from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.streams import ProcessStream
-from hyperstack.engine.supervisor import Supervisor, as_start_failure
+from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.messages import ExitEvent, ProcessStatus
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, HyperStackError, InvalidArgument, NotFound, StartFailed

@@ -12,11 +12,12 @@ from hyperstack.engine.admission import Admission
 from hyperstack.engine.api import HostCost, WaitCondition
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
+from hyperstack.engine.lives import ACTIVE
 from hyperstack.engine.lookup import find
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import ACTIVE, Supervisor
+from hyperstack.engine.supervisor import Supervisor
 from hyperstack.hypervisor.api import HostUsage
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, NotFound, NotModified, StartFailed

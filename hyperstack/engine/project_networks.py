@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Callable, Collection
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
+from hyperstack.engine.lives import ACTIVE
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.network_options import parse_options
 from hyperstack.engine.networks import BUILTIN, NO_NETWORK, NetworkService, default_record, network_of
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import ACTIVE
 from hyperstack.identity.api import Principal
 from hyperstack.network.api import Subnet
 from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound, UnsupportedOption

@@ -16,12 +16,13 @@ from hyperstack.engine import restarts
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.execs import ExecService
 from hyperstack.engine.exits import exit_of
+from hyperstack.engine.lives import ALIVE
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
 from hyperstack.engine.records import ContainerRecord, ExecRecord, PodRecord
 from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import ALIVE, Supervisor
+from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.messages import ListReply, ProcessStatus
 from hyperstack.hypervisor.api import Hypervisor

@@ -12,11 +12,11 @@ from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.doctor import diagnose
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.lives import ALIVE
 from hyperstack.engine.pool import Pool
 from hyperstack.engine.sandboxes import Kernels
 from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import ALIVE
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.hypervisor.api import Hypervisor
 from hyperstack.identity.api import Principal

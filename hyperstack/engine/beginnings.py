@@ -1,0 +1,81 @@
+"""The start of a container, under its pod's lock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from msgspec.structs import replace
+
+from hyperstack.engine import launch
+from hyperstack.engine.endings import SIGNALLED, Endings
+from hyperstack.engine.lives import Lives
+from hyperstack.engine.records import ContainerRecord
+from hyperstack.engine.sandboxes import Sandbox
+from hyperstack.guest.channel import GuestCallError
+from hyperstack.pod.errors import HyperStackError, StartFailed
+from hyperstack.pod.states import ContainerState, check_container
+
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_ENOENT, _EACCES = 2, 13
+
+
+class Beginnings:
+    def __init__(self, lives: Lives, endings: Endings) -> None:
+        self._lives = lives
+        self._endings = endings
+
+    async def start(self, container: ContainerRecord) -> None:
+        """:param container: as stored, but for what is to be stored with its new state."""
+        container = self._lives.put(replace(
+            container, error="", handle=0, exit_code=0, exit_signal=0, oom_killed=False,
+            state=check_container(container.id, container.state, ContainerState.STARTING)))
+        run = self._lives.runs.prepare(container)
+        try:
+            sandbox = await self._lives.sandboxes.ensure(container.pod_id)
+            await self.prepare(sandbox, container)
+            process = launch.main_process(self._lives.pod(container.pod_id), container)
+            container = self._lives.put(replace(container, handle=sandbox.new_handle()))
+            run.begin(sandbox.channel, container.handle)
+            await self._lives.sandboxes.publish(container.pod_id)
+            pid = await run.start(process)
+        except BaseException as error:
+            failure = as_start_failure(error)
+            await asyncio.shield(self._start_failed(container, failure))
+            raise failure from error
+        self._lives.put(replace(container, pid=pid, started_at=time.time_ns(), next_restart_at=0,
+                                state=check_container(container.id, container.state, ContainerState.RUNNING)))
+        self._lives.emit(container, "start")
+
+    async def prepare(self, sandbox: Sandbox, container: ContainerRecord) -> None:
+        """Mount its file system in the running sandbox, where that has not been done."""
+        if container.id in sandbox.prepared:
+            return
+        pod = self._lives.pod(container.pod_id)
+        await sandbox.channel.create(launch.creation(pod, container, self._lives.disks.serials(container)))
+        sandbox.prepared.add(container.id)
+
+    async def _start_failed(self, container: ContainerRecord, error: BaseException) -> None:
+        code = error.exit_code if isinstance(error, StartFailed) else SIGNALLED
+        message = error.message if isinstance(error, HyperStackError) else f"{type(error).__name__}: {error}"
+        before = ContainerState.EXITED if container.started_at else ContainerState.CREATED
+        container = self._lives.put(replace(
+            container, state=check_container(container.id, container.state, before), error=message, exit_code=code,
+            finished_at=time.time_ns() if container.started_at else 0))
+        await self._endings.unprepare(container)
+        self._lives.runs.end(container.id)
+        self._lives.waiters.exited(container.id, (code, message))
+        if container.spec.auto_remove:
+            await self._endings.remove(container)
+        await self._endings.settle(container.pod_id)
+
+
+def as_start_failure(error: BaseException) -> BaseException:
+    """What exec() said, in the words and exit codes of a container engine."""
+    if not isinstance(error, GuestCallError):
+        return error
+    if error.errno == _ENOENT:
+        return StartFailed(error.reason, exit_code=_NOT_FOUND, hint="is the command in the image, and in its PATH?")
+    if error.errno == _EACCES:
+        return StartFailed(error.reason, exit_code=_NOT_EXECUTABLE, hint="is it an executable file?")
+    return StartFailed(f"the guest could not start the process: {error.reason}", exit_code=SIGNALLED)
