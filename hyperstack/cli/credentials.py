@@ -10,14 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from hyperstack.cli import references
+from hyperstack.cli import docker_config, references
 from hyperstack.cli.errors import CliError
 
 HEADER = "X-Registry-Auth"
@@ -27,7 +24,6 @@ _HUB_KEY = "https://index.docker.io/v1/"
 
 _TOKEN_USER = "<token>"  # noqa: S105  # what helpers answer as the user name of an identity token
 _HELPER_TIMEOUT_S = 30
-_MAX_CONFIG = 1024 * 1024
 
 
 def headers_for(reference: str) -> dict[str, str]:
@@ -36,7 +32,7 @@ def headers_for(reference: str) -> dict[str, str]:
     :raise CliError: the configuration file is broken, or the helper that it names fails.
     """
     registry = references.canonical(reference).partition("/")[0]
-    found = _lookup(_configuration(), registry)
+    found = _lookup(docker_config.read(), registry)
     if not found:
         return {}
     return {HEADER: base64.urlsafe_b64encode(json.dumps({**found, "serveraddress": registry}).encode()).decode()}
@@ -47,17 +43,18 @@ def remember(registry: str, user: str, password: str) -> None:
 
     :raise CliError: the file is broken or cannot be written, or the helper fails.
     """
-    configuration = _configuration()
+    configuration = docker_config.read()
     if helper := _helper_for(configuration, registry):
         _ask_helper(helper, "store", json.dumps({"ServerURL": _key(registry), "Username": user, "Secret": password}))
         return
     secret = base64.b64encode(f"{user}:{password}".encode()).decode()
-    _write({**configuration, "auths": {**(configuration.get("auths") or {}), _key(registry): {"auth": secret}}})
+    auths = {**(configuration.get("auths") or {}), _key(registry): {"auth": secret}}
+    docker_config.write({**configuration, "auths": auths})
 
 
 def forget(registry: str) -> bool:
     """Whether there was something to forget. :raise CliError: as `remember`."""
-    configuration = _configuration()
+    configuration = docker_config.read()
     known = bool(_lookup(configuration, registry))
     if helper := _helper_for(configuration, registry):
         if known:
@@ -66,29 +63,8 @@ def forget(registry: str) -> bool:
     kept = {name: entry for name, entry in (configuration.get("auths") or {}).items()
             if name not in (_key(registry), registry) and _host(name) != registry}
     if known:
-        _write({**configuration, "auths": kept})
+        docker_config.write({**configuration, "auths": kept})
     return known
-
-
-def _write(configuration: dict[str, Any]) -> None:
-    """Put into its place whole, for nobody else to read."""
-    path = _path()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                json.dump(configuration, file, indent="\t")
-                file.flush()
-                os.replace(file.name, path.resolve())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise CliError(f"cannot write the registries' credentials to {path}: {error.strerror}") from error
-
-
-def _path() -> Path:
-    return Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
 
 
 def _key(registry: str) -> str:
@@ -98,18 +74,6 @@ def _key(registry: str) -> str:
 
 def _helper_for(configuration: dict[str, Any], registry: str) -> str:
     return str((configuration.get("credHelpers") or {}).get(registry) or configuration.get("credsStore") or "")
-
-
-def _configuration() -> dict[str, Any]:
-    path = _path()
-    try:
-        with path.open("rb") as file:
-            parsed = json.loads(file.read(_MAX_CONFIG))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CliError(f"cannot read the registries' credentials in {path}: {error}") from error
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _lookup(configuration: dict[str, Any], registry: str) -> dict[str, str]:

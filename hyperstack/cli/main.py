@@ -61,6 +61,13 @@ _KERNEL = {
     "rm": _C + "kernels:rm", "remove": _C + "kernels:rm",
 }
 
+_TLS = {"client": _C + "tls:client", "init": _C + "tls:init"}
+_CONTEXT = {
+    "create": _C + "contexts:create", "inspect": _C + "contexts:inspect", "ls": _C + "contexts:ls",
+    "list": _C + "contexts:ls", "rm": _C + "contexts:rm", "remove": _C + "contexts:rm", "show": _C + "contexts:show",
+    "use": _C + "contexts:use",
+}
+
 _TOP = {
     **{name: where for name, where in _CONTAINER.items() if name not in ("ls", "list", "remove", "prune", "inspect")},
     "completion": _C + "completion:completion", "doctor": _C + "system:doctor", "events": _C + "events:events",
@@ -70,7 +77,7 @@ _TOP = {
     "save": _IMAGE["save"], "search": _IMAGE["search"], "tag": _IMAGE["tag"], "version": _C + "system:version",
 }
 
-_MANAGEMENT = ("container", "image", "kernel", "network", "pod", "system", "volume")
+_MANAGEMENT = ("container", "context", "image", "kernel", "network", "pod", "system", "tls", "volume")
 _COMMON = ("run", "exec", "ps", "logs", "stop", "rm", "pull", "images", "inspect", "version", "info", "doctor")
 
 
@@ -113,11 +120,13 @@ def _management(name: str, summary: str, commands: dict[str, str]) -> None:
 
 
 _management("container", "Manage containers", _CONTAINER)
+_management("context", "Manage contexts of the docker command line", _CONTEXT)
 _management("image", "Manage images", _IMAGE)
 _management("kernel", "Manage the kernels that pods boot", _KERNEL)
 _management("network", "Manage networks", _NETWORK)
 _management("pod", "Manage pods of several containers", _POD)
 _management("system", "Show and tidy what the host holds", _SYSTEM)
+_management("tls", "Make certificates for hyperd over TCP", _TLS)
 _management("volume", "Manage volumes", _VOLUME)
 
 

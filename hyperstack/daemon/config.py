@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from hyperstack.daemon.tls import Address, parse_address
 from hyperstack.pod.errors import InvalidArgument
 
 DEFAULT_FILE = Path("/etc/hyperstack/hyperd.toml")
@@ -80,6 +81,16 @@ class HypervisorDefaults(_Section, frozen=True, kw_only=True):
     """Of the host's memory, what no machine is started into."""
 
 
+class TlsSettings(_Section, frozen=True, kw_only=True):
+    """Over TCP, who may come is who has a certificate. `hyperctl tls init` makes these files."""
+
+    verify: bool = False
+    """Serve TLS on tcp:// hosts, to clients whose certificate is of the authority in `ca`."""
+    ca: str = "/etc/hyperstack/tls/ca.pem"
+    certificate: str = "/etc/hyperstack/tls/server-cert.pem"
+    key: str = "/etc/hyperstack/tls/server-key.pem"
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """The daemon's whole configuration, checked."""
 
@@ -88,7 +99,7 @@ class Config(_Section, frozen=True, kw_only=True):
     cache_dir: str = ""
     """What can be made again: kernels, the compiled agent and jail. Daemons may share it. Empty: in the data root."""
     hosts: list[str] = []
-    """unix:///path; empty: docker.sock in the run directory."""
+    """unix:///path or tcp://address[:port]; no unix socket among them: docker.sock in the run directory as well."""
     group: str = "hyperstack"
     """Members may use the socket; that is as good as root on what the daemon owns. Empty: root alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -97,10 +108,16 @@ class Config(_Section, frozen=True, kw_only=True):
     registries: Registries = Registries()
     network: NetworkDefaults = NetworkDefaults()
     hypervisor: HypervisorDefaults = HypervisorDefaults()
+    tls: TlsSettings = TlsSettings()
 
     @property
     def sockets(self) -> list[Path]:
-        return [Path(host.removeprefix("unix://")) for host in self.hosts] or [Path(self.run_dir) / "docker.sock"]
+        named = [Path(host.removeprefix("unix://")) for host in self.hosts if host.startswith("unix://")]
+        return named or [Path(self.run_dir) / "docker.sock"]
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [parse_address(host, tls=self.tls.verify) for host in self.hosts if host.startswith("tcp://")]
 
     @property
     def cache(self) -> Path:
@@ -210,10 +227,15 @@ def _check(config: Config) -> None:
 
 def _check_hosts(config: Config) -> None:
     for host in config.hosts:
-        if not host.startswith("unix:///"):
-            raise InvalidArgument(
-                f"hosts: {host!r} is not a unix socket", field="hosts", value=host,
-                hint="write unix:///path; a socket that others can reach needs identities, which this version has not")
+        if host.startswith("tcp://"):
+            parse_address(host, tls=config.tls.verify)
+        elif not host.startswith("unix:///"):
+            raise InvalidArgument(f"hosts: {host!r} is neither a unix socket nor a TCP address", field="hosts",
+                                  value=host, hint="write unix:///path or tcp://address[:port]")
+    for field in ("ca", "certificate", "key"):
+        value = getattr(config.tls, field)
+        if not Path(value).is_absolute():
+            raise InvalidArgument(f"tls.{field}: {value!r} is not an absolute path", field=f"tls.{field}", value=value)
     for path in config.sockets:
         if len(str(path).encode()) > MAX_SOCKET_PATH:
             raise InvalidArgument(f"hosts: {path} is longer than a socket's path may be ({MAX_SOCKET_PATH} bytes)",

@@ -28,8 +28,13 @@ _log = logging.getLogger(__name__)
 @click.option("--data-root", help="Images, disks and state  [default: /var/lib/hyperstack]")
 @click.option("--run-dir", help="What does not outlive a reboot  [default: /run/hyperstack]")
 @click.option("--cache-dir", help="Kernels, compiled agent and jail; may be shared  [default: cache in the data root]")
-@click.option("--host", "hosts", multiple=True, metavar="unix:///PATH",
+@click.option("-H", "--host", "hosts", multiple=True, metavar="unix:///PATH|tcp://ADDRESS[:PORT]",
               help="Where to listen; may be repeated  [default: docker.sock in the run directory]")
+@click.option("--tlsverify", is_flag=True, default=None,
+              help="Serve tcp:// hosts with TLS, to clients with a certificate of --tlscacert's authority")
+@click.option("--tlscacert", metavar="FILE", help="Whose clients are let in  [default: /etc/hyperstack/tls/ca.pem]")
+@click.option("--tlscert", metavar="FILE", help="[default: /etc/hyperstack/tls/server-cert.pem]")
+@click.option("--tlskey", metavar="FILE", help="[default: /etc/hyperstack/tls/server-key.pem]")
 @click.option("--group", help="Group whose members may use the socket  [default: hyperstack]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[default: text]")
@@ -44,7 +49,7 @@ def main(config_file: Path | None, only_prepare: bool, **options: Any) -> None:
     """The daemon of one HyperStack host: runs each pod of Docker images as its own small virtual machine.
 
     Options win over the configuration file. SIGTERM ends the daemon and leaves the pods running; SIGHUP reads the
-    log level and the registries again.
+    log level, the registries and the server's certificate again.
     """
     try:
         overrides = _overrides(options)
@@ -75,6 +80,9 @@ def _overrides(options: dict[str, Any]) -> dict[str, Any]:
         registries["mirrors"] = _mirrors(mirrors)
     if registries:
         chosen["registries"] = registries
+    names = {"tlsverify": "verify", "tlscacert": "ca", "tlscert": "certificate", "tlskey": "key"}
+    if tls := {names[option]: chosen.pop(option) for option in names if option in chosen}:
+        chosen["tls"] = tls
     if hosts := chosen.pop("hosts", ()):
         chosen["hosts"] = list(hosts)
     return chosen

@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import signal
+import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from hyperstack.daemon import logs, sockets
+from hyperstack.daemon import logs, sockets, tls
 from hyperstack.daemon.config import Config
 from hyperstack.daemon.lock import DirectoryLock
 from hyperstack.daemon.notify import Notifier
 from hyperstack.daemon.wiring import Rooms, prepare
 from hyperstack.http.routing import make_runner
+from hyperstack.http.tls import TlsSite
 from hyperstack.pod.errors import HyperStackError
 
 _log = logging.getLogger(__name__)
@@ -59,13 +61,14 @@ async def serve(config: Config, reload: Callable[[], Config]) -> None:
         await _unless(stop, rooms.engine.start())
         if stop.is_set():
             return
-        await _listen(rooms.app, config, stack)
-        loop.add_signal_handler(signal.SIGHUP, _reload, rooms, reload, notifier)
+        context = _tls_context(config) if config.tls.verify else None
+        await _listen(rooms.app, config, context, stack)
+        loop.add_signal_handler(signal.SIGHUP, _reload, rooms, context, reload, notifier)
         if notifier.watchdog_s:
             stack.enter_context(_background(_tick(notifier)))
         _settle()
         notifier.ready("serving")
-        _log.info("hyperd %d serves %s", os.getpid(), ", ".join(map(str, config.sockets)))
+        _log.info("hyperd %d serves %s", os.getpid(), ", ".join(map(str, [*config.sockets, *config.addresses])))
         await stop.wait()
         notifier.stopping()
         _log.info("stopping; pods go on running")
@@ -92,7 +95,12 @@ def _tell(notifier: Notifier) -> Callable[[str], None]:
     return tell
 
 
-async def _listen(app: web.Application, config: Config, stack: AsyncExitStack) -> None:
+def _tls_context(config: Config) -> ssl.SSLContext:
+    return tls.context(ca=Path(config.tls.ca), certificate=Path(config.tls.certificate), key=Path(config.tls.key))
+
+
+async def _listen(app: web.Application, config: Config, context: ssl.SSLContext | None,
+                  stack: AsyncExitStack) -> None:
     runner = make_runner(app, shutdown_timeout=_GRACE_S)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
@@ -101,6 +109,13 @@ async def _listen(app: web.Application, config: Config, stack: AsyncExitStack) -
         sock = sockets.listen(path, gid=gid)
         stack.callback(path.unlink, missing_ok=True)
         await web.SockSite(runner, sock).start()
+    for address in config.addresses:
+        sock = tls.listen(address)
+        if context is not None:
+            await TlsSite(runner, sock, context).start()
+        else:
+            _log.warning("%s: every process of this host may use it", address)
+            await web.SockSite(runner, sock).start()
 
 
 def _stop_or_die(stop: asyncio.Event, number: signal.Signals) -> None:
@@ -109,16 +124,19 @@ def _stop_or_die(stop: asyncio.Event, number: signal.Signals) -> None:
     stop.set()
 
 
-def _reload(rooms: Rooms, reload: Callable[[], Config], notifier: Notifier) -> None:
+def _reload(rooms: Rooms, context: ssl.SSLContext | None, reload: Callable[[], Config], notifier: Notifier) -> None:
     notifier.reloading()
     try:
         config = reload()
+        if context is not None and config.tls.verify:
+            _tls_context(config)  # Usable, or the old one stays.
+            context.load_cert_chain(config.tls.certificate, config.tls.key)
     except HyperStackError as error:
         _log.error("the configuration was not reloaded, the old one stays: %s", error)
     else:
         logs.configure(config.log_level, config.log_format)
         rooms.reload(config)
-        _log.info("configuration reloaded: log level, registries; everything else needs a restart")
+        _log.info("configuration reloaded: log level, registries, server certificate; the rest needs a restart")
     notifier.ready("serving")
 
 

@@ -37,11 +37,12 @@ _HEAD_READ_WITHIN_S = 0.5
 class Connection:
     """A raw byte stream to the client."""
 
-    def __init__(self, transport: asyncio.Transport, reader: asyncio.StreamReader,
-                 writer: asyncio.StreamWriter) -> None:
+    def __init__(self, transport: asyncio.Transport, reader: asyncio.StreamReader, writer: asyncio.StreamWriter,
+                 lost: asyncio.Event) -> None:
         self._transport = transport
         self._reader = reader
         self._writer = writer
+        self._lost = lost
         self._head_read = False
 
     async def read(self) -> bytes:
@@ -75,7 +76,7 @@ class Connection:
     async def gone(self) -> None:
         """Until the client has closed both halves."""
         loop = asyncio.get_running_loop()
-        hung_up = asyncio.Event()
+        hung_up = self._lost
         sock = self._transport.get_extra_info("socket")
         if self._transport.is_closing() or sock is None or sock.fileno() < 0:
             return
@@ -96,9 +97,16 @@ class _Protocol(asyncio.StreamReaderProtocol):
     def __init__(self, reader: asyncio.StreamReader, before: asyncio.BaseProtocol) -> None:
         super().__init__(reader)
         self._before = before
+        self.lost = asyncio.Event()
+
+    def eof_received(self) -> bool:
+        """The other half stays, over TLS too."""
+        super().eof_received()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.lost.set()
         self._before.connection_lost(exc)
 
 
@@ -126,7 +134,7 @@ async def hijack(request: web.Request, *, content_type: str, headers: Mapping[st
     writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
     writer.write(_head(request, content_type, headers))
     await writer.drain()
-    return Connection(transport, reader, writer)
+    return Connection(transport, reader, writer, protocol.lost)
 
 
 def _head(request: web.Request, content_type: str, headers: Mapping[str, str]) -> bytes:

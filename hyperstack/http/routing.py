@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
 from hyperstack.http import errors
 from hyperstack.http.call import Call
-from hyperstack.identity.api import IdentityBackend, Peer
+from hyperstack.identity.api import Certificate, IdentityBackend, Peer
+from hyperstack.pod.errors import Forbidden
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 CheckVersion = Callable[[str | None], tuple[int, int]]
@@ -53,12 +56,34 @@ def make_runner(app: web.Application, *, shutdown_timeout: float = 3.0) -> web.A
 
 
 def peer_of(request: web.Request) -> Peer:
-    """Who is at the other end: the kernel's word on a unix socket, nobody's elsewhere."""
+    """Who is at the other end: the kernel's word on a unix socket, the certificate's on TLS, nobody's elsewhere."""
+    tls = request.get_extra_info("ssl_object")
+    if tls is not None:
+        return Peer(uid=None, gid=None, headers=request.headers, certificate=_certificate(tls.getpeercert() or {}))
     sock = request.get_extra_info("socket")
     if sock is None or sock.family != socket.AF_UNIX:
-        return Peer(uid=None, gid=None, headers=request.headers)
+        return Peer(uid=None, gid=None, headers=request.headers, loopback=_is_loopback(request))
     _, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return Peer(uid=uid, gid=gid, headers=request.headers)
+
+
+def _certificate(found: Mapping[str, Any]) -> Certificate:
+    """:raise Forbidden: a part of the subject is there twice, so that nobody can say who this is."""
+    parts: dict[str, str] = {}
+    for name, value in (pair for step in found.get("subject", ()) for pair in step):
+        if name in parts:
+            raise Forbidden(f"the client's certificate has more than one {name}", field="certificate", value=name)
+        parts[name] = value
+    return Certificate(common_name=parts.get("commonName", ""), organization=parts.get("organizationName", ""),
+                       unit=parts.get("organizationalUnitName", ""))
+
+
+def _is_loopback(request: web.Request) -> bool:
+    address = request.get_extra_info("peername")
+    try:
+        return bool(address) and ipaddress.ip_address(address[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def _adapt(route: Route, identity: IdentityBackend, check_version: CheckVersion

@@ -11,6 +11,15 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What the subject of a client's certificate says; empty where it says nothing."""
+
+    common_name: str
+    organization: str
+    unit: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Peer:
     """What the transport knows of the caller."""
 
@@ -18,6 +27,10 @@ class Peer:
     """Of a unix socket's peer, as the kernel says."""
     gid: int | None
     headers: Mapping[str, str]
+    certificate: Certificate | None = None
+    """Of a TLS client; the transport has verified it."""
+    loopback: bool = False
+    """A TCP connection without TLS from this host itself: some process of somebody here, nobody knows whose."""
 
 
 @dataclass(frozen=True, kw_only=True)

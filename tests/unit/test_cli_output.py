@@ -213,7 +213,7 @@ def test_switches_may_have_values(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize(("words", "advice"), [
-    (("lgs",), b"Did you mean logs?"), (("ps", "--fromat", "x"), b"--format"),
+    (("lgs",), b"Did you mean logs"), (("ps", "--fromat", "x"), b"--format"),
     (("inspect", "-f", "{{.Nmae}}", "web"), b"did you mean .Name?"), (("ps", "--filter", "x"), b"KEY=VALUE"),
     (("update", "web"), b"hyperctl update --help"), (("cp", "a", "b"), b"CONTAINER:PATH")])
 def test_mistakes_get_advice(populated: Daemon, words: tuple[str, ...], advice: bytes) -> None:

@@ -140,3 +140,26 @@ def test_any_text_is_a_positive_size_or_is_refused_by_name(text: str) -> None:
 def test_any_value_of_any_key_is_taken_or_refused(value: object, key: str) -> None:
     with contextlib.suppress(InvalidArgument):
         assert isinstance(load(None, {key: value}), Config)
+
+
+@pytest.mark.parametrize(("host", "shown"), [
+    ("tcp://0.0.0.0:2376", "tcp://0.0.0.0:2376"), ("tcp://:99", "tcp://0.0.0.0:99"), ("tcp://[::]", "tcp://[::]:2376"),
+    ("tcp://localhost", "tcp://127.0.0.1:2376")])
+def test_addresses_behind_tls(host: str, shown: str) -> None:
+    config = load(None, {"hosts": [host], "tls": {"verify": True}, "run_dir": "/run/a"})
+    assert [str(address) for address in config.addresses] == [shown]
+    assert config.sockets == [Path("/run/a/docker.sock")]
+
+
+@pytest.mark.parametrize("host", ["tcp://0.0.0.0:2375", "tcp://[::]", "tcp://192.0.2.1:2375", "tcp://:2375"])
+def test_plain_tcp_is_refused_off_loopback(host: str) -> None:
+    with pytest.raises(InvalidArgument, match="without TLS") as caught:
+        load(None, {"hosts": [host]})
+    assert "hyperctl tls init" in (caught.value.hint or "")
+    assert load(None, {"hosts": ["tcp://127.0.0.1", "tcp://[::1]:1"]}).addresses
+
+
+@pytest.mark.parametrize("host", ["tcp://example.org:2376", "tcp://1.2.3.4:0", "tcp://1.2.3.4:99999", "tcp://a/b"])
+def test_an_address_is_one_of_this_host(host: str) -> None:
+    with pytest.raises(InvalidArgument, match="hosts: "):
+        load(None, {"hosts": [host], "tls": {"verify": True}})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from hyperstack.identity.api import Peer, Principal
+from hyperstack.identity.api import Certificate, Peer, Principal
 from hyperstack.identity.local import LocalIdentity
 from hyperstack.pod.errors import Forbidden, InvalidArgument
 
@@ -65,3 +65,43 @@ async def test_root_may_act_for_another_project_and_others_may_not(header: str) 
 async def test_a_project_has_a_name(name: str) -> None:
     with pytest.raises(InvalidArgument, match="Invalid project name"):
         await LocalIdentity().identify(peer(0, headers={"X-HyperStack-Project": name}))
+
+
+def certified(common_name: str, organization: str = "", unit: str = "", **headers: str) -> Peer:
+    subject = Certificate(common_name=common_name, organization=organization, unit=unit)
+    return Peer(uid=None, gid=None, headers=headers, certificate=subject)
+
+
+async def test_a_certificate_s_subject_says_who_it_is() -> None:
+    identity = LocalIdentity()
+    assert await identity.identify(certified("ann")) == Principal(user="ann", project="default", admin=False)
+    assert await identity.identify(certified("bob", "beta")) == Principal(user="bob", project="beta", admin=False)
+    admin = await identity.identify(certified("eve", "beta", "administrator", **{"X-HyperStack-Project": "gamma"}))
+    assert admin == Principal(user="eve", project="gamma", admin=True)
+
+
+@pytest.mark.parametrize("wanted", ["default", "gamma"])
+async def test_a_certificate_is_for_its_own_project_alone(wanted: str) -> None:
+    with pytest.raises(Forbidden, match="may not act for the project"):
+        await LocalIdentity().identify(certified("bob", "beta", **{"X-HyperStack-Project": wanted}))
+
+
+async def test_a_certificate_without_a_name_or_with_a_strange_project_is_refused() -> None:
+    with pytest.raises(Forbidden, match="no common name"):
+        await LocalIdentity().identify(certified(""))
+    with pytest.raises(InvalidArgument, match="Invalid project name"):
+        await LocalIdentity().identify(certified("bob", "../etc"))
+
+
+@pytest.mark.parametrize(("headers", "let_in"), [
+    ({"Host": "localhost:2375"}, True), ({"Host": "127.0.0.1"}, True), ({"Host": "[::1]:2375"}, True),
+    ({"Host": "::1"}, True), ({"Host": "evil.example:2375"}, False), ({"Host": ""}, False), ({}, False),
+    ({"Host": "127.0.0.1", "Origin": "null"}, False), ({"Host": "localhost", "Sec-Fetch-Site": "none"}, False)])
+async def test_over_plain_tcp_browsers_are_kept_out(headers: dict[str, str], let_in: bool) -> None:
+    caller = Peer(uid=None, gid=None, headers=headers, loopback=True)
+    if let_in:
+        assert await LocalIdentity().identify(caller) == Principal(
+            user="somebody on this host", project="default", admin=False)
+    else:
+        with pytest.raises(Forbidden, match="browser"):
+            await LocalIdentity().identify(caller)
