@@ -21,6 +21,7 @@ from hyperstack.docker_api.mounts import parse_mounts
 from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
 from hyperstack.docker_api.security import parse_security
+from hyperstack.docker_api.sharing import donor, parse_sharing
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import (
@@ -57,7 +58,7 @@ def parse_create(body: CreateBody, *, name: str = "", project: str = DEFAULT_PRO
     """
     refuse_config(body)
     # Links are names on a network of the user's, and nothing elsewhere.
-    users = is_users(body.host_config)
+    users = is_users(body.host_config) or bool(donor(body.host_config.network_mode))
     refuse_host_config(msgspec.structs.replace(body.host_config, links=[]) if users else body.host_config)
     if not body.image:
         raise InvalidArgument("no image given: Config.Image is empty", field="Image")
@@ -138,11 +139,13 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         disk_size=_disk_size(host.storage_opt), shm_size=_not_negative("HostConfig.ShmSize", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
-        healthcheck=parse_healthcheck(body.healthcheck))
+        healthcheck=parse_healthcheck(body.healthcheck), sharing=parse_sharing(body))
 
 
 def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
     host = body.host_config
+    if parse_sharing(body).donors:
+        return PodSpec(name=name, project=project)
     place = parse_place(body)
     for field, value in (("Hostname", body.hostname), ("Domainname", body.domainname)):
         if value and not _HOST_LABEL.match(value):

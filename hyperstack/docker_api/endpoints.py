@@ -24,7 +24,6 @@ def network_mode(host: HostConfigBody) -> str:
         return "bridge"
     reason, hint = {
         "host": ("a VM has a network of its own", "publish ports with -p"),
-        "container": ("containers share a network within a pod only", "put both in one pod, with a Pod manifest"),
     }.get(mode.partition(":")[0], ("", ""))
     if reason:
         raise UnsupportedOption(f"HostConfig.NetworkMode={mode[:64]}", reason, hint=hint)

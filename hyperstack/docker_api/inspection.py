@@ -108,17 +108,22 @@ def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
     }
 
 
+def shown_network(spec: ContainerSpec, pod: PodSpec) -> str:
+    """`HostConfig.NetworkMode`."""
+    return f"container:{spec.sharing.network}" if spec.sharing.network else pod.network
+
+
 def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
-    limits, security = spec.resources, spec.security
+    limits, security, sharing = spec.resources, spec.security, spec.sharing
     bindings: dict[str, list[dict[str, str]]] = {}
-    for port in pod.ports:
+    for port in () if sharing.network else pod.ports:
         bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(
             {"HostIp": port.host_ip, "HostPort": str(port.host_port) if port.host_port else ""})
     restart = spec.restart
     return {
         "Binds": [_bind(m) for m in spec.mounts if m.kind is MountKind.VOLUME and not m.anonymous] or None,
         "ContainerIDFile": "", "LogConfig": {"Type": spec.log.driver, "Config": spec.log.options},
-        "NetworkMode": pod.network, "PortBindings": bindings,
+        "NetworkMode": shown_network(spec, pod), "PortBindings": bindings,
         "RestartPolicy": {"Name": restart.kind.value, "MaximumRetryCount": restart.max_retries
                           if restart.kind is RestartKind.ON_FAILURE else 0},
         "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": None, "ConsoleSize": [0, 0],
@@ -126,8 +131,10 @@ def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
         "CapDrop": list(security.cap_drop) or None, "CgroupnsMode": "private", "Dns": list(pod.dns),
         "DnsOptions": list(pod.dns_options), "DnsSearch": list(pod.dns_search),
         "ExtraHosts": list(pod.extra_hosts) or None,
-        "GroupAdd": [str(group) for group in security.supplemental_groups] or None, "IpcMode": "private", "Cgroup": "",
-        "Links": None, "OomScoreAdj": 0, "PidMode": "", "Privileged": security.privileged,
+        "GroupAdd": [str(group) for group in security.supplemental_groups] or None, "Cgroup": "",
+        "IpcMode": f"container:{sharing.ipc}" if sharing.ipc else sharing.ipc_mode,
+        "Links": None, "OomScoreAdj": 0,
+        "PidMode": f"container:{sharing.pid}" if sharing.pid else "", "Privileged": security.privileged,
         "PublishAllPorts": pod.publish_all, "ReadonlyRootfs": security.read_only_rootfs,
         "SecurityOpt": _security_options(spec) or None,
         "StorageOpt": {"size": str(spec.disk_size)} if spec.disk_size else None, "Tmpfs": _tmpfs(spec), "UTSMode": "",
@@ -174,6 +181,9 @@ def mount_point(mount: Mount) -> dict[str, Any]:
 
 
 def _network_settings(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
+    if record.spec.sharing.network:  # the endpoint is that container's
+        return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "", "Ports": {},
+                "Networks": {}}
     settings = endpoint_settings(pod, live=is_live(record))
     default = {name: settings[name] for name in ("EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
                                                  "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress")}

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, status
+from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, shown_network, status
 from hyperstack.docker_api.networks import endpoint_settings, exposed_ports, network_name
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
@@ -153,13 +153,16 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
     pod = engine.containers.pod_of(record)
     live = is_live(record)
     entrypoint, command = command_line(record)
+    # The endpoint and the ports of a container that shares another's network are that one's.
+    own = not record.spec.sharing.network
     return {
         "Id": record.id, "Names": [f"/{record.name}"], "Image": record.spec.image, "ImageID": record.image_id,
         "Command": shlex.join([*entrypoint, *command]), "Created": record.created_at // _NS,
-        "Ports": _ports(record, pod) if live else [], "Labels": {**record.image_config.labels, **record.spec.labels},
+        "Ports": _ports(record, pod) if live and own else [],
+        "Labels": {**record.image_config.labels, **record.spec.labels},
         "State": status(record), "Status": status_text(record, engine.containers.health_of(record)),
-        "HostConfig": {"NetworkMode": network_name(pod), "Annotations": record.spec.annotations},
-        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(pod, live=live)}},
+        "HostConfig": {"NetworkMode": shown_network(record.spec, pod.spec), "Annotations": record.spec.annotations},
+        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(pod, live=live)} if own else {}},
         "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],
         "HyperStack": {"Pod": pod.id, "PodName": pod.name},
     }

@@ -27,7 +27,6 @@ _HOST_CPUS = "the VM's CPUs are threads of the host, which the host places"
 _BLOCK = "block I/O is not throttled per container"
 _WINDOWS = "it is an option of Windows containers"
 _USE_CPUS = "use --cpus"
-_USE_PODS = "put containers that share something in one pod, with a Pod manifest"
 
 RESOURCES: tuple[Refusal, ...] = (
     Refusal("memory_reservation", _NONE, "a VM has no soft memory limit", "use --memory"),
@@ -61,11 +60,9 @@ HOST_CONFIG: tuple[Refusal, ...] = (
     Refusal("capabilities", _NONE, "it was withdrawn from Docker's API", "use CapAdd and CapDrop"),
     Refusal("cgroupns_mode", ("", "private"), "the host's cgroups cannot be seen from inside a VM"),
     Refusal("cgroup", _NONE, "the container's cgroup lives inside its VM"),
-    Refusal("ipc_mode", ("", "private", "shareable"), "IPC objects are shared within a pod only", _USE_PODS),
     Refusal("links", _NONE, "links are a legacy of Docker's first bridge",
             "docker network create one: its containers have names there, and links"),
     Refusal("oom_score_adj", _NONE, "the VM's own kernel chooses among its own processes"),
-    Refusal("pid_mode", ("", "private"), "processes of the host or of another VM cannot be seen", _USE_PODS),
     Refusal("uts_mode", ("", "private"), "a VM has a host name of its own"),
     Refusal("userns_mode", _NONE, "root in the VM is nobody on the host already"),
     Refusal("isolation", ("", "default"), _WINDOWS),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
+from hyperstack.engine import joining, launch
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.networks import NetworkService
@@ -28,7 +28,8 @@ from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, Restar
 
 class Admission:
     def __init__(self, store: Store, images: ImageService, kernels: Kernels, networks: NetworkService,
-                 volumes: VolumeService, disks: PodDisks, *, choose_kernel: Callable[[str, str], str]) -> None:
+                 volumes: VolumeService, disks: PodDisks, *, choose_kernel: Callable[[str, str], str],
+                 pod_lock: Callable[[str], contextlib.AbstractAsyncContextManager[None]]) -> None:
         """:param choose_kernel: of a project and what the user named, the kernel that a new pod boots."""
         self._store = store
         self._images = images
@@ -37,17 +38,33 @@ class Admission:
         self._volumes = volumes
         self._disks = disks
         self._choose_kernel = choose_kernel
+        self._pod_lock = pod_lock
 
     async def container(self, who: Principal, spec: ContainerSpec, pod_spec: PodSpec, *, pull_missing: bool
                         ) -> ContainerRecord:
-        """A container in a pod of its own."""
+        """A container in a pod of its own, or in that of another one with which it shares something."""
         name = self._free_name(who.project, spec.name, "container")
+        if spec.sharing.donors:
+            return await self._join(who, replace(spec, name=name), pull_missing=pull_missing)
         image = await self._image(who, spec.image, pull_missing=pull_missing)
         pod = self._pod(who, replace(pod_spec, name=name, project=who.project), name, implicit=True)
         container = self._container(pod, replace(spec, name=name), name, image, order=0)
         # Docker's default, which programs take their own container's id from.
         pod = replace(pod, spec=replace(pod.spec, hostname=pod.spec.hostname or container.id[:12]))
         await self._make(who, pod, [container])
+        return self._stored(container.id)
+
+    async def _join(self, who: Principal, spec: ContainerSpec, *, pull_missing: bool) -> ContainerRecord:
+        spec, pod = joining.resolve(self._store, who.project, spec)
+        image = await self._image(who, spec.image, pull_missing=pull_missing)
+        async with self._pod_lock(pod.id):
+            if self._store.pods.get(pod.id) is None:
+                raise InvalidArgument(f"No such container: {spec.sharing.network}", field="container",
+                                      value=spec.sharing.network)
+            others = [c for c in self._store.containers.all() if c.pod_id == pod.id]
+            order = 1 + max((c.order for c in others), default=0)
+            container = self._container(pod, spec, spec.name, image, order=order)
+            await self._make(who, pod, [container], joined=True)
         return self._stored(container.id)
 
     async def pod(self, who: Principal, spec: PodSpec) -> PodRecord:
@@ -92,23 +109,30 @@ class Admission:
             raise InvalidArgument("No command specified", field="Cmd", hint="name a command after the image")
         return record
 
-    async def _make(self, who: Principal, pod: PodRecord, containers: list[ContainerRecord]) -> None:
-        """Volumes and disks first, then the records in one transaction; what fails is undone."""
+    async def _make(self, who: Principal, pod: PodRecord, containers: list[ContainerRecord], *, joined: bool = False
+                    ) -> None:
+        """Volumes and disks first, then the records in one transaction; what fails is undone.
+
+        :param joined: the pod is there already, with other containers.
+        """
         made: list[str] = []
         try:
             ready = [await self._with_volumes(who, c, made) for c in containers]
             launch.machine_memory_mib(pod, ready, self._kernels.get(pod.spec.kernel), self._disks.config)
             for container in ready:
                 await self._disks.make_writable(container)
-            self._check_free(who.project, pod.name, "container" if pod.implicit else "pod")
+            name, kind = (containers[0].name, "container") if pod.implicit else (pod.name, "pod")
+            self._check_free(who.project, name, kind)
             with self._store.transaction():
-                self._store.pods.put(pod)
+                if not joined:
+                    self._store.pods.put(pod)
                 for container in ready:
                     self._store.containers.put(container)
                 for name in made:
                     self._volumes.keep(who.project, name)
         except BaseException:
-            shutil.rmtree(self._disks.directory(pod.id), ignore_errors=True)
+            for container in containers:
+                self._disks.delete(container)
             for name in made:
                 await self._volumes.remove(who, name, force=True)
             raise

@@ -7,11 +7,13 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
+from hyperstack.engine import joining, launch
 from hyperstack.engine.endings import SIGNALLED, Endings
 from hyperstack.engine.lives import Lives
 from hyperstack.engine.records import ContainerRecord
+from hyperstack.engine.room import check_room
 from hyperstack.engine.sandboxes import Sandbox
+from hyperstack.engine.seating import Seating
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.pod.errors import HyperStackError, StartFailed
 from hyperstack.pod.states import ContainerState, check_container
@@ -24,6 +26,7 @@ class Beginnings:
     def __init__(self, lives: Lives, endings: Endings) -> None:
         self._lives = lives
         self._endings = endings
+        self._seating = Seating(lives.store, lives.disks)
 
     async def start(self, container: ContainerRecord) -> None:
         """:param container: as stored, but for what is to be stored with its new state."""
@@ -32,9 +35,14 @@ class Beginnings:
             state=check_container(container.id, container.state, ContainerState.STARTING)))
         run = self._lives.runs.prepare(container)
         try:
+            joining.check_donors(self._lives.store, container.spec.sharing)
+            running = self._lives.sandboxes.get(container.pod_id) is not None
             sandbox = await self._lives.sandboxes.ensure(container.pod_id)
+            pod = self._lives.pod(container.pod_id)
+            if running:
+                check_room(pod, container.spec.resources, container, self._lives.sandboxes.containers_of(pod.id))
             await self.prepare(sandbox, container)
-            process = launch.main_process(self._lives.pod(container.pod_id), container)
+            process = launch.main_process(pod, container)
             container = self._lives.put(replace(container, handle=sandbox.new_handle()))
             run.begin(sandbox.channel, container.handle)
             await self._lives.sandboxes.publish(container.pod_id)
@@ -52,6 +60,7 @@ class Beginnings:
         if container.id in sandbox.prepared:
             return
         pod = self._lives.pod(container.pod_id)
+        await self._seating.seat(sandbox, pod, container)
         await sandbox.channel.create(launch.creation(pod, container, self._lives.disks.serials(container)))
         sandbox.prepared.add(container.id)
 

@@ -18,6 +18,7 @@ from hyperstack.engine.lives import ACTIVE, ALIVE
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
+from hyperstack.engine.room import check_room
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
@@ -124,7 +125,7 @@ class ContainerService:
                     raise NameTaken("container", name, other.id)
             with self._store.transaction():
                 self._store.containers.put(replace(container, name=name))
-                if pod.implicit:
+                if pod.implicit and pod.name == container.name:
                     self._store.pods.put(replace(pod, name=name))
         self._supervisor.emit(replace(container, name=name), "rename", oldName=container.name)
 
@@ -143,18 +144,11 @@ class ContainerService:
                 spec = replace(spec, resources=resources)
                 sandbox = self._sandboxes.get(pod.id)
                 if sandbox is not None and container.id in sandbox.prepared:
-                    self._check_fits(pod, resources)
+                    check_room(pod, resources, container, self._sandboxes.containers_of(pod.id))
                     await sandbox.channel.update(container.id, launch.limits(resources))
             self._store.containers.put(replace(container, spec=spec))
         self._supervisor.emit(container, "update")
         return []
-
-    @staticmethod
-    def _check_fits(pod: PodRecord, resources: Resources) -> None:
-        if resources.memory > pod.memory_mib << 20:
-            raise InvalidArgument(
-                f"The running machine has {pod.memory_mib} MiB; a container in it cannot get more", field="memory",
-                value=resources.memory, hint="stop the container, update it, and start it again")
 
     async def top(self, who: Principal, ref: str, ps_args: str = "-ef") -> tuple[list[str], list[list[str]]]:
         container = self._running(who, ref)

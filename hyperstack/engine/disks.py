@@ -58,6 +58,13 @@ class PodDisks:
     def files_of(self, container: ContainerRecord) -> list[Path]:
         return sorted(self.directory(container.pod_id).glob(f"{container.id}.*"))
 
+    def delete(self, container: ContainerRecord) -> None:
+        """The container's files, and the pod's directory with those of its last one. Idempotent."""
+        for path in self.files_of(container):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.directory(container.pod_id).rmdir()
+
     def used(self, container: ContainerRecord) -> int:
         """Bytes that the writable disk takes on the host."""
         try:
@@ -107,9 +114,19 @@ class PodDisks:
             found.append((name, "v" + record.id[:_HEX], read_only))
         return found
 
+    def needed(self, containers: list[ContainerRecord]) -> dict[str, bool]:
+        """Serials of the disks that these containers of one pod need, and whether each is read-only."""
+        serials: dict[str, bool] = {}
+        for container in containers:
+            disks = self.serials(container)
+            serials |= dict.fromkeys(disks.layers, True) | {disks.writable: False}
+        if containers:
+            serials |= {serial: read_only for _, serial, read_only in self.volumes_of(containers)}
+        return serials
+
     @contextlib.contextmanager
     def opened(self, pod: PodRecord, containers: list[ContainerRecord]) -> Iterator[tuple[Disk, ...]]:
-        """Open descriptors of all of the pod's disks, closed again on leaving."""
+        """Open descriptors of all disks that these containers of the pod need, closed again on leaving."""
         with contextlib.ExitStack() as stack:
             disks: dict[str, Disk] = {}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import time
 
 from msgspec.structs import replace
@@ -15,6 +14,7 @@ from hyperstack.engine.lives import ALIVE, Lives
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.restarting import Restarting
 from hyperstack.engine.sandboxes import Sandbox
+from hyperstack.engine.seating import Seating
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.pod.errors import GuestError, HyperStackError, NotFound
@@ -34,6 +34,7 @@ class Endings:
     def __init__(self, lives: Lives, restarting: Restarting) -> None:
         self._lives = lives
         self._restarting = restarting
+        self._seating = Seating(lives.store, lives.disks)
 
     # -- ending a process, without the lock
 
@@ -154,26 +155,34 @@ class Endings:
         if container.state is not ContainerState.REMOVING:  # A daemon that died in the middle left it so.
             container = self._lives.set_state(container, ContainerState.REMOVING)
         pod = self._lives.pod(container.pod_id)
-        if pod.implicit:
+        others = [c for c in self._lives.sandboxes.containers_of(pod.id) if c.id != container.id]
+        with_pod = pod.implicit and not others
+        if with_pod:
             await self._lives.sandboxes.stop(pod.id, discard=True)
             self._lives.exits.lost(pod.id)
         else:
-            await self.unprepare(container)
+            await self._leave(container, pod, others)
         self._lives.runs.drop(container.id)
-        await asyncio.to_thread(self._delete_files, container, pod)
+        await asyncio.to_thread(self._lives.disks.delete, container)
         with self._lives.store.transaction():
             for record in self._lives.store.execs.all():
                 if record.container_id == container.id:
                     self._lives.store.execs.delete(record.id)
             self._lives.store.containers.delete(container.id)
-            if pod.implicit:
+            if with_pod:
                 self._lives.store.pods.delete(pod.id)
+            elif pod.implicit and pod.name == container.name:
+                # Its name is free from now on, so the pod goes by that of who is left.
+                self._lives.store.pods.put(replace(self._lives.pod(pod.id), name=others[0].name))
         self._lives.emit(container, "destroy")
         self._lives.waiters.removed(container.id, (container.exit_code, container.error))
 
-    def _delete_files(self, container: ContainerRecord, pod: PodRecord) -> None:
-        if pod.implicit:
-            shutil.rmtree(self._lives.disks.directory(pod.id), ignore_errors=True)
-            return
-        for path in self._lives.disks.files_of(container):
-            path.unlink(missing_ok=True)
+    async def _leave(self, container: ContainerRecord, pod: PodRecord, others: list[ContainerRecord]) -> None:
+        """The pod's running VM, where there is one."""
+        await self.unprepare(container)
+        sandbox = self._lives.sandboxes.get(pod.id)
+        if sandbox is not None:
+            try:
+                await self._seating.unseat(sandbox, pod, container, others)
+            except HyperStackError as error:  # they go with the machine
+                log.warning("container %s: its disks stay plugged: %s", container.id[:12], error)

@@ -66,7 +66,7 @@ class HostEngine:
                                         locked=self._supervisor.locked)
         self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
-                              choose_kernel=self.kernels.chosen)
+                              choose_kernel=self.kernels.chosen, pod_lock=self._supervisor.pod_lock)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
                                            self.volumes)
         self.execs = ExecService(self._store, self._supervisor, self._sandboxes)

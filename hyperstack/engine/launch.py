@@ -15,7 +15,7 @@ from hyperstack.guest.linux import capability_numbers, container_capabilities, r
 from hyperstack.guest.seccomp import default_profile
 from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.kernel import Kernel
-from hyperstack.pod.spec import Mount, MountKind, Resources, Security
+from hyperstack.pod.spec import Mount, MountKind, Resources, Security, Sharing
 
 MASKED_PATHS = ("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
@@ -84,6 +84,11 @@ def configuration(pod: PodRecord, disk_names: dict[str, str]) -> messages.Config
         disks=disk_names, memory_reserve=_reserve(pod))
 
 
+def room_of(pod: PodRecord) -> int:
+    """Bytes of the running VM's RAM that its containers together can have."""
+    return pod.memory_mib * _MIB - _reserve(pod)
+
+
 def _reserve(pod: PodRecord) -> int:
     """Bytes of the VM's RAM that its containers together cannot have."""
     asked = pod.memory_asked_mib or pod.memory_mib
@@ -134,7 +139,7 @@ def main_process(pod: PodRecord, container: ContainerRecord) -> messages.Process
         cwd=(spec.working_dir or image.working_dir or "/").encode(), user=(spec.user or image.user).encode(),
         tty=spec.tty, stdin=spec.open_stdin, groups=spec.security.supplemental_groups, init=spec.init,
         rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
-        **_privileges(spec.security))
+        **_sharing(spec.sharing), **_privileges(spec.security))
 
 
 def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecRequest) -> messages.Process:
@@ -181,6 +186,21 @@ def limits(resources: Resources) -> messages.Limits:
         cpu_period_us=period if quota > 0 else None,
         cpu_weight=_weight(resources.cpu_shares) if resources.cpu_shares else None,
         pids=resources.pids_limit if resources.pids_limit > 0 else None)
+
+
+class _Namespaces(TypedDict):
+    pid_of: str
+    ipc_of: str
+    own_ipc: bool
+    no_shm: bool
+
+
+def _sharing(sharing: Sharing) -> _Namespaces:
+    """Whoever joined a pod has IPC of its own there, unless it asked for another's; a pod's own containers have the
+    VM's."""
+    none = sharing.ipc_mode == "none"
+    return {"pid_of": sharing.pid, "ipc_of": sharing.ipc, "no_shm": none,
+            "own_ipc": none or bool(sharing.network and not sharing.ipc)}
 
 
 class _Privileges(TypedDict):

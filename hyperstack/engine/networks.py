@@ -218,7 +218,7 @@ class NetworkService:
 
     def _names(self, pod: PodRecord) -> list[str]:
         """What others of its network may call the pod."""
-        containers = [c for c in self._store.containers.all() if c.pod_id == pod.id]
+        containers = [c for c in self._store.containers.all() if c.pod_id == pod.id and not c.spec.sharing.network]
         return [*pod.spec.aliases, *(c.name for c in containers), *(c.id[:12] for c in containers),
                 *([] if pod.implicit else [pod.name]), *([pod.spec.hostname] if pod.spec.hostname else [])]
 
@@ -239,7 +239,7 @@ class NetworkService:
         if record.builtin:
             return  # every start of every pod would tell it
         for container in self._store.containers.all():
-            if container.pod_id == pod.id:
+            if container.pod_id == pod.id and not container.spec.sharing.network:
                 self._events.emit("network", action, record.id, record.project, {
                     "name": record.name, "type": record.driver, "container": container.id})
 
@@ -277,6 +277,8 @@ def exposed_ports(containers: list[ContainerRecord]) -> tuple[str, ...]:
     """What the containers and their images expose, each once."""
     ports: dict[str, None] = {}
     for container in containers:
+        if container.spec.sharing.network:
+            continue  # the ports are those of whose network it is
         ports.update(dict.fromkeys(container.image_config.exposed_ports))
         ports.update(dict.fromkeys(container.spec.exposed_ports))
     return tuple(ports)

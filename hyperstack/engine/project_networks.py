@@ -82,7 +82,8 @@ class ProjectNetworks:
 
     def members(self, who: Principal, record: NetworkRecord) -> list[tuple[ContainerRecord, PodRecord]]:
         pods = {pod.id: pod for pod in self._networks.pods_on(record)}
-        return [(c, pods[c.pod_id]) for c in self._store.containers.all() if c.pod_id in pods]
+        return [(c, pods[c.pod_id]) for c in self._store.containers.all()
+                if c.pod_id in pods and not c.spec.sharing.network]
 
     async def remove(self, who: Principal, ref: str) -> None:
         record = self.get(who, ref)
@@ -146,6 +147,9 @@ class ProjectNetworks:
         async with self._locked(container.id) as container:
             pod = self._store.pods.get(container.pod_id)
             assert pod is not None
+            if container.spec.sharing.network:
+                raise Conflict("container sharing network namespace with another container or host cannot be connected "
+                               "to any other network", field="container", value=container.name)
             if not pod.implicit:
                 raise UnsupportedOption("a change of the network of a manifest's pod", "the manifest says where it is",
                                         hint=f"remove it, and create it with the annotation {NETWORK_ANNOTATION}")

@@ -44,6 +44,10 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     binding: Binding | None = None
     ports: tuple[Published, ...] = ()
     started_at: int = 0
+    seated: dict[str, bool] = {}
+    """Serials of the disks that its VM was started with, and whether each is read-only."""
+    plugged: dict[str, bool] = {}
+    """The same, of those that containers which joined it brought along."""
     wanted: bool = False
     """A manifest's pod that was started and not stopped by its user: brought up again after a daemon's death."""
 

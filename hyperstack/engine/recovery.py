@@ -180,12 +180,20 @@ class Recovery:
             return
         if pod.wanted:
             self._supervisor.spawn(self._pods.bring_up(pod.id, fresh=False))
-        for container in self._sandboxes.containers_of(pod_id):
-            idle = container.state in (ContainerState.EXITED, ContainerState.CREATED)
-            ran = container.started_at > 0
-            if idle and ran and restarts.wants_start_at_boot(container.spec.restart,
-                                                             manually_stopped=container.manually_stopped):
-                self._supervisor.spawn(self._supervisor.start(container.id))
+        wanted = [container for container in self._sandboxes.containers_of(pod_id)
+                  if container.state in (ContainerState.EXITED, ContainerState.CREATED) and container.started_at > 0
+                  and restarts.wants_start_at_boot(container.spec.restart,
+                                                   manually_stopped=container.manually_stopped)]
+        if wanted:
+            self._supervisor.spawn(self._start_in_turn(wanted))
+
+    async def _start_in_turn(self, containers: list[ContainerRecord]) -> None:
+        """Those first whom the others may share something with: they were made first."""
+        for container in containers:
+            try:
+                await self._supervisor.start(container.id)
+            except HyperStackError as error:
+                log.warning("container %s was not started: %s", container.id[:12], error)
 
     def _execs_of(self, container: ContainerRecord) -> list[ExecRecord]:
         return [e for e in self._store.execs.all() if e.container_id == container.id and e.handle

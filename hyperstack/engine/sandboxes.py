@@ -126,6 +126,7 @@ class Sandboxes:
             await asyncio.shield(self._undo(pod_id, _reason(error)))
             raise
         self._running[pod_id] = sandbox
+        self._store.pods.put(replace(self._pod(pod_id), seated=self._disks.needed(self.containers_of(pod_id))))
         self._set_state(pod_id, SandboxState.READY)
         self._watch(sandbox)
         return sandbox
@@ -320,7 +321,7 @@ class Sandboxes:
         await self._hypervisor.destroy_leftovers(pod.machine)
         await self._networks.unplug(pod)
         self._store.pods.put(replace(pod, state=state, reason=reason, binding=None, ports=(), agent_key=b"",
-                                     machine_id="", started_at=0))
+                                     machine_id="", started_at=0, seated={}, plugged={}))
 
     # -- watching
 

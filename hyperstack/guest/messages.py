@@ -107,6 +107,16 @@ class Process(Message, frozen=True, kw_only=True):
     oom_score_adj: int = 0
     init: bool = False
     """A reaping PID 1 before the command."""
+    group_names: tuple[bytes, ...] = ()
+    """More groups by name, looked up in the container's own /etc/group."""
+    pid_of: str = ""
+    """`start`: the running container whose PID namespace it is in; empty: one of its own, or the pod's."""
+    ipc_of: str = ""
+    """`start`: the running container whose IPC namespace and /dev/shm it has; empty: see the next."""
+    own_ipc: bool = False
+    """`start`: an IPC namespace of its own, not the sandbox's."""
+    no_shm: bool = False
+    """`start`: without a /dev/shm."""
 
 
 # --- calls ---

@@ -135,6 +135,25 @@ class Healthcheck(Struct, frozen=True, kw_only=True):
     """So many failures one after the other make it unhealthy."""
 
 
+class Sharing(Struct, frozen=True, kw_only=True):
+    """What a container has in common with others of its pod: their ids, or names until it is admitted."""
+
+    network: str = ""
+    """The container whose pod it joins. Once it is admitted, whoever shares anything names one here: a VM has one
+    network."""
+    pid: str = ""
+    """The container whose processes it sees."""
+    ipc: str = ""
+    """The container whose IPC objects and /dev/shm it has."""
+    ipc_mode: Literal["private", "shareable", "none"] = "private"
+    """Of IPC of its own: whether others may have it; "none" is without /dev/shm."""
+
+    @property
+    def donors(self) -> tuple[str, ...]:
+        """Those it names, each once."""
+        return tuple(dict.fromkeys(ref for ref in (self.network, self.pid, self.ipc) if ref))
+
+
 class ContainerSpec(Struct, frozen=True, kw_only=True):
     """One container, as asked for; `None` means: as the image says."""
 
@@ -175,6 +194,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     exposed_ports: tuple[str, ...] = ()
     """"80/tcp"..., beyond the image's."""
     healthcheck: Healthcheck | None = None
+    sharing: Sharing = msgspec.field(default_factory=Sharing)
 
 
 class PodSpec(Struct, frozen=True, kw_only=True):

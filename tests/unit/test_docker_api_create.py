@@ -17,7 +17,7 @@ from hyperstack.docker_api.bodies import CreateBody, HostConfigBody, UpdateBody
 from hyperstack.docker_api.creation import parse_create, parse_update
 from hyperstack.http.body import decode
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
-from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, Resources, RestartKind
+from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, Resources, RestartKind, Sharing
 
 DOCS = Path(__file__).parents[2] / "docs" / "docker.md"
 
@@ -90,6 +90,13 @@ def test_everything_that_is_honoured_arrives() -> None:
     assert spec.log.options == {"max-size": "1m"}
 
 
+def test_sharing_names_the_others() -> None:
+    spec, pod = host(NetworkMode="container:x", PidMode="container:/y", IpcMode="shareable")
+    assert spec.sharing == Sharing(network="x", pid="y", ipc_mode="shareable")
+    assert (pod.network, pod.hostname) == ("bridge", "")
+    assert host(IpcMode="container:z")[0].sharing == Sharing(ipc="z")
+
+
 @pytest.mark.parametrize(("sent", "arrives"), [
     (None, None), ([], ()), ([""], ()), ("sh", ("sh",)), (["a", ""], ("a", "")),
 ])
@@ -118,7 +125,8 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
 
 @pytest.mark.parametrize(("fields", "words"), [
     ({"HostConfig": {"NetworkMode": "host"}}, "HostConfig.NetworkMode=host is not supported: a VM has a network"),
-    ({"HostConfig": {"NetworkMode": "container:x"}}, "HostConfig.NetworkMode=container:x is not supported"),
+    ({"HostConfig": {"PidMode": "container:x", "NetworkMode": "mine"}}, "NetworkMode=mine is not supported"),
+    ({"HostConfig": {"IpcMode": "host"}}, "HostConfig.IpcMode=host is not supported"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {}, "other": {}}}},
      "EndpointsConfig with several networks is not supported: a pod has one network"),
     ({"NetworkingConfig": {"EndpointsConfig": {"mine": {}}}}, "name the same one as HostConfig.NetworkMode"),
@@ -185,6 +193,11 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
     ({"HostConfig": {"ShmSize": -1}}, "can not be less than 0"),
     ({"HostConfig": {"Dns": ["here"]}}, "not an IP address"),
     ({"HostConfig": {"Sysctls": {"a b": "1"}}}, "invalid sysctl"),
+    ({"HostConfig": {"PidMode": "container:"}}, "no container is named"),
+    ({"Hostname": "x", "HostConfig": {"NetworkMode": "container:y"}}, "hostname and the network mode"),
+    ({"MacAddress": "02:00:00:00:00:01", "HostConfig": {"NetworkMode": "container:y"}}, "mac-address and the network"),
+    ({"HostConfig": {"NetworkMode": "container:y", "Links": ["a:b"]}}, "can't be used with links"),
+    ({"HostConfig": {"NetworkMode": "container:y", "Sysctls": {"net.core.somaxconn": "9"}}}, "sysctls and the"),
     ({"HostConfig": {"StorageOpt": {"size": "big"}}}, "invalid size"),
 ])
 def test_what_is_malformed_is_named(fields: dict[str, Any], words: str) -> None:

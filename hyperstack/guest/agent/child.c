@@ -44,20 +44,61 @@ static void reset_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* Another container's /dev/shm as a mount of our own, which only somebody in that one's mount namespace can make. */
+static int borrow_shm(const struct container *donor, struct problem *problem)
+{
+    int home = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    int root = -1, source = -1, shm = -1;
+    if (home < 0 || setns(donor->main_pidfd, CLONE_NEWNS) < 0) {
+        fail(problem, errno, "cannot look into container %s: %s", donor->id, strerror(errno));
+        close_fd(&home);
+        return -1;
+    }
+    root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    source = root_open(root, "dev/shm", O_PATH | O_DIRECTORY);
+    if (source < 0)
+        fail(problem, errno, "container %s has no /dev/shm: %s", donor->id, strerror(errno));
+    else
+        shm = mount_clone(source, "", problem);
+    if (setns(home, CLONE_NEWNS) < 0) {
+        fail(problem, errno, "cannot return to the own mounts: %s", strerror(errno));
+        close_fd(&shm);
+    }
+    close_fd(&source);
+    close_fd(&root);
+    close_fd(&home);
+    return shm;
+}
+
+static bool enter_own_namespaces(const struct job *job, struct problem *problem)
+{
+    const struct process_spec *spec = &job->spec;
+    int shm = spec->no_shm ? SHM_NONE : SHM_OWN;
+    /* Not by clone: the namespace's root is to be the group that the child is in, not the agent's. */
+    if (unshare(CLONE_NEWCGROUP | (spec->own_ipc ? CLONE_NEWIPC : 0)) < 0)
+        return fail(problem, errno, "cannot make namespaces: %s", strerror(errno));
+    if (job->ipc_donor) {
+        if (setns(job->ipc_donor->main_pidfd, CLONE_NEWIPC) < 0)
+            return fail(problem, errno, "cannot share the IPC of container %s: %s", job->ipc_donor->id,
+                        strerror(errno));
+        shm = borrow_shm(job->ipc_donor, problem);
+        if (shm < 0)
+            return false;
+    }
+    return rootfs_enter(job->container, *job->terminal ? job->terminal : NULL, shm, problem);
+}
+
 static bool enter_namespaces(const struct job *job, struct problem *problem)
 {
     const struct container *container = job->container;
-    if (job->kind == PROCESS_MAIN) {
-        /* Not by clone: the namespace's root is to be the group that the child is in, not the agent's. */
-        if (unshare(CLONE_NEWCGROUP) < 0)
-            return fail(problem, errno, "cannot make a cgroup namespace: %s", strerror(errno));
-        return rootfs_enter(container, *job->terminal ? job->terminal : NULL, problem);
-    }
+    if (job->kind == PROCESS_MAIN)
+        return enter_own_namespaces(job, problem);
     if (job->kind == PROCESS_LAYER_READ)
         return true; /* layers are seen from outside, without what is mounted in the container */
     if (job->kind != PROCESS_EXEC && container->main_pidfd < 0)
         return rootfs_enter_volumes(container, problem);
-    if (setns(container->main_pidfd, CLONE_NEWNS | (job->kind == PROCESS_EXEC ? CLONE_NEWCGROUP : 0)) < 0)
+    if (setns(container->main_pidfd,
+              CLONE_NEWNS | (job->kind == PROCESS_EXEC ? CLONE_NEWCGROUP | CLONE_NEWIPC : 0)) < 0)
         return fail(problem, errno, "cannot enter the container: %s", strerror(errno));
     return true;
 }

@@ -74,7 +74,10 @@ void volumes_unmount(void);
 bool volumes_exist(void);
 bool is_name(const char *text, size_t max); /* of [a-zA-Z0-9_.-], not "." or ".." */
 
-/* rootfs.c, in the container's first process: its mounts, and its root as "/". */
-bool rootfs_enter(const struct container *container, const char *terminal, struct problem *problem);
+/* rootfs.c, in the container's first process: its mounts, and its root as "/". `shm` is a detached mount for /dev/shm,
+ * which is taken over, or one of these. */
+#define SHM_OWN (-1)
+#define SHM_NONE (-2)
+bool rootfs_enter(const struct container *container, const char *terminal, int shm, struct problem *problem);
 /* The volumes alone, for an archive of a container that does not run. */
 bool rootfs_enter_volumes(const struct container *container, struct problem *problem);

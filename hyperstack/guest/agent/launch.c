@@ -23,7 +23,7 @@
 #define RLIMIT_COUNT 16
 
 struct process_request {
-    struct slice argv, env, groups, capabilities, rlimits;
+    struct slice argv, env, groups, group_names, capabilities, rlimits;
     struct process_spec *spec;
 };
 
@@ -100,6 +100,7 @@ bool decode_process(struct slice value, struct process_spec *spec, struct arena 
         {"cwd", FIELD_TEXT, false, SPEC(cwd), 0, PATH_LIMIT - 1},
         {"user", FIELD_TEXT, false, SPEC(user), 0, 255},
         {"groups", FIELD_ARRAY, true, REQUEST(groups), 0, 0},
+        {"group_names", FIELD_ARRAY, true, REQUEST(group_names), 0, 0},
         {"tty", FIELD_BOOL, false, SPEC(terminal), 0, 0},
         {"rows", FIELD_INT, true, SPEC(rows), 0, UINT16_MAX},
         {"columns", FIELD_INT, true, SPEC(columns), 0, UINT16_MAX},
@@ -110,6 +111,10 @@ bool decode_process(struct slice value, struct process_spec *spec, struct arena 
         {"seccomp", FIELD_BYTES, true, SPEC(seccomp), 0, SECCOMP_MAX},
         {"oom_score_adj", FIELD_INT, true, SPEC(oom_score_adj), -1000, 1000},
         {"init", FIELD_BOOL, true, SPEC(init), 0, 0},
+        {"pid_of", FIELD_TEXT, true, SPEC(pid_of), 1, ID_MAX},
+        {"ipc_of", FIELD_TEXT, true, SPEC(ipc_of), 1, ID_MAX},
+        {"own_ipc", FIELD_BOOL, true, SPEC(own_ipc), 0, 0},
+        {"no_shm", FIELD_BOOL, true, SPEC(no_shm), 0, 0},
     };
     struct process_record record = {.spec = {.oom_score_adj = INT64_MIN}};
     const struct process_request *request = &record.request;
@@ -128,7 +133,10 @@ bool decode_process(struct slice value, struct process_spec *spec, struct arena 
         return false;
     if (!spec->argv[0])
         return fail(problem, EINVAL, "argv is empty");
+    if (spec->ipc_of && (spec->own_ipc || spec->no_shm))
+        return fail(problem, EINVAL, "IPC is either another container's or its own");
     return decode_groups(request->groups, spec, arena, problem) &&
+           decode_texts(request->group_names, "group_names", GROUPS_MAX, &spec->group_names, arena, problem) &&
            decode_capabilities(request->capabilities, spec, arena, problem) &&
            decode_rlimits(request->rlimits, spec, arena, problem);
 }
@@ -178,11 +186,15 @@ bool share_pid_namespace(struct problem *problem)
 static pid_t clone_into(const struct job *job, int *pidfd)
 {
     const struct container *container = job->container;
-    int pid_space = job->kind == PROCESS_EXEC ? container->main_pidfd : job->kind == PROCESS_MAIN ? holder : -1;
+    int pid_space = -1;
     uint64_t flags = 0;
+    if (job->kind == PROCESS_EXEC)
+        pid_space = container->main_pidfd;
+    else if (job->kind == PROCESS_MAIN)
+        pid_space = job->pid_donor ? job->pid_donor->main_pidfd : holder;
     if (job->kind != PROCESS_EXEC)
         flags |= CLONE_NEWNS;
-    if (job->kind == PROCESS_MAIN && holder < 0)
+    if (job->kind == PROCESS_MAIN && pid_space < 0)
         flags |= CLONE_NEWPID;
     if (own_pid_space < 0)
         own_pid_space = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
@@ -298,6 +310,19 @@ static bool may_launch(const struct job *job, int64_t handle, struct problem *pr
     return true;
 }
 
+static bool find_donor(const char *id, const struct container **donor, struct problem *problem)
+{
+    if (!id)
+        return true;
+    const struct container *found = container_find(id, problem);
+    if (!found)
+        return false;
+    if (!found->main || found->main->starting)
+        return fail(problem, ESRCH, "container %s does not run", found->id);
+    *donor = found;
+    return true;
+}
+
 static struct process *new_process(const struct job *job, int64_t handle, const struct call *call)
 {
     struct process *process = calloc(1, sizeof(*process));
@@ -348,7 +373,8 @@ static bool spawn(struct job *job, struct process *process, size_t window, struc
 
 bool process_launch(struct job *job, int64_t handle, size_t window, const struct call *call, struct problem *problem)
 {
-    if (!may_launch(job, handle, problem))
+    if (!may_launch(job, handle, problem) || !find_donor(job->spec.pid_of, &job->pid_donor, problem) ||
+        !find_donor(job->spec.ipc_of, &job->ipc_donor, problem))
         return false;
     struct process *process = new_process(job, handle, call);
     if (!process)

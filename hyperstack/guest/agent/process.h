@@ -64,6 +64,9 @@ struct process_spec {
     char *cwd, *user;
     int64_t *groups; /* more groups */
     size_t group_count;
+    char **group_names; /* and those by name, or number, of the container's own /etc/group */
+    char *pid_of, *ipc_of; /* containers whose namespaces it is in; NULL: its own, and the sandbox's */
+    bool own_ipc, no_shm;
     int64_t rows, columns, oom_score_adj;
     uint64_t capabilities; /* one bit each */
     struct {
@@ -79,6 +82,7 @@ struct process_spec {
 struct job {
     enum process_kind kind;
     struct container *container;
+    const struct container *pid_donor, *ipc_donor; /* they run; NULL where there is none */
     struct process_spec spec;
     char *path; /* archives */
     enum layer_form form;

@@ -95,13 +95,21 @@ static bool fill_dev(int dev, bool privileged, struct problem *problem)
     return true;
 }
 
-static bool mount_dev(const struct container *container, int root, const char *terminal, struct problem *problem)
+static bool mount_shm(const struct container *container, int root, int shm, struct problem *problem)
+{
+    char size[32];
+    snprintf(size, sizeof(size), "%" PRId64, container->shm_size ? container->shm_size : DEFAULT_SHM_SIZE);
+    const char *const options[] = {"mode", "1777", "size", size, NULL};
+    if (shm == SHM_OWN)
+        shm = mount_new("tmpfs", "shm", options, ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC, problem);
+    return shm == SHM_NONE || attach(root, shm, "dev/shm", problem);
+}
+
+static bool mount_dev(const struct container *container, int root, const char *terminal, int shm,
+                      struct problem *problem)
 {
     static const char *const options[] = {"mode", "755", "size", "65536k", NULL};
     static const char *const queue_options[] = {NULL};
-    char shm_size[32];
-    snprintf(shm_size, sizeof(shm_size), "%" PRId64, container->shm_size ? container->shm_size : DEFAULT_SHM_SIZE);
-    const char *const shm_options[] = {"mode", "1777", "size", shm_size, NULL};
     if (!attach(root, mount_new("tmpfs", "tmpfs", options, ATTR_NOSUID, problem), "dev", problem))
         return false;
     int dev = root_open(root, "dev", O_RDONLY | O_DIRECTORY);
@@ -112,7 +120,7 @@ static bool mount_dev(const struct container *container, int root, const char *t
     unsigned attributes = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     if (!attach(root, fcntl(container->devpts, F_DUPFD_CLOEXEC, 3), "dev/pts", problem) ||
         !attach(root, mount_new("mqueue", "mqueue", queue_options, attributes, problem), "dev/mqueue", problem) ||
-        !attach(root, mount_new("tmpfs", "shm", shm_options, attributes, problem), "dev/shm", problem))
+        !mount_shm(container, root, shm, problem))
         return false;
     if (!terminal)
         return true;
@@ -122,12 +130,13 @@ static bool mount_dev(const struct container *container, int root, const char *t
     return good;
 }
 
-static bool mount_system(const struct container *container, int root, const char *terminal, struct problem *problem)
+static bool mount_system(const struct container *container, int root, const char *terminal, int shm,
+                         struct problem *problem)
 {
     unsigned attributes = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
     unsigned guarded = attributes | (container->privileged ? 0 : ATTR_RDONLY);
     return attach(root, mount_new("proc", "proc", NULL, attributes, problem), "proc", problem) &&
-           mount_dev(container, root, terminal, problem) &&
+           mount_dev(container, root, terminal, shm, problem) &&
            attach(root, mount_new("sysfs", "sysfs", NULL, guarded, problem), "sys", problem) &&
            attach(root, mount_new("cgroup2", "cgroup", NULL, guarded, problem), "sys/fs/cgroup", problem);
 }
@@ -310,11 +319,11 @@ static int open_overlay(const struct container *container, struct problem *probl
     return root;
 }
 
-bool rootfs_enter(const struct container *container, const char *terminal, struct problem *problem)
+bool rootfs_enter(const struct container *container, const char *terminal, int shm, struct problem *problem)
 {
     int root = open_overlay(container, problem);
     umask(0);
-    bool good = root >= 0 && mount_system(container, root, terminal, problem) &&
+    bool good = root >= 0 && mount_system(container, root, terminal, shm, problem) &&
                 mount_users(container, root, false, problem) && bind_files(container, root, problem) &&
                 guard_paths(container, root, problem) &&
                 (!container->read_only || protect_root(root, problem)) && enter(root, problem);

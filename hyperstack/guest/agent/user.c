@@ -57,7 +57,7 @@ static bool find_user(const char *wanted, struct identity *identity, char name[s
     return found || numeric;
 }
 
-static bool find_group(const char *wanted, struct identity *identity)
+static bool find_group(const char *wanted, unsigned *gid)
 {
     unsigned id = 0;
     bool numeric = parse_id(wanted, &id);
@@ -66,12 +66,12 @@ static bool find_group(const char *wanted, struct identity *identity)
     for (struct group *entry; file && !found && (entry = fgetgrent(file));) {
         found = strcmp(entry->gr_name, wanted) == 0 || (numeric && entry->gr_gid == id);
         if (found)
-            identity->gid = entry->gr_gid;
+            *gid = entry->gr_gid;
     }
     if (file)
         fclose(file);
     if (!found && numeric)
-        identity->gid = id;
+        *gid = id;
     return found || numeric;
 }
 
@@ -99,7 +99,7 @@ bool resolve_user(const struct process_spec *spec, struct identity *identity, st
     if (!find_user(*wanted ? wanted : "0", identity, name))
         return fail(problem, EINVAL, "unable to find user %s: no matching entries in passwd file", wanted);
     if (group && *group) {
-        if (!find_group(group, identity))
+        if (!find_group(group, &identity->gid))
             return fail(problem, EINVAL, "unable to find group %s: no matching entries in group file", group);
     } else if (*name) {
         add_memberships(name, identity);
@@ -107,5 +107,12 @@ bool resolve_user(const struct process_spec *spec, struct identity *identity, st
     for (size_t i = 0; i < spec->group_count; i++)
         if (!add_group(identity, (unsigned)spec->groups[i]))
             return fail(problem, E2BIG, "more than %d groups", GROUPS_MAX);
+    for (char **more = spec->group_names; more && *more; more++) {
+        unsigned gid = 0;
+        if (!find_group(*more, &gid))
+            return fail(problem, EINVAL, "unable to find group %.200s: no matching entries in group file", *more);
+        if (!add_group(identity, gid))
+            return fail(problem, E2BIG, "more than %d groups", GROUPS_MAX);
+    }
     return true;
 }

@@ -1,0 +1,170 @@
+"""Containers that share a network, PIDs or IPC with another one: they are in its VM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.harness import Daemon, wait_until
+from tests.images import BUSYBOX, SECOND
+
+SLEEP = ("sleep", "100000")
+
+
+@pytest.fixture
+def host(daemon: Daemon) -> Iterator[Daemon]:
+    """The shared daemon with a container `web` that listens on its loopback."""
+    daemon.docker_cli("run", "-d", "--name", "web", "--ipc", "shareable", "-v", "web-data:/data", BUSYBOX, "sh", "-c",
+                      "echo shared >/dev/shm/file; while :; do echo answer | nc -l -p 8000; done")
+    yield daemon
+    containers = daemon.text("ps", "-aq").split()
+    if containers:
+        daemon.ctl("rm", "-f", *containers)
+    daemon.ctl("volume", "rm", "web-data", "own-data", check=False)
+
+
+def inspect(daemon: Daemon, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(daemon.docker_cli("inspect", name).stdout)[0]
+    return found
+
+
+def text(daemon: Daemon, *args: str) -> str:
+    return daemon.docker_cli(*args).stdout.decode().strip()
+
+
+def complaint(daemon: Daemon, *args: str) -> str:
+    done = daemon.docker_cli(*args, check=False)
+    assert done.returncode != 0, done.stdout
+    return done.stderr.decode()
+
+
+def test_a_container_joins_the_network_of_one_that_runs(host: Daemon) -> None:
+    ask = "for i in $(seq 60); do nc -w 2 127.0.0.1 8000 </dev/null && exit; sleep 0.2; done; exit 9"
+    # Another image, whose disks the VM has not, and a volume of its own: they come while it runs.
+    assert text(host, "run", "--rm", "--net", "container:web", SECOND, "sh", "-c", ask) == "answer"
+    host.docker_cli("run", "-d", "--name", "side", "--net", "container:web", "-v", "own-data:/own", "-v",
+                    "web-data:/data", SECOND, "sh", "-c", "echo mine >/own/file; echo both >/data/side; sleep 100000")
+    assert len(host.vms()) == 1
+    web, side = inspect(host, "web"), inspect(host, "side")
+    assert side["HostConfig"]["NetworkMode"] == f"container:{web['Id']}"
+    assert side["HyperStack"]["Pod"] == web["HyperStack"]["Pod"]
+    assert (side["Config"]["Hostname"], side["NetworkSettings"]["Networks"]) == (web["Config"]["Hostname"], {})
+    addresses = "ip -4 addr show eth0 | grep inet; cat /etc/hosts /etc/resolv.conf; hostname"
+    assert text(host, "exec", "side", "sh", "-c", addresses) == text(host, "exec", "web", "sh", "-c", addresses)
+    wait_until(lambda: text(host, "exec", "web", "ls", "/data").split()[-1:] == ["side"], "both have the volume")
+    # What it did not ask for is its own.
+    look = "readlink /proc/self/ns/{}"
+    for namespace in ("pid", "ipc", "mnt"):
+        command = ("sh", "-c", look.format(namespace))
+        assert text(host, "exec", "side", *command) != text(host, "exec", "web", *command)
+    assert "file" not in text(host, "exec", "side", "ls", "/dev/shm")
+
+
+def test_pids_and_ipc_are_shared_where_asked_for(host: Daemon) -> None:
+    host.docker_cli("run", "-d", "--name", "debug", "--pid", "container:web", "--ipc", "container:web", BUSYBOX, *SLEEP)
+    assert "nc -l" in text(host, "exec", "debug", "ps", "-o", "args")
+    assert "100000" in text(host, "exec", "web", "ps", "-o", "args")
+    assert text(host, "exec", "debug", "cat", "/dev/shm/file") == "shared"
+    found = inspect(host, "debug")["HostConfig"]
+    web = inspect(host, "web")["Id"]
+    assert (found["PidMode"], found["IpcMode"], found["NetworkMode"]) == (f"container:{web}",) * 3
+    # Processes of a PID namespace end with its first one.
+    host.docker_cli("kill", "web")
+    assert text(host, "wait", "debug") == "137"
+    wait_until(lambda: host.vms() == {}, "nobody needs the VM")
+
+
+def test_ipc_modes_of_its_own(host: Daemon) -> None:
+    host.docker_cli("run", "-d", "--name", "alone", BUSYBOX, *SLEEP)
+    assert inspect(host, "alone")["HostConfig"]["IpcMode"] == "private"
+    assert "non-shareable IPC" in complaint(host, "create", "--ipc", "container:alone", BUSYBOX)
+    script = "grep -c ' /dev/shm ' /proc/mounts || true"
+    assert text(host, "run", "--rm", "--ipc", "none", BUSYBOX, "sh", "-c", script) == "0"
+
+
+def test_who_is_joined_must_run_and_either_may_go_first(host: Daemon) -> None:
+    host.docker_cli("run", "-d", "--name", "side", "--net", "container:web", BUSYBOX, *SLEEP)
+    host.docker_cli("stop", "-t", "0", "web")
+    assert inspect(host, "side")["State"]["Running"] is True
+    host.docker_cli("stop", "-t", "0", "side")
+    web = inspect(host, "web")["Id"]
+    assert f"cannot join network of a non running container: {web}" in complaint(host, "start", "side")
+    assert f"cannot join network of a non running container: {web}" in inspect(host, "side")["State"]["Error"]
+    # A machine that is started for both has the disks of both from the beginning.
+    host.docker_cli("start", "web")
+    host.docker_cli("start", "side")
+    assert len(host.vms()) == 1
+    host.docker_cli("rm", "-f", "web")
+    assert text(host, "exec", "side", "hostname") == web[:12]
+    # Its name is free again, and who is left goes its way to its own end.
+    host.docker_cli("run", "-d", "--name", "web", BUSYBOX, *SLEEP)
+    assert len(host.vms()) == 2
+    host.docker_cli("stop", "-t", "0", "side")
+    assert f"No such container: {web}" in complaint(host, "start", "side")
+    host.docker_cli("rm", "side")
+    assert len(host.vms()) == 1
+
+
+def test_the_removal_of_who_joined_leaves_the_other_and_gives_its_disk_back(host: Daemon) -> None:
+    for _ in range(2):
+        host.docker_cli("run", "--name", "side", "--net", "container:web", "-v", "own-data:/own", SECOND, "true")
+        host.docker_cli("rm", "side")
+        host.docker_cli("volume", "rm", "own-data")
+    assert inspect(host, "web")["State"]["Running"] is True
+    pod = inspect(host, "web")["HyperStack"]["Pod"]
+    disks = [path.name for path in (host.state / "pods" / pod).iterdir() if path.suffix == ".disk"]
+    assert disks == [f"{inspect(host, 'web')['Id']}.disk"]
+
+
+def test_limits_that_the_running_vm_has_no_room_for_are_refused_and_fit_after_a_restart(host: Daemon) -> None:
+    host.docker_cli("run", "-d", "--name", "small", "-m", "64m", BUSYBOX, *SLEEP)
+    host.docker_cli("create", "--name", "large", "--net", "container:small", "-m", "300m", BUSYBOX, *SLEEP)
+    assert "a limit of 300 MiB does not fit" in complaint(host, "start", "large")
+    assert "Range of CPUs is from 0.01 to 1.00" in complaint(
+        host, "run", "--net", "container:small", "--cpus", "3", BUSYBOX, *SLEEP)
+    host.docker_cli("stop", "-t", "0", "small")
+    host.docker_cli("start", "small")
+    host.docker_cli("start", "large")
+    assert text(host, "exec", "large", "cat", "/sys/fs/cgroup/memory.max") == str(300 << 20)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (("--net", "container:nobody"), "No such container: nobody"),
+    (("--net", "container:web", "-p", "80"), "port publishing and the container type network mode"),
+    (("--net", "container:web", "--expose", "80"), "port exposing and the container type network mode"),
+    (("--net", "container:web", "--hostname", "x"), "conflicting options: hostname and the network mode"),
+    (("--net", "container:web", "--add-host", "x:1.2.3.4"), "custom host-to-IP mapping and the network mode"),
+    (("--net", "container:web", "--dns", "1.2.3.4"), "conflicting options: dns and the network mode"),
+    (("--pid", "container:web", "--net", "none"), "HostConfig.NetworkMode=none is not supported"),
+    (("--pid", "container:web", "--net", "container:lone"), "VMs of their own"),
+    (("--pid", "host"), "HostConfig.PidMode=host is not supported"),
+    (("--ipc", "host"), "HostConfig.IpcMode=host is not supported"),
+])
+def test_what_cannot_be_shared_is_refused(host: Daemon, options: tuple[str, ...], words: str) -> None:
+    host.docker_cli("create", "--name", "lone", BUSYBOX)
+    assert words in complaint(host, "create", *options, BUSYBOX)
+
+
+def test_it_outlives_the_daemon(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.ctl("pull", SECOND)
+    daemon.docker_cli("run", "-d", "--name", "web", BUSYBOX, *SLEEP)
+    daemon.docker_cli("run", "-d", "--name", "side", "--pid", "container:web", "--restart", "always", SECOND, "sh",
+                      "-c", "echo begun; sleep 99999")
+    [vm] = daemon.vms()
+    daemon.kill()
+    daemon.start()
+    assert list(daemon.vms()) == [vm]
+    assert "sleep 99999" in text(daemon, "exec", "web", "ps", "-o", "args")
+    assert text(daemon, "exec", "side", "echo", "here") == "here"
+    # What was plugged is known to the new daemon as well: it is there for the next start, and goes with its owner.
+    daemon.docker_cli("restart", "-t", "0", "side")
+    daemon.docker_cli("rm", "-f", "side")
+    daemon.docker_cli("rm", "-f", "web")
+    wait_until(lambda: daemon.vms() == {}, "nothing is left")
+    assert list((daemon.state / "pods").iterdir()) == []
