@@ -106,12 +106,19 @@ class ImageRoutes:
             return await self._images.pull(call.who, reference, platform=call.text("platform"),
                                            credentials=sent_along, progress=sink)
 
+        async def work_of_all(tell: ProgressSink) -> None:
+            for name in await self._images.remote_tags(call.who, reference, credentials=sent_along):
+                await self._images.pull(call.who, name, platform=call.text("platform"), credentials=sent_along,
+                                        progress=tell)
+
         def finish(image: Image) -> list[dict[str, Any]]:
             digest = next((name.partition("@")[2] for name in reversed(image.digests)), "")
             word = "Image is up to date" if image.id in known else "Downloaded newer image"
             lines = {"Digest": digest, "Status": f"{word} for {reference}"}
             return [{"status": f"{name}: {text}"} for name, text in lines.items() if text and name not in told]
 
+        if _is_repository(reference):
+            return await report(call.request, work_of_all, lambda _: [])
         return await report(call.request, work, finish)
 
     async def _import(self, call: Call) -> web.StreamResponse:
@@ -272,6 +279,11 @@ def _reference(name: str, tag: str) -> str:
     if not name or not tag:
         return name
     return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
+
+
+def _is_repository(reference: str) -> bool:
+    """Whether it has neither tag nor digest: a pull of it means all that the repository has."""
+    return "@" not in reference and ":" not in reference.rpartition("/")[2]
 
 
 def _removals(removed: list[tuple[str, str]]) -> list[dict[str, str]]:

@@ -133,7 +133,7 @@ async def _stat(sandbox: Sandbox, container: ContainerRecord, path: str) -> Path
         found = await sandbox.channel.archive_stat(container.id, path.encode())
     except GuestCallError as error:
         if error.errno in (_ENOENT, _ENOTDIR):
-            raise NotFound("path", f"{container.name}:{path}") from error
+            raise NotFound("path", f"{path} in container {container.name}") from error
         raise InvalidArgument(f"{path}: {error.reason}", field="path", value=path) from error
     return PathStat(name=found.name.decode("utf-8", "surrogateescape"), size=found.size, mode=found.mode,
                     mtime_ns=found.mtime_ns, link_target=found.target.decode("utf-8", "surrogateescape"))

@@ -14,6 +14,7 @@ from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
 from hyperstack.engine.attachments import ContainerAttachment
 from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.events import EventBus
 from hyperstack.engine.lives import ACTIVE, ALIVE
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
@@ -22,12 +23,11 @@ from hyperstack.engine.room import check_room
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
-from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.linux import signal_number
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, InvalidArgument, NameTaken
 from hyperstack.pod.ids import check_name
-from hyperstack.pod.spec import ContainerSpec, MountKind, PodSpec, Resources, RestartPolicy
+from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 from hyperstack.pod.states import ContainerState
 
 
@@ -35,13 +35,13 @@ class ContainerService:
     """Implements `hyperstack.engine.api.Containers`."""
 
     def __init__(self, store: Store, admission: Admission, supervisor: Supervisor, sandboxes: Sandboxes,
-                 disks: PodDisks, volumes: VolumeService) -> None:
+                 disks: PodDisks, events: EventBus) -> None:
         self._store = store
         self._admission = admission
         self._supervisor = supervisor
         self._sandboxes = sandboxes
         self._disks = disks
-        self._volumes = volumes
+        self._events = events
         self._archives = Archives(supervisor)
 
     async def create(self, who: Principal, spec: ContainerSpec, pod: PodSpec, *, pull_missing: bool = False
@@ -99,17 +99,7 @@ class ContainerService:
         if not pod.implicit:
             raise Conflict(f"Container {container.name} belongs to pod {pod.name}", field="container",
                            value=container.name, hint=f"remove the pod: hyperctl pod rm {pod.name}")
-        await self._supervisor.remove(container.id, force=force)
-        if volumes:
-            await self.remove_anonymous_volumes(who, container)
-
-    async def remove_anonymous_volumes(self, who: Principal, container: ContainerRecord) -> None:
-        """Those that were made for this container alone and that no other mounts."""
-        for mount in container.spec.mounts:
-            if mount.kind is MountKind.VOLUME and mount.anonymous:
-                record = self._store.volumes.named(who.project, mount.source)
-                if record is not None and not self._volumes.users(record):
-                    await self._volumes.remove(who, mount.source)
+        await self._supervisor.remove(container.id, force=force, volumes=volumes)
 
     async def rename(self, who: Principal, ref: str, name: str) -> None:
         container = self.get(who, ref)
@@ -186,6 +176,7 @@ class ContainerService:
         else:
             run = self._supervisor.runs.past(container)
         streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
+        self._supervisor.emit(container, "attach")
         return ContainerAttachment(run, stdin=stdin and container.spec.open_stdin, streams=streams, past=logs,
                                    follow=stream)
 
@@ -230,6 +221,7 @@ class ContainerService:
             freed += self._disks.used(container)
             await self._supervisor.remove(container.id, force=False)
             removed.append(container.id)
+        self._events.emit("container", "prune", "", who.project, {"reclaimed": str(freed)})
         return removed, freed
 
     def _running(self, who: Principal, ref: str) -> ContainerRecord:

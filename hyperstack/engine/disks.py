@@ -42,7 +42,7 @@ class PodDisks:
     def __init__(self, store: Store, images: ImageBackend, volumes: VolumeService, config: EngineConfig) -> None:
         self._store = store
         self._images = images
-        self._volumes = volumes
+        self.volumes = volumes
         self.config = config
 
     def directory(self, pod_id: str) -> Path:
@@ -143,8 +143,8 @@ class PodDisks:
                 add("w" + container.id[:_HEX], _open(self.writable_path(container), os.O_RDWR), False)
             if containers:
                 for name, serial, read_only in self.volumes_of(containers):
-                    record = self._volumes.by_name(pod.project, name)
-                    add(serial, self._volumes.open(record, read_only=read_only), read_only)
+                    record = self.volumes.by_name(pod.project, name)
+                    add(serial, self.volumes.open(record, read_only=read_only), read_only)
             yield tuple(disks.values())
 
     def _check_sole_writer(self, pod_id: str, volume: str, read_only: bool, project: str) -> None:

@@ -149,8 +149,9 @@ class Endings:
             await sandbox.channel.remove(container.id)
         sandbox.prepared.discard(container.id)
 
-    async def remove(self, container: ContainerRecord) -> None:
-        """All that there is of it, on the host and in the records."""
+    async def remove(self, container: ContainerRecord, *, volumes: bool = False) -> None:
+        """All that there is of it, on the host and in the records; its anonymous volumes go with one that removes
+        itself, or if `volumes`."""
         self._restarting.cancel(container.id)
         if container.state is not ContainerState.REMOVING:  # A daemon that died in the middle left it so.
             container = self._lives.set_state(container, ContainerState.REMOVING)
@@ -174,6 +175,9 @@ class Endings:
             elif pod.implicit and pod.name == container.name:
                 # Its name is free from now on, so the pod goes by that of who is left.
                 self._lives.store.pods.put(replace(self._lives.pod(pod.id), name=others[0].name))
+            owned = self._lives.disks.volumes
+            forgotten = owned.forget_anonymous(container) if volumes or container.spec.auto_remove else []
+        await owned.discard(forgotten)
         self._lives.emit(container, "destroy")
         self._lives.waiters.removed(container.id, (container.exit_code, container.error))
 

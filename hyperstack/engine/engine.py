@@ -68,7 +68,7 @@ class HostEngine:
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
                               choose_kernel=self.kernels.chosen, pod_lock=self._supervisor.pod_lock)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
-                                           self.volumes)
+                                           self._events)
         self.execs = ExecService(self._store, self._supervisor, self._sandboxes)
         self.pods = PodService(self._store, admission, self._supervisor, self._sandboxes, disks, self._events)
         self.system = SystemService(self._store, hypervisor, network, kernels, self.images, self.volumes, disks, starts,

@@ -24,7 +24,7 @@ from hyperstack.pod.errors import Conflict, HyperStackError, InvalidArgument, No
 from hyperstack.pod.ids import new_id
 from hyperstack.pod.states import ContainerState
 
-_SIGNALLED = 128
+_SIGNALLED, _NOT_FOUND, _NOT_EXECUTABLE = 128, 127, 126
 _KEPT = 256
 """Finished execs of a container whose exit codes can still be asked for."""
 
@@ -72,7 +72,8 @@ class ExecService:
         except HyperStackError as error:
             ended.cancel()
             failure = as_start_failure(error)
-            code = failure.exit_code if isinstance(failure, StartFailed) else _SIGNALLED
+            known = isinstance(failure, StartFailed) and failure.exit_code == _NOT_FOUND
+            code = _NOT_FOUND if known else _NOT_EXECUTABLE  # Docker's for all that keeps an exec from starting
             self._store.execs.put(replace(record, exit_code=code))
             raise failure from error
         record = self._store.execs.put(replace(record, pid=pid, running=True))

@@ -45,14 +45,14 @@ class ImageService:
                    progress: ProgressSink | None = None) -> Image:
         image = await self._backend.pull(reference, platform=platform, credentials=credentials, progress=progress)
         name = self._backend.display(self._backend.normalise(reference))
-        self._emit(who, "pull", name, name=name)
+        self._emit(who, "pull", name, name=self._repository(name))
         return image
 
     async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
                    progress: ProgressSink | None = None) -> Pushed:
         pushed = await self._backend.push(reference, credentials=credentials, progress=progress)
         name = self._backend.display(pushed.reference)
-        self._emit(who, "push", name, name=name)
+        self._emit(who, "push", name, name=self._repository(name))
         return pushed
 
     async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None:
@@ -62,13 +62,18 @@ class ImageService:
                               ) -> RemoteImage:
         return await self._backend.describe(reference, credentials)
 
+    async def remote_tags(self, who: Principal, reference: str, *, credentials: Credentials | None = None
+                          ) -> list[str]:
+        return await self._backend.remote_tags(reference, credentials)
+
     async def search(self, who: Principal, term: str, *, limit: int) -> list[str]:
         return await self._backend.search(term, limit=limit)
 
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
+        ident = self._backend.get(name).id
         removed = self._backend.remove(name, force=force, in_use=self._in_use())
         for action, what in removed:
-            self._emit(who, "untag" if action == "Untagged" else "delete", what, name=what)
+            self._emit(who, "untag" if action == "Untagged" else "delete", ident, name=what)
         return removed
 
     async def tag(self, who: Principal, name: str, reference: str) -> None:
@@ -108,6 +113,12 @@ class ImageService:
         """All layer disks on the host, each once."""
         disks = {path for image in self._backend.list_all() for path in self._backend.layer_disks(image)}
         return sum(path.stat().st_blocks * 512 for path in disks)
+
+    @staticmethod
+    def _repository(name: str) -> str:
+        """A familiar name without its tag or digest."""
+        name = name.partition("@")[0]
+        return name[:name.rfind(":")] if name.rfind(":") > name.rfind("/") else name
 
     def _in_use(self) -> set[str]:
         return {container.image_id for container in self._store.containers.all()}

@@ -114,6 +114,7 @@ class ProjectNetworks:
                 with contextlib.suppress(NotFound, Forbidden):  # removed meanwhile, or joined
                     await self.remove(who, record.id)
                     removed.append(record.name)
+        self._events.emit("network", "prune", "", who.project, {"reclaimed": "0"})
         return removed
 
     async def connect(self, who: Principal, ref: str, container: str, *, place: PodSpec) -> None:

@@ -93,6 +93,8 @@ class Supervisor(Lives):
         if not paused:
             needed, wanted = wanted, needed
         async with self.locked(container_id) as container:
+            if container.state is wanted and paused:
+                raise Conflict(f"container {container.id} is already paused", field="state", value=container.state)
             if container.state is not needed:
                 raise Conflict(f"Container {container.id} is not {needed}", field="state", value=container.state)
             channel = self.sandboxes.require(container.pod_id).channel
@@ -100,8 +102,11 @@ class Supervisor(Lives):
             self.set_state(container, wanted)
         self.emit(container, "pause" if paused else "unpause")
 
-    async def remove(self, container_id: str, *, force: bool) -> None:
-        """Its writable disk and log go with it. :raise Conflict: it runs, and `force` is not given."""
+    async def remove(self, container_id: str, *, force: bool, volumes: bool = False) -> None:
+        """Its writable disk and log go with it, and its anonymous volumes if `volumes`, or if it was to remove itself.
+
+        :raise Conflict: it runs, and `force` is not given.
+        """
         container = self.container(container_id)
         if container.state in ACTIVE:
             if not force:
@@ -113,7 +118,7 @@ class Supervisor(Lives):
         async def work() -> None:
             with contextlib.suppress(NotFound):  # --rm may have been faster
                 async with self.locked(container_id) as found:
-                    await self._endings.remove(found)
+                    await self._endings.remove(found, volumes=volumes)
         await self.finish_despite_cancel(work())
 
     @contextlib.asynccontextmanager

@@ -88,7 +88,29 @@ class VolumeService:
                            field="name", value=name, hint="remove those containers first")
         await self._backend.remove(record.id)
         self._store.volumes.delete(record.id)
-        self._events.emit("volume", "destroy", name, who.project, {"driver": record.driver})
+        self._tell_destroyed(record)
+
+    def forget_anonymous(self, container: ContainerRecord) -> list[VolumeRecord]:
+        """Take the volumes that were made for this container alone, and that no other mounts, out of the store.
+
+        For a transaction that removes the container; their disks go with `discard`, or when the daemon next starts.
+        """
+        forgotten = []
+        for mount in container.spec.mounts:
+            if mount.kind is MountKind.VOLUME and mount.anonymous:
+                record = self._store.volumes.named(container.project, mount.source)
+                if record is not None and not self.users(record):
+                    self._store.volumes.delete(record.id)
+                    forgotten.append(record)
+        return forgotten
+
+    async def discard(self, forgotten: Collection[VolumeRecord]) -> None:
+        for record in forgotten:
+            await self._backend.remove(record.id)
+            self._tell_destroyed(record)
+
+    def _tell_destroyed(self, record: VolumeRecord) -> None:
+        self._events.emit("volume", "destroy", record.name, record.project, {"driver": record.driver})
 
     async def prune(self, who: Principal, *, all_unused: bool = False, labels: Collection[str] = (),
                     without: Collection[str] = ()) -> tuple[list[str], int]:

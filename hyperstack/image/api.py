@@ -138,6 +138,9 @@ class ImageBackend(Protocol):
     async def describe(self, reference: str, credentials: Credentials | None = None) -> RemoteImage:
         """What a registry has by that name; nothing is kept. Errors as `pull` has them."""
 
+    async def remote_tags(self, reference: str, credentials: Credentials | None = None) -> list[str]:
+        """Familiar names of all that a registry has in the reference's repository. Errors as `pull` has them."""
+
     async def search(self, term: str, *, limit: int) -> list[str]:
         """Repositories of the registry that `term` begins with. :raise Unsupported: it begins with none."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
 import msgspec
@@ -14,14 +15,17 @@ from hyperstack.image.names import DEFAULT_HOST, Reference
 from hyperstack.image.registry import RegistryClient, Source
 from hyperstack.pod.errors import RegistryError, Unauthorized, Unsupported
 
-_CATALOG_PAGE = 1000
+_PAGE = 1000
 _MAX_PAGES = 20
-_MAX_CATALOG = 1 << 20
+_MAX_LIST = 1 << 20
 """Bytes of one page."""
 
 
-class _Catalog(msgspec.Struct, frozen=True):
+class _Listed(msgspec.Struct, frozen=True):
+    """A page of a registry's catalogue, or of a repository's tags."""
+
     repositories: tuple[str, ...] | None = None
+    tags: tuple[str, ...] | None = None
 
 
 async def check_login(client: RegistryClient, host: str, credentials: Credentials | None, *, limit_s: float) -> None:
@@ -83,27 +87,50 @@ async def search(client: RegistryClient, term: str, *, limit: int, limit_s: floa
                           "HyperStack")
     source = _registry(client, host, None)
     found: list[str] = []
-    last = ""
-    for _ in range(_MAX_PAGES):
-        query = urlencode({"n": _CATALOG_PAGE, **({"last": last} if last else {})})
-        names = await _catalog_page(client, source, f"{source.url}_catalog?{query}", limit_s)
-        found += [f"{host}/{name}" for name in names if wanted in name]
-        if len(names) < _CATALOG_PAGE or len(found) >= limit:
-            break
-        last = names[-1]
-    return found[:limit]
-
-
-async def _catalog_page(client: RegistryClient, source: Source, url: str, limit_s: float) -> tuple[str, ...]:
     try:
-        async with asyncio.timeout(limit_s), client.ask(source, "GET", url, {}) as answer:
-            data = await client.body(answer, _MAX_CATALOG, source)
-        return msgspec.json.decode(data, type=_Catalog).repositories or ()
+        async for name in _listed(client, source, f"{source.url}_catalog", limit_s):
+            if wanted in name:
+                found.append(f"{host}/{name}")
+            if len(found) == limit:
+                break
     except ImageUnavailable as error:
         raise RegistryError(f"{source.host} does not tell what it has", field="registry", value=source.host,
                             hint="not every registry has a catalogue, or shows it to everybody") from error
+    return found
+
+
+async def tags(client: RegistryClient, reference: Reference, credentials: Credentials | None, *, limit_s: float
+               ) -> list[str]:
+    """All tags of the reference's repository, as its own registry tells them; a mirror may have but some.
+
+    :raise ImageUnavailable: there is no such repository. :raise RegistryError: the registry does not answer.
+    """
+    origin = client.sources(reference, credentials)[-1]
+    return [tag async for tag in _listed(client, origin, f"{origin.url}/tags/list", limit_s)]
+
+
+async def _listed(client: RegistryClient, source: Source, url: str, limit_s: float) -> AsyncIterator[str]:
+    """The names of a list that comes in pages."""
+    last = ""
+    for _ in range(_MAX_PAGES):
+        query = urlencode({"n": _PAGE, **({"last": last} if last else {})})
+        names = await _page(client, source, f"{url}?{query}", limit_s)
+        for name in names:
+            yield name
+        if len(names) < _PAGE or names[-1] == last:
+            return
+        last = names[-1]
+
+
+async def _page(client: RegistryClient, source: Source, url: str, limit_s: float) -> tuple[str, ...]:
+    try:
+        async with asyncio.timeout(limit_s), client.ask(source, "GET", url, {}) as answer:
+            data = await client.body(answer, _MAX_LIST, source)
+        page = msgspec.json.decode(data, type=_Listed)
+        return page.repositories or page.tags or ()
     except MALFORMED as error:
-        raise RegistryError(f"{source.host} sent what is no catalogue", field="registry", value=source.host) from error
+        raise RegistryError(f"{source.host} sent what is no list of names", field="registry", value=source.host
+                            ) from error
     except TimeoutError as error:
         raise RegistryError(f"{source.host} does not answer", field="registry", value=source.host) from error
 

@@ -97,9 +97,10 @@ class Puller:
                    progress: ProgressSink) -> str:
         """Returns the image's id; errors as `ImageBackend.pull` has them."""
         wanted = manifests.parse_platform(platform or self._options.platform)
-        progress(Progress(ident=reference.tag or reference.digest, status=f"Pulling from {reference.path}"))
         try:
             resolved = await self._resolve(reference, wanted, credentials)
+            # Not before: while nothing was told, an image that is not there is an answer of its own.
+            progress(Progress(ident=reference.tag or reference.digest, status=f"Pulling from {reference.path}"))
             document = await self._config(resolved)
             parsed = manifests.parse_config(document)
             self._check(reference, resolved.manifest, parsed, wanted, explicit=bool(platform))

@@ -115,6 +115,11 @@ class ImageStore:
     async def describe(self, reference: str, credentials: Credentials | None = None) -> RemoteImage:
         return await inquiry.describe(self._client, references.parse(reference), credentials)
 
+    async def remote_tags(self, reference: str, credentials: Credentials | None = None) -> list[str]:
+        parsed = references.parse(reference)
+        tags = await inquiry.tags(self._client, parsed, credentials, limit_s=self._options.patience.request)
+        return [f"{parsed.familiar_name}:{tag}" for tag in tags]
+
     async def search(self, term: str, *, limit: int) -> list[str]:
         return await inquiry.search(self._client, term, limit=limit, limit_s=self._options.patience.request)
 
@@ -265,7 +270,8 @@ class ImageStore:
             raise Conflict(f"the image id prefix {name} is ambiguous", field="image", value=name,
                            hint="give more digits of the id")
         if not found:
-            raise NotFound("image", name)
+            canonical = self._canonical(name)
+            raise NotFound("image", self.display(canonical) if canonical else name)
         return found[0]
 
     def _canonical(self, name: str) -> str | None:

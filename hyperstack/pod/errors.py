@@ -58,11 +58,17 @@ class Forbidden(HyperStackError):
     """The caller's project or role does not allow it."""
 
 
+_NOT_FOUND = {"network": "network {} not found", "volume": "get {}: no such volume",
+              "path": "Could not find the file {}"}
+"""Docker's sentences for kinds that it words in ways of their own."""
+
+
 class NotFound(HyperStackError):
     """No such object in the caller's project."""
 
     def __init__(self, kind: str, name: str, *, hint: str | None = None) -> None:
-        super().__init__(f"No such {kind}: {name}", field=kind, value=name, hint=hint)
+        sentence = _NOT_FOUND.get(kind, f"No such {kind}: {{}}")
+        super().__init__(sentence.format(name), field=kind, value=name, hint=hint)
         self.kind = kind
 
 

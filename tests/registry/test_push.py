@@ -108,6 +108,16 @@ async def test_a_name_is_described_without_a_pull(registry: RealRegistry, make_s
         await store.describe(f"{registry.host}/absent:1")
 
 
+async def test_the_tags_of_a_repository(registry: RealRegistry, make_store: MakeStore, tmp_path: Path) -> None:
+    for tag in ("1", "2"):
+        registry.push(build(), f"many/tags:{tag}", tmp_path)
+    store = await make_store(insecure=[registry.host])
+    names = [f"{registry.host}/many/tags:1", f"{registry.host}/many/tags:2"]
+    assert sorted(await store.remote_tags(f"{registry.host}/many/tags")) == names
+    with pytest.raises(NotFound):
+        await store.remote_tags(f"{registry.host}/many/none")
+
+
 async def test_a_catalogue_is_searched(registry: RealRegistry, make_store: MakeStore, tmp_path: Path) -> None:
     for name in ("find/one:1", "find/two:1", "elsewhere:1"):
         registry.push(build(), name, tmp_path)

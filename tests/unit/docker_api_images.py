@@ -75,6 +75,10 @@ class Images:
         return RemoteImage(digest="sha256:" + "cd" * 32, size=7, media_type="application/x",
                            platforms=(("linux", "arm64", "v8"), ("linux", "amd64", "")))
 
+    async def remote_tags(self, who: Principal, reference: str, *, credentials: Credentials | None = None
+                          ) -> list[str]:
+        return [f"{reference}:1", f"{reference}:2"]
+
     async def search(self, who: Principal, term: str, *, limit: int) -> list[str]:
         return [f"{term}{number}" for number in range(limit)]
 

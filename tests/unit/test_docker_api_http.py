@@ -114,8 +114,8 @@ async def test_versions_in_the_path(served: Served, version: str, status: int, w
     ("POST", "/networks/create", 400, "Invalid network name"),
     ("DELETE", "/networks/bridge", 403, "bridge is a pre-defined network and cannot be removed"),
     ("GET", "/networks/bridge?scope=swarm", 400, "scope=swarm is not supported"),
-    ("GET", "/networks/absent", 404, "No such network: absent"),
-    ("GET", "/volumes/absent", 404, "No such volume: absent"),
+    ("GET", "/networks/absent", 404, "network absent not found"),
+    ("GET", "/volumes/absent", 404, "get absent: no such volume"),
     ("GET", "/swarm", 503, "This node is not a swarm manager"),
     ("POST", "/services/create", 503, "This node is not a swarm manager"),
     ("GET", "/secrets", 503, "This node is not a swarm manager"),
@@ -358,9 +358,15 @@ async def test_a_pull_tells_its_progress(served: Served) -> None:
     assert served.engine.images.pulled_with.password == "secret?>"
 
 
+async def test_a_pull_without_a_tag_is_one_of_all_tags(served: Served) -> None:
+    async with served.client.post("http://d/images/create?fromImage=busybox") as answer:
+        lines = [json.loads(line) async for line in answer.content]
+    assert [line["status"] for line in lines].count("Pull complete") == 2
+
+
 async def test_an_error_before_the_first_line_is_a_status_and_later_a_line(served: Served) -> None:
-    assert (await served.call("POST", "/images/create?fromImage=absent"))[0] == 404
-    async with served.client.post("http://d/images/create?fromImage=broken") as answer:
+    assert (await served.call("POST", "/images/create?fromImage=absent:1"))[0] == 404
+    async with served.client.post("http://d/images/create?fromImage=broken:1") as answer:
         lines = [json.loads(line) async for line in answer.content]
     assert answer.status == 200
     assert lines[-1]["error"] == "the registry lies about digests"

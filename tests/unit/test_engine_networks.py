@@ -143,5 +143,5 @@ def test_nobody_joins_a_network_that_is_being_removed_or_publishes_on_an_interna
     with pytest.raises(InvalidArgument, match="front is internal"):
         site.start(site.pod(1, ports=(PortBinding(container_port=80),)))
     site.store.networks.put(replace(FRONT, removing=True))
-    with pytest.raises(NotFound, match="No such network: front"):
+    with pytest.raises(NotFound, match="network front not found"):
         site.start(site.pod(2))
