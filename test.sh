@@ -36,6 +36,7 @@ need_packages "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_venv requirements-dev.lock
 if [[ ${paths[*]} != tests/unit ]]; then
     registry_binary >/dev/null
+    docker_client >/dev/null
     need_kernel "$CACHE/daemon"
 fi
 

@@ -139,6 +139,18 @@ registry_binary() {
     echo "$unpacked/usr/bin/docker-registry"
 }
 
+# docker_client: the path of Debian's docker client, unpacked into the cache: the package would start a daemon, and a newer
+# client that the host may have stays as it is.
+docker_client() {
+    local unpacked=$CACHE/docker.io
+    if [[ ! -x $unpacked/usr/bin/docker ]]; then
+        unpack_package docker.io "$unpacked.whole" >&2
+        install -D "$unpacked.whole/usr/bin/docker" "$unpacked/usr/bin/docker"
+        rm -rf "$unpacked.whole"
+    fi
+    echo "$unpacked/usr/bin/docker"
+}
+
 # need_kernel DIRECTORY: the guest's kernel and agent in a cache directory of hyperd.
 need_kernel() {
     [[ -f $1/kernels/default && -d $1/agent ]] || step "Preparing the guest's kernel and agent"

@@ -28,8 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is fast tells first: unit, then one VM, then the whole, then what kills it."""
-    order = ("tests/unit", "tests/fuzz", "tests/netns", "tests/vm", "tests/e2e", "tests/faults")
+    """What is fast tells first: unit, then one VM, then the whole, then its clients, then what kills it."""
+    order = ("tests/unit", "tests/fuzz", "tests/netns", "tests/vm", "tests/e2e", "tests/clients", "tests/faults")
     items.sort(key=lambda item: next((i for i, part in enumerate(order) if part in str(item.path)), len(order)))
     needs_root = pytest.mark.skip(reason="needs root")
     for item in items:

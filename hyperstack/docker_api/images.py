@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -64,28 +65,32 @@ class ImageRoutes:
         until, dangling = wanted.until_ns(), wanted.truth("dangling")
         users = Counter(record.image_id for record in self._containers.list_all(call.who))
         shared = self._shared(call) if call.flag("shared-size") else {}
-        rows = [self._row(image, users[image.id], shared.get(image.id, -1)) for image in self._images.list_all(call.who)
+        rows = [self._row(image, users[image.id], shared.get(image.id, -1), wanted.get("reference"))
+                for image in self._images.list_all(call.who)
                 if all(image.created_at < moment for moment in before)
                 and all(image.created_at > moment for moment in since)
                 and (not until or image.created_at < until)
                 and (dangling is None or dangling is not bool(image.references))
-                and wanted.labels(image.config.labels) and self._has_reference(image, wanted.get("reference"))]
+                and wanted.labels(image.config.labels)]
+        if wanted.get("reference"):
+            rows = [row for row in rows if row["RepoTags"] or row["RepoDigests"]]
         return json_response(rows)
-
-    def _has_reference(self, image: Image, patterns: tuple[str, ...]) -> bool:
-        names = [self._images.display(reference) for reference in image.references]
-        return not patterns or any(matches(pattern, name) for pattern in patterns for name in names)
 
     def _shared(self, call: Call) -> dict[str, int]:
         found = self._images.list_all(call.who)
         holders = layer_holders(found)
         return {image.id: shared_size(image, holders) for image in found}
 
-    def _row(self, image: Image, users: int, shared: int) -> dict[str, Any]:
+    def _row(self, image: Image, users: int, shared: int, patterns: Collection[str]) -> dict[str, Any]:
+        """With the names that fit one of the patterns, where there are any."""
+        def named(references: Collection[str]) -> list[str]:
+            names = map(self._images.display, references)
+            return [name for name in names if not patterns or any(matches(pattern, name) for pattern in patterns)]
+
         return {
-            "Id": image.id, "ParentId": "", "RepoTags": [self._images.display(name) for name in image.references],
-            "RepoDigests": [self._images.display(name) for name in image.digests], "Created": image.created_at // _NS,
-            "Size": image.size, "SharedSize": shared, "Containers": users, "Labels": image.config.labels or None}
+            "Id": image.id, "ParentId": "", "RepoTags": named(image.references), "RepoDigests": named(image.digests),
+            "Created": image.created_at // _NS, "Size": image.size, "SharedSize": shared, "Containers": users,
+            "Labels": image.config.labels or None}
 
     async def create(self, call: Call) -> web.StreamResponse:
         """Pull (`fromImage`), or import (`fromSrc=-`)."""
@@ -270,7 +275,8 @@ class ImageRoutes:
 def matches(pattern: str, name: str) -> bool:
     """Docker's `reference` filter: a glob over the familiar name, with or without its tag; `*` stops at a slash."""
     globs = pattern.split("/")
-    candidates = (name.split("/"), (name.rpartition(":")[0] or name).split("/"))
+    bare = name.partition("@")[0]
+    candidates = (name.split("/"), (bare[:bare.rfind(":")] if bare.rfind(":") > bare.rfind("/") else bare).split("/"))
     return any(len(parts) == len(globs) and all(map(fnmatchcase, parts, globs)) for parts in candidates)
 
 

@@ -55,7 +55,7 @@ def _check_all(mounts: list[Mount]) -> None:
 def _target(path: str, field: str) -> str:
     clean = posixpath.normpath(path)
     if not path.startswith("/") or clean in ("/", "//") or len(path) > 4095:
-        raise InvalidArgument(f"invalid mount path {path[:128]!r}: it must be absolute, and not the root directory",
+        raise InvalidArgument(f"invalid mount path: {path[:128]!r} mount path must be absolute, and not the root",
                               field=field, value=path[:128])
     return clean
 

@@ -17,7 +17,8 @@ def table(processes: Collection[ProcessInfo], ps_args: str, *, now_ns: int) -> t
     :raise UnsupportedOption: an option or a column that is not known here; names it.
     """
     titles = _columns(ps_args)
-    return titles, [[_COLUMNS[title](process, now_ns) for title in titles] for process in processes]
+    rows = [[_COLUMNS[title](process, now_ns) for title in titles] for process in processes]
+    return [_SHOWN.get(title, title) for title in titles], rows
 
 
 def _columns(ps_args: str) -> list[str]:
@@ -96,6 +97,9 @@ _COLUMNS: dict[str, Callable[[ProcessInfo, int], str]] = {
     "NLWP": lambda p, now: str(p.threads),
     "ETIME": lambda p, now: _duration(max(0, now - p.start_ns)),
 }
+
+_SHOWN = {"COMM": "COMMAND", "ARGS": "COMMAND"}
+"""Titles that ps writes otherwise than the columns are called."""
 
 _ALIASES = {"euser": "USER", "uname": "USER", "pcpu": "%CPU", "pmem": "%MEM", "stime": "STIME", "tt": "TTY",
             "tname": "TTY", "cputime": "TIME", "state": "S", "nice": "NI", "thcount": "NLWP", "rssize": "RSS",

@@ -166,7 +166,7 @@ async def test_a_port_conflict_names_the_port_and_who_has_it(site: Site, lab: La
     await site.publish(pod, network, PortBinding(container_port=80, host_port=8080))
     lab.serve(lab.host, 9090)
     lab.serve(lab.host, 9090, udp=True)
-    with pytest.raises(Conflict, match=rf"8080/tcp is already published by pod {pod.binding.pod_id}"):
+    with pytest.raises(Conflict, match=rf"8080 failed: port is already allocated .by pod {pod.binding.pod_id[:12]}"):
         await site.publish(other, network, PortBinding(container_port=80, host_port=8080))
     for wanted in (PortBinding(container_port=80, host_port=9090),
                    PortBinding(container_port=80, host_port=9090, protocol="udp")):

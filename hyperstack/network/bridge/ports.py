@@ -82,8 +82,9 @@ def _require_free(binding: PortBinding, host_ip: str, taken: Collection[Publishe
     shown = f"{host_ip or _ANYWHERE}:{port}/{protocol}"
     owner = _owner(protocol, host_ip, port, taken)
     if owner is not None:
-        raise Conflict(f"port {shown} is already published by pod {owner.pod_id[:12]}", field="host_port", value=port,
-                       hint="choose another host port, or remove that pod")
+        raise Conflict(f"Bind for {host_ip or _ANYWHERE}:{port} failed: port is already allocated", field="host_port",
+                       value=port,
+                       hint=f"by pod {owner.pod_id[:12]}; choose another host port, or remove that pod")
     error = _bind_error(protocol, host_ip, port)
     if error == errno.EADDRINUSE:
         raise Conflict(f"port {shown} is already in use by {_listener(protocol, port)}", field="host_port", value=port,

@@ -1,0 +1,87 @@
+"""An engine, and each docker client of the host to talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import docker
+import docker.errors
+import pytest
+
+from tests.clients.peers import DOCKER, FOREIGN, OURS, PREFIX, Cli, Expectations, HostNetwork, Network, binaries
+from tests.harness import Daemon, Namespace, Registry
+from tests.images import BUSYBOX, fill_registry
+
+
+@dataclass(frozen=True)
+class Engine:
+    host: str
+    network: Network
+    expect: Expectations
+
+
+@pytest.fixture(scope="package")
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """A daemon of our own with a registry beside it, unless the environment names another engine."""
+    if FOREIGN:
+        with _foreign() as engine:
+            yield engine
+        return
+    namespace = request.getfixturevalue("namespace")
+    daemon = Daemon(namespace)
+    try:
+        daemon.start()
+        daemon.ctl("pull", BUSYBOX)
+        yield Engine(f"unix://{daemon.socket}", namespace, OURS)
+    finally:
+        daemon.close()
+
+
+@contextlib.contextmanager
+def _foreign() -> Iterator[Engine]:
+    network = HostNetwork()
+    with tempfile.TemporaryDirectory(prefix="hs-registry-") as directory:
+        registry = Registry(Path(directory), cast(Namespace, network))
+        try:
+            fill_registry(cast(Namespace, network))
+            with contextlib.closing(docker.DockerClient(base_url=FOREIGN)) as client:
+                client.images.pull(BUSYBOX)
+            yield Engine(FOREIGN, network, DOCKER)
+        finally:
+            registry.close()
+
+
+@pytest.fixture(scope="package", params=sorted(binaries()))
+def client(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Cli]:
+    with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
+        yield Cli(binaries()[request.param], engine.host, engine.network, Path(home), engine.expect)
+
+
+@pytest.fixture
+def cli(client: Cli) -> Iterator[Cli]:
+    """The client, with nothing of the scenario's left in the engine afterwards."""
+    yield client
+    clean(client.host)
+
+
+def clean(host: str) -> None:
+    with contextlib.closing(docker.DockerClient(base_url=host, timeout=60)) as api:
+        for container in api.containers.list(all=True, ignore_removed=True):
+            if container.name.startswith(PREFIX):
+                with contextlib.suppress(docker.errors.NotFound):
+                    container.remove(force=True, v=True)
+        for network in api.networks.list():
+            if network.name.startswith(PREFIX):
+                network.remove()
+        for volume in api.volumes.list():
+            if volume.name.startswith(PREFIX):
+                volume.remove()
+        for image in api.images.list():
+            for tag in image.tags:
+                if tag.rpartition("/")[2].startswith(PREFIX):
+                    api.images.remove(tag, force=True)

@@ -1,0 +1,133 @@
+"""Docker's own command line, and the engine that it is pointed at.
+
+The scenario knows what Docker answers. It runs against a daemon of ours, or against another engine on this host where
+HYPERSTACK_TEST_DOCKER_HOST says how that is reached (unix:///var/run/docker.sock): so the scenario itself can be shown
+to be right. What may differ between the two is in `Expectations`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.harness import CACHE, PATIENCE_S, Namespace
+
+FOREIGN = os.environ.get("HYPERSTACK_TEST_DOCKER_HOST", "")
+PREFIX = "hs-"
+"""Of the names of all that the scenario makes: an engine that is not ours may have other people's things."""
+LABEL = "org.hyperstack.scenario"
+"""What is made to be pruned bears it."""
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """Where an engine that runs containers in machines of their own differs from Docker's."""
+
+    networks: frozenset[str] = frozenset({"bridge", "host", "none"})
+    """Built in."""
+    runtime: str = "runc"
+    volumes_have_paths: bool = True
+    host_network: str = ""
+    """What a container on the host's network is refused with; empty: it runs."""
+    host_processes: str = ""
+    """The same of the host's processes."""
+
+
+DOCKER = Expectations()
+OURS = Expectations(networks=frozenset({"bridge", "none"}), runtime="hyperstack", volumes_have_paths=False,
+                    host_network="HostConfig.NetworkMode=host is not supported",
+                    host_processes="HostConfig.PidMode=host is not supported")
+
+
+class HostNetwork:
+    """The host's own network, with what is used of `Namespace`: for an engine that runs there."""
+
+    def inside(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    def connect(self, address: str, port: int, *, timeout: float = 10.0) -> socket.socket:
+        return socket.create_connection((address, port), timeout=timeout)
+
+
+Network = Namespace | HostNetwork
+
+
+@dataclass
+class Cli:
+    """One docker binary with a home of its own."""
+
+    binary: Path
+    host: str
+    network: Network
+    home: Path
+    expect: Expectations
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+    """Arguments of every command line so far."""
+
+    def run(self, *args: str, stdin: bytes = b"", code: int = 0, without_host: bool = False
+            ) -> subprocess.CompletedProcess[str]:
+        """:raise AssertionError: it ended otherwise than with `code`."""
+        self.calls.append(args)
+        done = subprocess.run(self.argv(*args), input=stdin, capture_output=True, timeout=PATIENCE_S, check=False,
+                              env={name: value for name, value in self.environment.items()
+                                   if name != "DOCKER_HOST" or not without_host})
+        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        assert done.returncode == code, f"docker {' '.join(args)}: {done.returncode}, not {code}\n{out}\n{err}"
+        return subprocess.CompletedProcess(args, code, out, err)
+
+    def __call__(self, *args: str, stdin: bytes = b"") -> str:
+        """The output of a command that succeeds, without its last newline."""
+        return self.run(*args, stdin=stdin).stdout.removesuffix("\n")
+
+    def lines(self, *args: str) -> list[str]:
+        return self(*args).splitlines()
+
+    def fails(self, *args: str, code: int = 1) -> str:
+        """What a command that fails says."""
+        return self.run(*args, code=code).stderr
+
+    @property
+    def modern(self) -> bool:
+        """Whether it is none of the clients before Docker 23, which knew fewer options."""
+        return int(self("version", "--format", "{{.Client.Version}}").partition(".")[0]) >= 23
+
+    def popen(self, *args: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        self.calls.append(args)
+        return subprocess.Popen(self.argv(*args), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env=self.environment, bufsize=0)
+
+    def argv(self, *args: str) -> list[str]:
+        return self.network.inside([str(self.binary), *args])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = ("DOCKER_", "HYPERSTACK_")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        return {**inherited, "DOCKER_HOST": self.host, "HOME": str(self.home), "TERM": "dumb"}
+
+    def table(self, *args: str) -> list[dict[str, str]]:
+        """The rows of a table by the words of its first line, as a person reads them: by the columns."""
+        head, *rows = self(*args).splitlines()
+        starts = [found.start() for found in re.finditer(r"(?:^|(?<=  ))\S", head)]
+        cuts = list(zip(starts, [*starts[1:], None], strict=True))
+        names = [head[start:end].strip() for start, end in cuts]
+        return [{name: row[start:end].strip() for name, (start, end) in zip(names, cuts, strict=True)} for row in rows]
+
+
+def missing(kind: str, name: str, said: str) -> bool:
+    """Whether that is how a client tells that something is not there: in the engine's words, or, before Docker 23, in
+    its own."""
+    theirs = {"network": f"network {name} not found", "volume": f"get {name}: no such volume"}
+    return any(words in said for words in (f"No such {kind}: {name}", theirs.get(kind, f"No such {kind}: {name}")))
+
+
+def binaries() -> dict[str, Path]:
+    """The docker clients of this host by name: the one on PATH, and Debian's, whose package ./test.sh unpacks."""
+    found = {"installed": Path(shutil.which("docker") or ""), "debian": CACHE / "docker.io" / "usr/bin/docker"}
+    return {name: path for name, path in found.items() if path.is_file()}
