@@ -55,7 +55,8 @@ def _check_all(mounts: list[Mount]) -> None:
 def _target(path: str, field: str) -> str:
     clean = posixpath.normpath(path)
     if not path.startswith("/") or clean in ("/", "//") or len(path) > 4095:
-        raise InvalidArgument(f"invalid mount path: {path[:128]!r} mount path must be absolute, and not the root",
+        raise InvalidArgument(f"invalid mount path: {path[:128]!r} mount path must be absolute, "
+                              "and not the root directory",
                               field=field, value=path[:128])
     return clean
 
