@@ -25,7 +25,7 @@ def test_events_of_the_past_are_filtered(daemon: Daemon) -> None:
                                 "{{.Type}} {{.Action}} {{.Actor.Attributes.name}}", *options).stdout.decode()
         return [line.removesuffix(" <no value>") for line in out.splitlines()]
 
-    life = ["create", "start", "die", "destroy"]
+    life = ["create", "attach", "start", "die", "destroy"]
     assert told("container=told-a") == [f"container {action} told-a" for action in life]
     assert told("label=side=right", "event=die", "event=start") == ["container start told-b", "container die told-b"]
     assert told("type=volume") == ["volume create", "volume destroy"]
