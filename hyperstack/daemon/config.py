@@ -62,6 +62,12 @@ class NetworkDefaults(_Section, frozen=True, kw_only=True):
     free. Empty: the backend's own."""
 
 
+class Binds(_Section, frozen=True, kw_only=True):
+    allow: dict[str, list[str]] = {}
+    """Project -> host paths that its callers other than root may bind, with all below them; they have there the rights
+    that they have on the host. Root may bind any path."""
+
+
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
     templates: Literal["project", "host", "off"] = "project"
     """Whose pods are clones of one booted machine: a project's, everybody's on this host, or nobody's (each boots)."""
@@ -109,6 +115,7 @@ class Config(_Section, frozen=True, kw_only=True):
     network: NetworkDefaults = NetworkDefaults()
     hypervisor: HypervisorDefaults = HypervisorDefaults()
     tls: TlsSettings = TlsSettings()
+    binds: Binds = Binds()
 
     @property
     def sockets(self) -> list[Path]:
@@ -215,6 +222,11 @@ def _check(config: Config) -> None:
     _check_range("hypervisor.pool_memory_percent", config.hypervisor.pool_memory_percent, 1, 50)
     parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve")
     _check_network(config.network)
+    for project, paths in config.binds.allow.items():
+        for path in paths:
+            if not Path(path).is_absolute():
+                raise InvalidArgument(f"binds.allow.{project}: {path!r} is not an absolute path",
+                                      field=f"binds.allow.{project}", value=path)
     for host in config.registries.insecure:
         _check_registry("registries.insecure", host)
     for host, endpoints in config.registries.mirrors.items():

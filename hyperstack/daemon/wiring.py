@@ -11,6 +11,7 @@ from hyperstack import docker_api, native_api
 from hyperstack.daemon.config import Config, parse_size
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.engine import HostEngine
+from hyperstack.guest.file_server import FileServers
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.guest.rehearsal import RUN, build_program, program_path
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
@@ -42,7 +43,8 @@ class Rooms:
             kernels=kernels,
             images=images,
             network=BridgeNetwork(instance=config.instance, pools=config.network.pools or DEFAULT_POOLS),
-            volumes=LocalVolumes(root / "volumes"))
+            volumes=LocalVolumes(root / "volumes"),
+            files=FileServers(config.cache))
         self.app = _application(self.engine, LocalIdentity(group=config.group))
 
     def reload(self, config: Config) -> None:
@@ -79,7 +81,8 @@ def engine_config(config: Config) -> EngineConfig:
         pool_size=config.hypervisor.pool,
         pool_memory_percent=config.hypervisor.pool_memory_percent,
         rehearsal_layer=_rehearsal_layer(config) if config.hypervisor.forks else None,
-        template_projects=(DEFAULT_PROJECT,))
+        template_projects=(DEFAULT_PROJECT,),
+        bind_paths={project: [Path(path) for path in paths] for project, paths in config.binds.allow.items()})
 
 
 def _rehearsal_layer(config: Config) -> Path:

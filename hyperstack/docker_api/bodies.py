@@ -59,13 +59,22 @@ class VolumeOptionsBody(Body, frozen=True):
     subpath: str = ""
 
 
+class BindOptionsBody(Body, frozen=True):
+    propagation: str = ""
+    non_recursive: bool = False
+    create_mountpoint: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
+    """What holds anyway."""
+
+
 class MountBody(Body, frozen=True):
     type: str = ""
     source: str = ""
     target: str = ""
     read_only: bool = False
     consistency: str = ""
-    bind_options: dict[str, Any] = {}
+    bind_options: BindOptionsBody = msgspec.field(default_factory=BindOptionsBody)
     volume_options: VolumeOptionsBody = msgspec.field(default_factory=VolumeOptionsBody)
     tmpfs_options: TmpfsOptionsBody = msgspec.field(default_factory=TmpfsOptionsBody)
 

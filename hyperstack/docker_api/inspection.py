@@ -10,6 +10,7 @@ from hyperstack.http.times import rfc3339
 from hyperstack.pod.spec import ContainerSpec, Healthcheck, Mount, MountKind, PodSpec, RestartKind
 from hyperstack.pod.states import ContainerState
 
+_BOUND = frozenset({MountKind.VOLUME, MountKind.BIND})
 _LIVE = frozenset({ContainerState.RUNNING, ContainerState.PAUSED})
 
 
@@ -121,7 +122,8 @@ def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
             {"HostIp": port.host_ip, "HostPort": str(port.host_port) if port.host_port else ""})
     restart = spec.restart
     return {
-        "Binds": [_bind(m) for m in spec.mounts if m.kind is MountKind.VOLUME and not m.anonymous] or None,
+        "Binds": [_bind(m) for m in spec.mounts if m.kind in _BOUND and not m.anonymous and not m.structured]
+        or None,
         "ContainerIDFile": "", "LogConfig": {"Type": spec.log.driver, "Config": spec.log.options},
         "NetworkMode": shown_network(spec, pod), "PortBindings": bindings,
         "RestartPolicy": {"Name": restart.kind.value, "MaximumRetryCount": restart.max_retries
@@ -174,6 +176,10 @@ def _security_options(spec: ContainerSpec) -> list[str]:
 
 def mount_point(mount: Mount) -> dict[str, Any]:
     """One item of `Mounts`."""
+    if mount.kind is MountKind.BIND:
+        return {"Type": "bind", "Source": mount.source, "Destination": mount.target,
+                "Mode": "ro" if mount.read_only and not mount.structured else "", "RW": not mount.read_only,
+                "Propagation": "rprivate"}
     named = {"Name": mount.source, "Driver": "local"} if mount.kind is MountKind.VOLUME else {}
     kind = "volume" if mount.kind is MountKind.EMPTY_DIR else mount.kind.value
     return {"Type": kind, **named, "Source": mount.source, "Destination": mount.target,

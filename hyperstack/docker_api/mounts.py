@@ -19,7 +19,9 @@ _TMPFS_FLAGS = frozenset({"rw", "ro", "noexec", "exec", "nosuid", "suid", "nodev
 _SIZE = re.compile(r"([0-9]{1,15})([kmg]?)b?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _OCTAL = re.compile(r"[0-7]{1,4}\Z")
-_HOST_PATH_HINT = "use a named volume (-v NAME:/path), or copy files with docker cp"
+_PROPAGATION = frozenset({"private", "rprivate"})
+_SHARED = frozenset({"shared", "rshared", "slave", "rslave"})
+_NO_PROPAGATION = "what is mounted later on one side cannot appear on the other, a VM's"
 
 
 def parse_mounts(body: CreateBody) -> tuple[Mount, ...]:
@@ -70,8 +72,10 @@ def _binds(binds: Iterable[str]) -> Iterable[Mount]:
         if len(parts) > 3 or not parts[0]:
             raise InvalidArgument(f"invalid volume specification: {text[:256]!r}", field="HostConfig.Binds",
                                   value=text[:256], hint="NAME:/path[:ro]")
-        _refuse_host_path(parts[0], "HostConfig.Binds")
         modes = parts[2].split(",") if len(parts) == 3 else []
+        if parts[0].startswith("/"):
+            yield _bind(parts[0], _target(parts[1], "HostConfig.Binds"), modes)
+            continue
         unknown = [mode for mode in modes if mode not in _HARMLESS | {"ro", "nocopy", ""}]
         if unknown:
             raise UnsupportedOption(f"HostConfig.Binds mode {unknown[0][:64]}",
@@ -81,16 +85,36 @@ def _binds(binds: Iterable[str]) -> Iterable[Mount]:
                     options=("nocopy",) if "nocopy" in modes else ())
 
 
-def _refuse_host_path(source: str, field: str) -> None:
-    if source.startswith(("/", ".", "~")):
-        raise UnsupportedOption(f"{field} of the host path {source[:256]}", "the VM does not see the host's files",
-                                hint=_HOST_PATH_HINT)
+def _bind(source: str, target: str, modes: list[str]) -> Mount:
+    for mode in modes:
+        if mode in _SHARED:
+            raise UnsupportedOption(f"HostConfig.Binds mode {mode}", _NO_PROPAGATION, hint="rprivate, the default")
+        if mode not in _HARMLESS | _PROPAGATION | {"ro", ""}:
+            raise InvalidArgument(f'invalid mode: {mode[:64]}', field="HostConfig.Binds", value=mode[:64],
+                                  hint="ro, rw, rprivate")
+    return Mount(kind=MountKind.BIND, source=posixpath.normpath(source), target=target, read_only="ro" in modes,
+                 create_source=True)
+
+
+def _bind_mount(body: MountBody, target: str, field: str) -> Mount:
+    options = body.bind_options
+    if options.propagation not in _PROPAGATION | {""}:
+        raise UnsupportedOption(f"{field}.BindOptions.Propagation={options.propagation[:32]}", _NO_PROPAGATION,
+                                hint="rprivate, the default")
+    if options.read_only_non_recursive:
+        raise UnsupportedOption(f"{field}.BindOptions.ReadOnlyNonRecursive", "a read-only bind is so as a whole")
+    if not body.source:
+        raise InvalidArgument('invalid mount config for type "bind": field Source must not be empty',
+                              field=f"{field}.Source")
+    return Mount(kind=MountKind.BIND, source=posixpath.normpath(body.source), target=target, read_only=body.read_only,
+                 create_source=options.create_mountpoint, structured=True,
+                 options=("nonrecursive",) if options.non_recursive else ())
 
 
 def _mount(body: MountBody, field: str) -> Mount:
     target = _target(body.target, f"{field}.Target")
-    if body.type == "bind" or body.bind_options:
-        raise UnsupportedOption(f"{field} of type bind", "the VM does not see the host's files", hint=_HOST_PATH_HINT)
+    if body.type == "bind":
+        return _bind_mount(body, target, field)
     if body.type == "tmpfs":
         if body.source:
             raise InvalidArgument(f"{field}.Source must not be given for a tmpfs", field=f"{field}.Source")
@@ -100,14 +124,12 @@ def _mount(body: MountBody, field: str) -> Mount:
         flags = ["=".join(option) for option in options.options]
         return _tmpfs_mount(target, flags, field, size=options.size_bytes, mode=options.mode, read_only=body.read_only)
     if body.type != "volume":
-        raise UnsupportedOption(f"{field} of type {body.type[:32] or '(none)'}", "only volume and tmpfs exist here")
+        raise UnsupportedOption(f"{field} of type {body.type[:32] or '(none)'}", "there are bind, volume and tmpfs")
     return _volume(body, target, field)
 
 
 def _volume(body: MountBody, target: str, field: str) -> Mount:
     options = body.volume_options
-    if body.source:
-        _refuse_host_path(body.source, field)
     if options.subpath:
         raise UnsupportedOption(f"{field}.VolumeOptions.Subpath", "volumes are mounted whole")
     driver = options.driver_config

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from msgspec.structs import replace
 
 from hyperstack.engine import joining, launch
+from hyperstack.engine.binds import BindService
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.networks import NetworkService
@@ -21,14 +22,15 @@ from hyperstack.guest.linux import container_capabilities, rlimit, signal_number
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import Image
 from hyperstack.image.config import host_platform
-from hyperstack.pod.errors import InvalidArgument, NameTaken, NotFound, UnsupportedOption
+from hyperstack.pod.errors import InvalidArgument, NameTaken, NotFound
 from hyperstack.pod.ids import check_name, new_id, random_name
 from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind, RestartPolicy
 
 
 class Admission:
     def __init__(self, store: Store, images: ImageService, kernels: Kernels, networks: NetworkService,
-                 volumes: VolumeService, disks: PodDisks, *, choose_kernel: Callable[[str, str], str],
+                 volumes: VolumeService, disks: PodDisks, binds: BindService, *,
+                 choose_kernel: Callable[[str, str], str],
                  pod_lock: Callable[[str], contextlib.AbstractAsyncContextManager[None]]) -> None:
         """:param choose_kernel: of a project and what the user named, the kernel that a new pod boots."""
         self._store = store
@@ -37,6 +39,7 @@ class Admission:
         self._networks = networks
         self._volumes = volumes
         self._disks = disks
+        self._binds = binds
         self._choose_kernel = choose_kernel
         self._pod_lock = pod_lock
 
@@ -138,13 +141,16 @@ class Admission:
             raise
 
     async def _with_volumes(self, who: Principal, container: ContainerRecord, made: list[str]) -> ContainerRecord:
-        """The container with every volume it mounts, named, made where absent; the image's own ones included."""
+        """The container with every volume it mounts, named, made where absent; the image's own ones included; and with
+        its binds, where it may have them."""
         mounts = list(container.spec.mounts)
         targets = {m.target.rstrip("/") for m in mounts}
         for target in container.image_config.volumes:
             if target.rstrip("/") not in targets:
                 mounts.append(Mount(kind=MountKind.VOLUME, target=target, anonymous=True))
         for index, mount in enumerate(mounts):
+            if mount.kind is MountKind.BIND:
+                mounts[index] = await self._binds.admit(who, mount)
             if mount.kind is not MountKind.VOLUME:
                 continue
             absent = not mount.source or self._store.volumes.named(who.project, mount.source) is None
@@ -203,7 +209,3 @@ def _check(spec: ContainerSpec) -> None:
         if not mount.target.startswith("/") or mount.target == "/":
             raise InvalidArgument(f"invalid mount path: '{mount.target}' mount path must be absolute and not /",
                                   field="target", value=mount.target)
-        if mount.kind is MountKind.BIND:
-            raise UnsupportedOption(f"the host path {mount.source} as a mount",
-                                    "a HyperVM shares no file system with its host",
-                                    hint="use a named volume, and `hyperctl cp` to fill it")

@@ -61,6 +61,7 @@ class Beginnings:
             return
         pod = self._lives.pod(container.pod_id)
         await self._seating.seat(sandbox, pod, container)
+        await self._lives.binds.attach(sandbox.machine, sandbox.channel, container)
         await sandbox.channel.create(launch.creation(pod, container, self._lives.disks.serials(container)))
         sandbox.prepared.add(container.id)
 

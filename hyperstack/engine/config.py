@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -51,6 +52,8 @@ class EngineConfig:
     """Machines that stand ready in each class of pods that is in use; see `pool`."""
     pool_memory_percent: int = 10
     """Of the memory that the host has available, what ready machines may take together."""
+    bind_paths: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """By project, the host paths that callers without administrator's rights may bind, with all below them."""
     keepalive_s: float = 60.0
     """Between pings of an otherwise silent guest."""
     keepalive_deadline_s: float = 120.0

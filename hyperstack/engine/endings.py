@@ -147,6 +147,7 @@ class Endings:
             return
         with contextlib.suppress(HyperStackError):  # a guest that cannot is about to be taken down
             await sandbox.channel.remove(container.id)
+        await self._lives.binds.detach(sandbox.machine, sandbox.channel, container)
         sandbox.prepared.discard(container.id)
 
     async def remove(self, container: ContainerRecord, *, volumes: bool = False) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from hyperstack.engine.admission import Admission
+from hyperstack.engine.binds import BindService
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.containers import ContainerService
 from hyperstack.engine.disks import PodDisks
@@ -29,6 +30,7 @@ from hyperstack.engine.system import SystemService
 from hyperstack.engine.templates import Templates
 from hyperstack.engine.uids import Uids
 from hyperstack.engine.volumes import VolumeService
+from hyperstack.guest.file_server import FileServers
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.hypervisor.api import Hypervisor
 from hyperstack.identity.api import Principal
@@ -43,7 +45,7 @@ class HostEngine:
     """Implements `hyperstack.engine.api.Engine`. One per data root."""
 
     def __init__(self, config: EngineConfig, *, hypervisor: Hypervisor, kernels: KernelStore, images: ImageBackend,
-                 network: NetworkBackend, volumes: VolumeBackend) -> None:
+                 network: NetworkBackend, volumes: VolumeBackend, files: FileServers) -> None:
         self._store = Store(config.data_root / "engine.db")
         self._events = EventBus(self._store)
         self._image_backend = images
@@ -52,6 +54,7 @@ class HostEngine:
         self.volumes = VolumeService(volumes, self._store, self._events, config)
         self.images = ImageService(images, self._store, self._events)
         disks = PodDisks(self._store, images, self.volumes, config)
+        self._binds = BindService(files, config.bind_paths)
         self._templates = Templates(hypervisor, config)
         starts = StartQueue(slots=config.start_slots, reserve_mib=config.memory_reserve_mib,
                             patience_s=config.memory_patience_s)
@@ -59,13 +62,13 @@ class HostEngine:
         self._pool = Pool(hypervisor, self._templates, self._networks, starts, uids, config)
         self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates,
                                     self._pool, starts, uids, config)
-        self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, config)
+        self._supervisor = Supervisor(self._store, self._events, self._sandboxes, disks, self._binds, config)
         self.layers = LayerService(self._store, self._supervisor, self.images)
         self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
         self.networks = ProjectNetworks(self._store, self._networks, self._events,
                                         locked=self._supervisor.locked)
         self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
-        admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks,
+        admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks, self._binds,
                               choose_kernel=self.kernels.chosen, pod_lock=self._supervisor.pod_lock)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
                                            self._events)
@@ -95,6 +98,7 @@ class HostEngine:
         await self._supervisor.close()
         await self._pool.close()
         await self._sandboxes.close()
+        self._binds.close()
         await self._networks.close()
         await self._image_backend.close()
         self._store.close()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TypedDict
 
+from hyperstack.engine.binds import files_volume, share_path
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import ContainerDisks
 from hyperstack.engine.records import ContainerRecord, ExecRequest, PodRecord
@@ -122,7 +123,7 @@ def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) 
         masked, readonly = (), ()
     return messages.Create(
         container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
-        mounts=_mounts(pod, spec.mounts),
+        mounts=_mounts(pod, container),
         files=_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
         readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
         shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
@@ -216,20 +217,23 @@ def _privileges(security: Security) -> _Privileges:
             "seccomp": b"" if unconfined else default_profile(names)}
 
 
-def _mounts(pod: PodRecord, asked: Iterable[Mount]) -> tuple[messages.Mount, ...]:
+def _mounts(pod: PodRecord, container: ContainerRecord) -> tuple[messages.Mount, ...]:
     """Outer ones first."""
-    mounts = [_mount(m) for m in sorted(asked, key=lambda m: m.target.count("/"))]
+    mounts = [_mount(m, container) for m in sorted(container.spec.mounts, key=lambda m: m.target.count("/"))]
     if not pod.implicit and not any(m.target == b"/dev/shm" for m in mounts):
         mounts.append(messages.Mount(kind="volume", source=_POD_SHM, target=b"/dev/shm",
                                      flags=_NOSUID | _NODEV | _NOEXEC))
     return tuple(mounts)
 
 
-def _mount(mount: Mount) -> messages.Mount:
+def _mount(mount: Mount, container: ContainerRecord) -> messages.Mount:
     flags = sum(_MOUNT_FLAGS[o] for o in mount.options if o in _MOUNT_FLAGS)
     if mount.kind is MountKind.TMPFS:
         return messages.Mount(kind="tmpfs", target=mount.target.encode(), read_only=mount.read_only, size=mount.size,
                               mode=mount.mode, flags=flags)
+    if mount.kind is MountKind.BIND:
+        return messages.Mount(kind="volume", source=files_volume(container), target=mount.target.encode(),
+                              subpath=share_path(container, mount).encode(), read_only=mount.read_only, flags=flags)
     source = _scratch_name(mount.source) if mount.kind is MountKind.EMPTY_DIR else mount.source
     return messages.Mount(kind="volume", source=source, target=mount.target.encode(), read_only=mount.read_only,
                           flags=flags, copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.options)

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from hyperstack.engine.binds import BindService
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
@@ -36,12 +37,13 @@ ACTIVE = ALIVE | {ContainerState.RESTARTING}
 
 
 class Lives:
-    def __init__(self, store: Store, events: EventBus, sandboxes: Sandboxes, disks: PodDisks, config: EngineConfig
-                 ) -> None:
+    def __init__(self, store: Store, events: EventBus, sandboxes: Sandboxes, disks: PodDisks, binds: BindService,
+                 config: EngineConfig) -> None:
         self.store = store
         self.events = events
         self.sandboxes = sandboxes
         self.disks = disks
+        self.binds = binds
         self.config = config
         self.runs = Runs(disks)
         self.waiters = Waiters()

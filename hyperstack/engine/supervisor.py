@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from msgspec.structs import replace
 
 from hyperstack.engine.beginnings import Beginnings
+from hyperstack.engine.binds import BindService
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.endings import KILL_DEADLINE_S, SIGKILL, Endings
@@ -31,9 +32,9 @@ _LINGER_S = 3.0
 
 
 class Supervisor(Lives):
-    def __init__(self, store: Store, events: EventBus, sandboxes: Sandboxes, disks: PodDisks, config: EngineConfig
-                 ) -> None:
-        super().__init__(store, events, sandboxes, disks, config)
+    def __init__(self, store: Store, events: EventBus, sandboxes: Sandboxes, disks: PodDisks, binds: BindService,
+                 config: EngineConfig) -> None:
+        super().__init__(store, events, sandboxes, disks, binds, config)
         self._restarting = Restarting(self, self._start_again)
         self._endings = Endings(self, self._restarting)
         self._beginnings = Beginnings(self, self._endings)

@@ -149,7 +149,9 @@ class Rewind(Call, frozen=True, kw_only=True, tag="rewind"):
 class Volume(Call, frozen=True, kw_only=True, tag="volume"):
     name: str
     serial: str = ""
-    """Of an ext4 disk; empty: a tmpfs of `tmpfs` bytes."""
+    """Of an ext4 disk."""
+    port: str = ""
+    """Name of the virtio-serial port at which its files are served. Neither: a tmpfs of `tmpfs` bytes."""
     tmpfs: int = 0
     read_only: bool = False
     mode: int = 0

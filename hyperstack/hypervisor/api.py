@@ -33,6 +33,7 @@ Example
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,21 @@ class Machine(Protocol):
 
     async def attach_nic(self, nic: Nic) -> None:
         """:raise Unsupported: no NIC_HOTPLUG."""
+
+    async def attach_port(self, name: str, fd: int) -> None:
+        """A serial port that the guest knows by this name, with the connected stream socket at its other end. The
+        machine holds that as long as it runs, so whoever serves the port lives and ends with it.
+
+        :param name: at most 32 characters of [a-z0-9.-].
+        :raise Exhausted: it has as many ports as it can have.
+        """
+
+    async def detach_port(self, name: str) -> None:
+        """Idempotent."""
+
+    def helper_groups(self) -> contextlib.AbstractContextManager[Sequence[int]]:
+        """Open descriptors of the cgroup.procs that a helper of this machine joins by writing "0" to each: it is on the
+        machine's account then, and ends with it at the latest."""
 
     async def pause(self) -> None: ...
 

@@ -39,6 +39,8 @@ class Principal:
     project: str
     admin: bool
     """May name host paths, other projects' objects, and daemon-wide settings."""
+    uid: int | None = None
+    """The host's user that the caller is; None: none of them, or nobody knows."""
 
 
 class IdentityBackend(Protocol):

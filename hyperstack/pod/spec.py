@@ -81,9 +81,15 @@ class Mount(Struct, frozen=True, kw_only=True):
     mode: int = 0
     """tmpfs: permission bits, 0 for 01777."""
     options: tuple[str, ...] = ()
-    """Further mount options (noexec, nosuid, nocopy...)."""
+    """Further mount options (noexec, nosuid, nocopy, nonrecursive...)."""
     anonymous: bool = False
     """A volume nobody named: removed with its container where asked."""
+    create_source: bool = False
+    """bind: where the host path is missing, a directory is made."""
+    uid: int = 0
+    """bind: the host's user whose rights hold. 0: root's, and each file is its maker's. The engine sets it."""
+    structured: bool = False
+    """It was asked for as a structure (Docker: HostConfig.Mounts), not as a string (HostConfig.Binds)."""
 
 
 class LogConfig(Struct, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ def test_the_packaged_file_writes_out_exactly_the_defaults(tmp_path: Path) -> No
     document = tomllib.loads(text)
     document["registries"] = {}  # Its examples are no defaults.
     document["hosts"] = []
+    document["binds"] = {}
     assert load(write(tmp_path, PACKAGED.read_text()), document) == Config()
     missing = {field.name for field in msgspec.structs.fields(Config)} - set(document)
     assert not missing

@@ -135,9 +135,13 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
         "IPAMConfig": {"IPv6Address": "fd00::1"}}}}}, "EndpointsConfig.mine.IPAMConfig.IPv6Address is not supported"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
         "DriverOpts": {"a": "b"}}}}}, "EndpointsConfig.mine.DriverOpts is not supported"),
-    ({"HostConfig": {"Binds": ["/etc:/x"]}}, "host path /etc is not supported"),
+    ({"HostConfig": {"Binds": ["/etc:/x:rshared"]}}, "mode rshared is not supported"),
+    ({"HostConfig": {"Binds": ["/etc:/x:ro,slave"]}}, "mode slave is not supported"),
     ({"HostConfig": {"Binds": ["v:/x:rshared"]}}, "mode rshared is not supported"),
-    ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b"}]}}, "of type bind is not supported"),
+    ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {
+        "Propagation": "rshared"}}]}}, "BindOptions.Propagation=rshared is not supported"),
+    ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {
+        "ReadOnlyNonRecursive": True}}]}}, "BindOptions.ReadOnlyNonRecursive is not supported"),
     ({"HostConfig": {"Mounts": [{"Type": "volume", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}]}}, "Subpath"),
     ({"HostConfig": {"SecurityOpt": ["seccomp={}"]}}, "SecurityOpt seccomp= is not supported"),
     ({"HostConfig": {"SecurityOpt": ["apparmor=mine"]}}, "SecurityOpt apparmor=mine is not supported"),

@@ -23,12 +23,12 @@ def peer(uid: int | None, gid: int | None = None, headers: Mapping[str, str] | N
 
 async def test_root_is_the_administrator_of_the_default_project() -> None:
     who = await LocalIdentity(group="no-such-group").identify(peer(0, 0))
-    assert who == Principal(user="root", project="default", admin=True)
+    assert who == Principal(user="root", project="default", admin=True, uid=0)
 
 
 async def test_a_member_of_the_group_is_a_user() -> None:
     identity = LocalIdentity(group=PRIMARY_GROUP)
-    expected = Principal(user="daemon", project="default", admin=False)
+    expected = Principal(user="daemon", project="default", admin=False, uid=DAEMON.pw_uid)
     assert await identity.identify(peer(DAEMON.pw_uid, DAEMON.pw_gid)) == expected
     # Some other group may be the effective one of the process.
     assert await identity.identify(peer(DAEMON.pw_uid, 54321)) == expected

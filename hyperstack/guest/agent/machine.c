@@ -14,6 +14,7 @@
 
 #include "cgroup.h"
 #include "disks.h"
+#include "files.h"
 #include "port.h"
 #include "process.h"
 
@@ -170,9 +171,27 @@ void machine_describe(struct buffer *out)
     mp_key_str(out, "agent", AGENT_VERSION);
 }
 
+/* What programs mapped into memory is written when they end, and by then whoever carries files has to be there. */
+static void end_programs(void)
+{
+    const struct timespec moment = {0, NSEC_PER_SEC / 1000};
+    int64_t patience_ns = now_ns() + NSEC_PER_SEC;
+    for (struct container *container = containers; container; container = container->next)
+        cgroup_kill(container->cgroup);
+    for (bool populated = true, frozen; populated && now_ns() < patience_ns; nanosleep(&moment, NULL)) {
+        populated = false;
+        for (struct container *container = containers; container && !populated; container = container->next)
+            if (!cgroup_state(container->cgroup, &populated, &frozen))
+                populated = false;
+    }
+    sync();
+}
+
 void machine_power_off(void)
 {
     const struct timespec moment = {0, NSEC_PER_SEC / 1000};
+    if (files_served())
+        end_programs();
     int64_t patience_ns = now_ns() + NSEC_PER_SEC;
     /* From PID 1: everybody else. What does not even die of that has to be left behind. */
     kill(-1, SIGKILL);

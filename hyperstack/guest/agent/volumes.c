@@ -10,13 +10,14 @@
 
 #include "container.h"
 #include "disks.h"
+#include "files.h"
 #include "mounts.h"
 
 #define VOLUMES_PATH RUN_PATH "/volumes"
 #define NAME_MAX_VOLUME 255
 
 struct volume_request {
-    char *op, *name, *serial;
+    char *op, *name, *serial, *port;
     int64_t tmpfs, mode;
     bool read_only;
 };
@@ -55,6 +56,7 @@ bool volume_mount(struct slice arguments, struct problem *problem)
         {"op", FIELD_TEXT, false, offsetof(struct volume_request, op), 0, 32},
         {"name", FIELD_TEXT, false, offsetof(struct volume_request, name), 1, NAME_MAX_VOLUME},
         {"serial", FIELD_TEXT, true, offsetof(struct volume_request, serial), 1, 63},
+        {"port", FIELD_TEXT, true, offsetof(struct volume_request, port), 1, 63},
         {"tmpfs", FIELD_INT, true, offsetof(struct volume_request, tmpfs), 0, INT64_MAX},
         {"read_only", FIELD_BOOL, true, offsetof(struct volume_request, read_only), 0, 0},
         {"mode", FIELD_INT, true, offsetof(struct volume_request, mode), 0, 07777},
@@ -65,8 +67,8 @@ bool volume_mount(struct slice arguments, struct problem *problem)
     bool good = decode_record(arguments, fields, COUNT_OF(fields), &request, &arena, problem);
     if (good && !is_name(request.name, NAME_MAX_VOLUME))
         good = fail(problem, EINVAL, "%.64s is no volume name", request.name);
-    if (good && request.serial && request.tmpfs)
-        good = fail(problem, EINVAL, "a volume has either a serial or a tmpfs size");
+    if (good && !!request.serial + !!request.port + !!request.tmpfs > 1)
+        good = fail(problem, EINVAL, "a volume has either a serial, a port or a tmpfs size");
     int mounted = -1;
     if (good) {
         snprintf(path, sizeof(path), VOLUMES_PATH "/%s", request.name);
@@ -74,7 +76,9 @@ bool volume_mount(struct slice arguments, struct problem *problem)
             good = fail(problem, EEXIST, "volume %.64s is mounted", request.name);
     }
     if (good)
-        mounted = request.serial ? mount_disk(&request, problem) : mount_tmpfs(&request, problem);
+        mounted = request.serial ? mount_disk(&request, problem)
+                  : request.port ? files_mount(request.port, problem)
+                                 : mount_tmpfs(&request, problem);
     if (mounted >= 0 && make_directory(path, 0700) < 0)
         fail(problem, errno, "cannot make %s", path);
     else if (mounted >= 0 && mount_attach_path(mounted, path, problem))

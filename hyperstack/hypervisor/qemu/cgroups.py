@@ -26,6 +26,7 @@ REQUIRED = frozenset({"memory", "pids"})
 """Without these a machine is not started: nothing else fences what a VMM in an attacker's hands takes of the host."""
 WANTED = REQUIRED | {"cpu", "cpuacct"}
 
+_HELPERS = "helpers"
 _CPU_PERIOD_US = 100_000
 _MIN_CPU_QUOTA_US = 1_000
 """The kernel's own lower bound."""
@@ -99,10 +100,22 @@ class Cgroup:
                 stack.callback(os.close, fds[-1])
             yield fds
 
-    def pids(self) -> set[int]:
+    @contextlib.contextmanager
+    def helper_entrances(self) -> Iterator[list[int]]:
+        """The same of a group within it, for processes that serve the machine and are not the machine."""
+        with contextlib.ExitStack() as stack:
+            fds = []
+            for path, _ in self._places:
+                (path / _HELPERS).mkdir(exist_ok=True)
+                fds.append(os.open(path / _HELPERS / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+                stack.callback(os.close, fds[-1])
+            yield fds
+
+    def pids(self, below: str = "") -> set[int]:
         """Processes in any of its places."""
         found: set[int] = set()
         for path, _ in self._places:
+            path = path / below
             with contextlib.suppress(OSError):
                 found.update(int(word) for word in (path / "cgroup.procs").read_text().split())
         return found - {0}
@@ -137,23 +150,24 @@ class Cgroup:
         :raise Unavailable: a process does not die.
         """
         for _ in range(_REMOVE_ATTEMPTS):
-            for pid in self.pids():
-                self._kill_member(pid)
-            left = [path for path, _ in self._places if not _remove(path)]
+            for below in ("", _HELPERS):
+                for pid in self.pids(below):
+                    self._kill_member(pid, below)
+            left = [path for path, _ in self._places if not (_remove(path / _HELPERS) and _remove(path))]
             if not left:
                 return
             await asyncio.sleep(_REMOVE_PAUSE_S)
         raise Unavailable(f"control group {self._places[0][0]} stays busy with processes {sorted(self.pids())}",
                           hint="the host's kernel holds them; see dmesg")
 
-    def _kill_member(self, pid: int) -> None:
+    def _kill_member(self, pid: int, below: str) -> None:
         """Through a descriptor that is known to mean a member, so that a reused pid is never hit."""
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return
         try:
-            if pid in self.pids():
+            if pid in self.pids(below):
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
@@ -238,7 +252,7 @@ def _remove(path: Path) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno != errno.EBUSY:
+        if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise
         return False
     return True

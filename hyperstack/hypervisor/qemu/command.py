@@ -34,6 +34,8 @@ NIC_DEVICE = "nic0"
 NIC_NETDEV = "net0"
 NIC_SLOT = "slot0"
 _RAM = "ram"
+_MAX_PORTS = 8
+"""The agent's and those that are plugged in later; QEMU keeps the first one free for a console."""
 
 _MACHINE = "q35,hpet=off,smm=off,vmport=off,usb=off,sata=off,smbus=off,mem-merge=off,dump-guest-core=off"
 """`mem-merge=off`: equal pages of two tenants are never shared; the time of a write would tell one of the other's."""
@@ -98,6 +100,20 @@ def nic_device(nic: Nic) -> dict[str, Any]:
             "romfile": ""}
 
 
+def port_chardev(name: str, fd: str) -> dict[str, Any]:
+    """`fd`: the name of a connected socket that was sent over the monitor."""
+    return {"id": port_device_id(name), "backend": {"type": "socket", "data": {
+        "addr": {"type": "fd", "data": {"str": fd}}, "server": False}}}
+
+
+def port_device(name: str) -> dict[str, Any]:
+    return {"driver": "virtserialport", "id": port_device_id(name), "chardev": port_device_id(name), "name": name}
+
+
+def port_device_id(name: str) -> str:
+    return f"port-{name}"
+
+
 def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator: str, channels: Channels,
                  give: Callable[[int], int], boot: Boot | None, ram: Ram | None = None,
                  sandbox: bool = True) -> list[str]:
@@ -125,7 +141,7 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-mon", "chardev=monitor,mode=control",
         # The guest may print for ever: it overwrites its own words.
         "-chardev", f"ringbuf,id={CONSOLE},size={CONSOLE_BYTES}", "-serial", f"chardev:{CONSOLE}",
-        "-device", "virtio-serial-pci,id=serial0,max_ports=2",
+        "-device", f"virtio-serial-pci,id=serial0,max_ports={_MAX_PORTS}",
         "-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off",
         "-device", f"virtserialport,id={AGENT_DEVICE},chardev=agent,name={AGENT_PORT}",
         "-device", f"virtio-scsi-pci,id={disks.CONTROLLER},{disks.CONTROLLER_OPTIONS}",

@@ -18,7 +18,7 @@ from hyperstack.hypervisor.qemu.forks import Child, Seats
 from hyperstack.hypervisor.qemu.place import AGENT_SOCKET, MONITOR_SOCKET, Place, printable, read_last_words
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.hypervisor.qemu.qmp import CommandFailed, Monitor, connect_unix
-from hyperstack.pod.errors import Conflict, Unavailable, Unsupported
+from hyperstack.pod.errors import Conflict, Exhausted, Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
 
@@ -438,3 +438,26 @@ class QemuMachine:
             with contextlib.suppress(Unavailable):
                 await asyncio.shield(self._execute("netdev_del", {"id": command.NIC_NETDEV}))
             raise
+
+    async def attach_port(self, name: str, fd: int) -> None:
+        chardev, device = command.port_chardev(name, name), command.port_device(name)
+        await self._execute("getfd", {"fdname": name}, fd=fd)
+        await self._execute("chardev-add", chardev)
+        try:
+            await self._monitor.execute("device_add", device)
+        except BaseException as error:
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(self._execute("chardev-remove", {"id": chardev["id"]}))
+            if isinstance(error, CommandFailed):
+                raise Exhausted(f"machine {self.id[:12]} can have no more ports: {error}") from error
+            raise
+
+    async def detach_port(self, name: str) -> None:
+        ident = command.port_device_id(name)
+        if ident in await self._devices():
+            await self._execute("device_del", {"id": ident})  # a port is gone at once, whatever the guest says
+        if any(item.get("label") == ident for item in await self._execute("query-chardev") or ()):
+            await self._execute("chardev-remove", {"id": ident})
+
+    def helper_groups(self) -> contextlib.AbstractContextManager[Sequence[int]]:
+        return self._place.cgroup.helper_entrances()

@@ -53,7 +53,7 @@ class LocalIdentity:
         admin = peer.uid == 0
         # The user database may be a remote one (LDAP), so it must not hold up the event loop.
         user = "root" if admin else await asyncio.to_thread(self._member, peer.uid, peer.gid)
-        return Principal(user=user, project=_project(peer, user, admin=admin), admin=admin)
+        return Principal(user=user, project=_project(peer, user, admin=admin), admin=admin, uid=peer.uid)
 
     def _member(self, uid: int, gid: int | None) -> str:
         """The member's user name. :raise Forbidden: this user is none."""

@@ -1,0 +1,174 @@
+/* A process of its own carries requests between /dev/fuse and a virtio-serial port. It holds one of each at a time: what
+ * else there is waits in the kernel, or with the server. */
+#include "files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "mounts.h"
+
+#define MESSAGE_MAX (256 * 1024 + 8192) /* the server's largest read or write, with its head */
+#define READ_MAX "262144"
+#define PORT_WAIT_NS (10 * NSEC_PER_SEC)
+#define NAMES_MAX 64
+
+static bool served;
+
+bool files_served(void)
+{
+    return served;
+}
+
+static int open_port(const char *name)
+{
+    char path[300], text[NAMES_MAX + 2];
+    int fd = -1;
+    DIR *directory = opendir("/sys/class/virtio-ports");
+    for (struct dirent *entry; directory && fd < 0 && (entry = readdir(directory));) {
+        snprintf(path, sizeof(path), "%s/name", entry->d_name);
+        if (entry->d_name[0] == '.' || read_text(dirfd(directory), path, text, sizeof(text)) < 0)
+            continue;
+        text[strcspn(text, "\n")] = 0;
+        snprintf(path, sizeof(path), "/dev/%.64s", entry->d_name);
+        if (strcmp(text, name) == 0)
+            fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    }
+    if (directory)
+        closedir(directory);
+    return fd;
+}
+
+/* Until the port is there, and somebody at its other end. No event tells of either. */
+static int wait_for_port(const char *name)
+{
+    int64_t deadline = now_ns() + PORT_WAIT_NS;
+    int fd = -1;
+    while (now_ns() < deadline) {
+        if (fd < 0)
+            fd = open_port(name);
+        struct pollfd port = {.fd = fd, .events = POLLOUT};
+        if (fd >= 0 && poll(&port, 1, 0) == 1 && !(port.revents & POLLHUP))
+            return fd;
+        usleep(1000);
+    }
+    return -1;
+}
+
+/* One message from a request's or an answer's source to where it goes. Both begin with their size. */
+struct lane {
+    char data[MESSAGE_MAX];
+    size_t size, sent;
+};
+
+static uint32_t message_size(const struct lane *lane)
+{
+    return lane->size < sizeof(uint32_t) ? 0 : get_le32((const uint8_t *)lane->data);
+}
+
+/* From the kernel: a whole request, or nothing. False: the file system is unmounted. */
+static bool take_request(int fuse, struct lane *out)
+{
+    ssize_t got = read(fuse, out->data, sizeof(out->data));
+    if (got > 0)
+        out->size = (size_t)got;
+    return got > 0 || errno == EAGAIN || errno == EINTR || errno == ENOENT;
+}
+
+static bool send_request(int port, struct lane *out)
+{
+    while (out->sent < out->size) {
+        ssize_t sent = write(port, out->data + out->sent, out->size - out->sent);
+        if (sent <= 0)
+            return sent < 0 && (errno == EAGAIN || errno == EINTR);
+        out->sent += (size_t)sent;
+    }
+    out->size = out->sent = 0;
+    return true;
+}
+
+/* Bytes from the port; an answer that is whole goes to the kernel, which has the last word on whether it is one. */
+static bool take_answers(int port, int fuse, struct lane *in)
+{
+    for (;;) {
+        size_t whole = message_size(in);
+        if (in->size >= sizeof(uint32_t) && (whole < sizeof(struct fuse_out_header) || whole > sizeof(in->data)))
+            return false;
+        if (whole && in->size == whole) {
+            if (write(fuse, in->data, whole) < 0 && errno == ENODEV)
+                return false;
+            in->size = 0;
+            continue;
+        }
+        size_t wanted = (whole ? whole : sizeof(struct fuse_out_header)) - in->size;
+        ssize_t got = read(port, in->data + in->size, wanted);
+        if (got <= 0)
+            return got < 0 && (errno == EAGAIN || errno == EINTR);
+        in->size += (size_t)got;
+    }
+}
+
+static void carry(int fuse, int port)
+{
+    static struct lane out, in;
+    for (;;) {
+        struct pollfd ends[] = {{.fd = out.size ? -1 : fuse, .events = POLLIN},
+                                {.fd = port, .events = (short)(POLLIN | (out.size ? POLLOUT : 0))}};
+        if (poll(ends, COUNT_OF(ends), -1) < 0 && errno != EINTR)
+            return;
+        if (ends[0].revents && !take_request(fuse, &out))
+            return;
+        if (out.size && !send_request(port, &out))
+            return;
+        if (ends[1].revents & POLLIN && !take_answers(port, fuse, &in))
+            return;
+        if (ends[1].revents & POLLHUP && !(ends[1].revents & POLLIN))
+            return;
+    }
+}
+
+static _Noreturn void relay(int fuse, const char *name)
+{
+    /* Nothing else of the agent's: its own port above all must not stay open by this. */
+    if (dup2(fuse, 3) == 3)
+        syscall(SYS_close_range, 4U, ~0U, 0U);
+    prctl(PR_SET_NAME, "files");
+    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); /* memory that it needs must not wait for files that it carries */
+    int port = wait_for_port(name);
+    if (port >= 0)
+        carry(3, port);
+    log_line("the files served at %s are gone", name);
+    _exit(0); /* the kernel ends what waits, and all that comes, with an error */
+}
+
+int files_mount(const char *port, struct problem *problem)
+{
+    char number[16];
+    const char *const options[] = {"fd", number, "rootmode", "40000", "user_id", "0", "group_id", "0",
+                                   "max_read", READ_MAX, "default_permissions", NULL, "allow_other", NULL, NULL};
+    int fuse = open("/dev/fuse", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fuse < 0) {
+        fail(problem, errno == ENOENT ? ENODEV : errno, "the kernel has no FUSE, which files of the host need");
+        return -1;
+    }
+    snprintf(number, sizeof(number), "%d", fuse);
+    int mounted = mount_new("fuse", "files", options, ATTR_NODEV, problem);
+    pid_t pid = mounted < 0 ? -1 : fork();
+    if (pid == 0)
+        relay(fuse, port);
+    if (mounted >= 0 && pid < 0) {
+        fail(problem, errno, "cannot start the carrier of files: %s", strerror(errno));
+        close_fd(&mounted);
+    }
+    served = served || mounted >= 0;
+    close_fd(&fuse);
+    return mounted;
+}

@@ -1,0 +1,8 @@
+/* File systems that are served over a port of this machine: FUSE's requests go out, answers come in. */
+#pragma once
+
+#include "msgpack.h"
+
+/* A detached mount of what is served at the port `port`, which may still be on its way. -1 where it cannot be. */
+int files_mount(const char *port, struct problem *problem);
+bool files_served(void); /* whether there is one: then programs end, and are written out, before all else does */
