@@ -256,8 +256,9 @@ class Daemon:
         return self.ctl(*args, stdin=stdin).stdout.decode().strip()
 
     @contextlib.contextmanager
-    def sdk(self) -> Iterator[docker.DockerClient]:
-        client = docker.DockerClient(base_url=f"unix://{self.socket}", timeout=int(PATIENCE_S))
+    def sdk(self, version: str | None = None) -> Iterator[docker.DockerClient]:
+        """:param version: of the API; else the newest."""
+        client = docker.DockerClient(base_url=f"unix://{self.socket}", version=version, timeout=int(PATIENCE_S))
         with contextlib.closing(client):
             yield client
 

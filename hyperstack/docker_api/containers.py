@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import platform
 
+import msgspec
 from aiohttp import web
 
+from hyperstack.docker_api import shapes
 from hyperstack.docker_api.bodies import CreateBody, UpdateBody
 from hyperstack.docker_api.creation import parse_create, parse_update
 from hyperstack.docker_api.filters import Filters
@@ -62,7 +64,11 @@ class ContainerRoutes:
         if wanted and (system != "linux" or architecture.partition("/")[0] not in ("", host_architecture())):
             raise UnsupportedOption(f"platform={wanted[:64]}", "the VM has the host's processor",
                                     hint=f"linux/{host_architecture()}")
-        spec, pod = parse_create(await call.body(CreateBody), name=call.text("name"), project=call.who.project)
+        body = await call.body(CreateBody)
+        if call.version < (1, 25):  # Until then it was the client that removed the container.
+            kept = msgspec.structs.replace(body.host_config, auto_remove=False)
+            body = msgspec.structs.replace(body, host_config=kept)
+        spec, pod = parse_create(body, name=call.text("name"), project=call.who.project)
         record = await self._containers.create(call.who, spec, pod)
         return json_response({"Id": record.id, "Warnings": []}, status=201)
 
@@ -72,7 +78,7 @@ class ContainerRoutes:
         if call.flag("size"):
             written = (await self._engine.system.disk_usage(call.who)).get("containers", {}).get(record.id, 0)
             body |= {"SizeRw": written, "SizeRootFs": written + image_size(self._engine, call, record.image_id)}
-        return json_response(body)
+        return json_response(shapes.container(body, call.version))
 
     async def start(self, call: Call) -> web.StreamResponse:
         if call.has("checkpoint"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hyperstack.docker_api import streams
+from hyperstack.docker_api import shapes, streams
 from hyperstack.docker_api.bodies import AuthBody
 from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.decompression import decompressed
@@ -52,6 +52,7 @@ class ImageRoutes:
             Route("GET", "/images/get", self.save_many, cancellable=True),
             Route("GET", "/images/{name:.+}/json", self.inspect),
             Route("GET", "/images/{name:.+}/history", self.history),
+            Route("GET", "/images/{name:.+}/attestations", self.attestations),
             Route("GET", "/images/{name:.+}/get", self.save_one, cancellable=True),
             Route("POST", "/images/{name:.+}/tag", self.tag),
             Route("POST", "/images/{name:.+}/push", self.push, cancellable=True),
@@ -74,7 +75,7 @@ class ImageRoutes:
                 and wanted.labels(image.config.labels)]
         if wanted.get("reference"):
             rows = [row for row in rows if row["RepoTags"] or row["RepoDigests"]]
-        return json_response(rows)
+        return json_response([shapes.image_row(row, call.version) for row in rows])
 
     def _shared(self, call: Call) -> dict[str, int]:
         found = self._images.list_all(call.who)
@@ -157,7 +158,7 @@ class ImageRoutes:
     async def inspect(self, call: Call) -> web.StreamResponse:
         image = self._named(call, call.part("name"))
         raw, config = image.raw_config, image.raw_config.get("config") or {}
-        return json_response({
+        return json_response(shapes.image({
             "Id": image.id, "RepoTags": [self._images.display(name) for name in image.references],
             "RepoDigests": [self._images.display(name) for name in image.digests], "Parent": "",
             "Comment": _comment(raw), "Created": raw.get("created") or rfc3339(image.created_at), "DockerVersion": "",
@@ -165,7 +166,12 @@ class ImageRoutes:
             "Architecture": image.architecture, "Variant": raw.get("variant") or "", "Os": image.os,
             "Size": image.size, "GraphDriver": {"Name": "erofs", "Data": None},
             "RootFS": {"Type": "layers", "Layers": list(image.diff_ids)},
-            "Metadata": {"LastTagTime": rfc3339(0)}})
+            "Metadata": {"LastTagTime": rfc3339(0)}}, call.version))
+
+    async def attestations(self, call: Call) -> web.StreamResponse:
+        """None: a pull takes the image of one platform, and leaves what a registry keeps beside it."""
+        self._named(call, call.part("name"))
+        return json_response([])
 
     async def history(self, call: Call) -> web.StreamResponse:
         image = self._named(call, call.part("name"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from hyperstack.docker_api import shapes
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, shown_network, status
 from hyperstack.docker_api.networks import endpoint_settings, exposed_ports, network_name
@@ -44,7 +45,7 @@ async def list_containers(engine: Engine, call: Call) -> web.StreamResponse:
         for row in rows:
             row["SizeRw"] = written.get(row["Id"], 0)
             row["SizeRootFs"] = row["SizeRw"] + image_size(engine, call, row["ImageID"])
-    return json_response(rows)
+    return json_response([shapes.summary(row, call.version) for row in rows])
 
 
 def all_rows(engine: Engine, who: Principal, written: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -155,12 +156,15 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
     entrypoint, command = command_line(record)
     # The endpoint and the ports of a container that shares another's network are that one's.
     own = not record.spec.sharing.network
+    health = engine.containers.health_of(record)
     return {
         "Id": record.id, "Names": [f"/{record.name}"], "Image": record.spec.image, "ImageID": record.image_id,
         "Command": shlex.join([*entrypoint, *command]), "Created": record.created_at // _NS,
         "Ports": _ports(record, pod) if live and own else [],
         "Labels": {**record.image_config.labels, **record.spec.labels},
-        "State": status(record), "Status": status_text(record, engine.containers.health_of(record)),
+        "State": status(record), "Status": status_text(record, health),
+        "Health": {"Status": health.status.value if health else "none",
+                   "FailingStreak": health.failing_streak if health else 0},
         "HostConfig": {"NetworkMode": shown_network(record.spec, pod.spec), "Annotations": record.spec.annotations},
         "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(pod, live=live)} if own else {}},
         "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],

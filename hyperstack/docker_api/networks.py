@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from hyperstack.docker_api import shapes
 from hyperstack.docker_api.bodies import ConnectBody, DisconnectBody, IpamPoolBody, NetworkCreateBody
 from hyperstack.docker_api.endpoints import parse_endpoint
 from hyperstack.docker_api.filters import Filters
@@ -84,8 +85,9 @@ class NetworkRoutes:
         if call.text("scope", "local") != "local":
             raise UnsupportedOption(f"scope={call.text('scope')[:64]}", "networks are this host's", hint="local")
         members = self._networks.members(call.who, network)
-        return json_response({**describe(network), "Containers": {
-            record.id: _member(record, pod) for record, pod in members}})
+        taken = [pod.binding.address for _, pod in members if pod.binding is not None]
+        return json_response({**describe(network), **shapes.network_status(network.subnets, taken, call.version),
+                              "Containers": {record.id: _member(record, pod) for record, pod in members}})
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(NetworkCreateBody)

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hyperstack.docker_api import streams
+from hyperstack.docker_api import shapes, streams
 from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.inspection import is_live
 from hyperstack.docker_api.versions import HEADERS
@@ -48,7 +48,7 @@ class OutputRoutes:
         return await serve_attachment(call, attachment, stdin=stdin, keys=keys)
 
     async def attach_websocket(self, call: Call) -> web.StreamResponse:
-        connection = WebSocketConnection()
+        connection = WebSocketConnection(text=call.version < (1, 28))
         if not connection.response.can_prepare(call.request):
             raise InvalidArgument("the request does not ask for a websocket", field="Upgrade", hint="POST .../attach")
         record, keys, attachment = await self._attach(call)
@@ -98,11 +98,12 @@ class OutputRoutes:
         before = await self._sample(call, record)
         if not stream:
             if call.flag("one-shot") or before is None:
-                return json_response(_stats(record, before, None))
+                return json_response(shapes.stats(_stats(record, before, None), call.version))
             await asyncio.sleep(_SAMPLE_S)
-            return json_response(_stats(record, await self._sample(call, record), before))
+            now = await self._sample(call, record)
+            return json_response(shapes.stats(_stats(record, now, before), call.version))
         lines = JsonLines(call.request)
-        await lines.write(_stats(record, before, None))
+        await lines.write(shapes.stats(_stats(record, before, None), call.version))
         while True:
             await asyncio.sleep(_SAMPLE_S)
             try:
@@ -110,7 +111,7 @@ class OutputRoutes:
             except NotFound:
                 return await lines.close()
             now = await self._sample(call, record)
-            await lines.write(_stats(record, now, before))
+            await lines.write(shapes.stats(_stats(record, now, before), call.version))
             before = now
 
     async def _sample(self, call: Call, record: ContainerRecord) -> ContainerStats | None:

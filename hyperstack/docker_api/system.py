@@ -10,14 +10,14 @@ from typing import Any
 from aiohttp import web
 
 import hyperstack
-from hyperstack.docker_api import streams
+from hyperstack.docker_api import shapes, streams
 from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.versions import LATEST, OLDEST
 from hyperstack.engine.api import Engine
 from hyperstack.engine.records import Event
 from hyperstack.http.call import Call
-from hyperstack.http.responses import JsonLines, json_response
+from hyperstack.http.responses import JSON_SEQUENCE, JsonLines, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
 
@@ -64,13 +64,21 @@ class SystemRoutes:
     async def events(self, call: Call) -> web.StreamResponse:
         wanted = Filters.parse(call, known=_EVENT_FILTERS)
         events = self._engine.events(call.who, since_ns=call.time_ns("since"), until_ns=call.time_ns("until"))
-        lines = JsonLines(call.request)
+        lines = JsonLines(call.request, media_type=_media_type(call))
         async with streams.closing(events):
             await lines.open()
             async for event in events:
                 if _wanted(event, wanted):
-                    await lines.write(_event(event))
+                    await lines.write(shapes.event(_event(event), call.version))
         return await lines.close()
+
+
+def _media_type(call: Call) -> str:
+    """Of events: what the client accepts of what its version knows, in the order of the server's liking."""
+    known = [(1, 53, "application/jsonl"), (1, 52, "application/x-ndjson"), (1, 52, JSON_SEQUENCE)]
+    accepted = call.request.headers.get("Accept", "").lower()
+    offered = (kind for major, minor, kind in known if call.version >= (major, minor))
+    return next((kind for kind in offered if kind in accepted), "application/json")
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -18,6 +18,7 @@ from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.spec import MountKind
 
 _NS = 1_000_000_000
+_ACTIVE = ("running", "paused", "restarting")
 _TYPES = ("container", "image", "volume", "build-cache")
 
 
@@ -48,7 +49,10 @@ class UsageRoutes:
             answer["Volumes"] = self._volumes(call, usage.get("volumes", {}))
         if not asked or "build-cache" in asked:
             answer["BuildCache"] = []
-        return json_response(answer)
+        verbose = call.flag("verbose")
+        usages = {} if call.version < (1, 52) else _usages(answer, verbose=verbose)
+        legacy = call.version < (1, 52) or (call.version < (1, 53) and not verbose)
+        return json_response({**(answer if legacy else {}), **usages})
 
     def _images(self, call: Call) -> list[dict[str, Any]]:
         images = self._engine.images
@@ -71,6 +75,37 @@ class UsageRoutes:
         return [{**volumes.describe(volume),
                  "UsageData": {"Size": sizes.get(volume.name, -1), "RefCount": users[volume.name]}}
                 for volume in self._engine.volumes.list_all(call.who)]
+
+
+def _usages(found: Mapping[str, Any], *, verbose: bool) -> dict[str, Any]:
+    """Since 1.52: a summary of each kind that was asked for, and its objects where all is to be told."""
+    images, containers, volumes, cached = (found[kind] for kind in ("Images", "Containers", "Volumes", "BuildCache"))
+    usages: dict[str, Any] = {}
+    if images is not None:
+        idle = sum(image["Size"] - image["SharedSize"] for image in images if not image["Containers"])
+        usages["ImageUsage"] = _usage(images, lambda image: image["Containers"] > 0, found["LayersSize"], idle)
+    if containers is not None:
+        usages["ContainerUsage"] = _usage(containers, lambda row: row["State"] in _ACTIVE, *_sizes(
+            (row["SizeRw"], row["State"] in _ACTIVE) for row in containers))
+    if volumes is not None:
+        usages["VolumeUsage"] = _usage(volumes, lambda volume: volume["UsageData"]["RefCount"] > 0, *_sizes(
+            (max(volume["UsageData"]["Size"], 0), volume["UsageData"]["RefCount"] > 0) for volume in volumes))
+    if cached is not None:
+        usages["BuildCacheUsage"] = _usage(cached, lambda entry: entry["InUse"], *_sizes(
+            (entry["Size"], entry["InUse"]) for entry in cached))
+    return usages if verbose else {kind: {**usage, "Items": None} for kind, usage in usages.items()}
+
+
+def _usage(items: list[dict[str, Any]], active: Callable[[dict[str, Any]], bool], total: int, reclaimable: int
+           ) -> dict[str, Any]:
+    return {"ActiveCount": sum(map(active, items)), "TotalCount": len(items), "TotalSize": total,
+            "Reclaimable": reclaimable, "Items": items}
+
+
+def _sizes(items: Iterable[tuple[int, bool]]) -> tuple[int, int]:
+    """(bytes of all, bytes of those that are not in use)."""
+    known = list(items)
+    return sum(size for size, _ in known), sum(size for size, used in known if not used)
 
 
 def layer_holders(images: Iterable[Image]) -> Counter[str]:

@@ -7,7 +7,7 @@ import re
 import hyperstack
 from hyperstack.pod.errors import InvalidArgument
 
-LATEST = (1, 50)
+LATEST = (1, 55)
 OLDEST = (1, 24)
 
 HEADERS = {

@@ -13,7 +13,9 @@ _HEARTBEAT_S = 30.0
 class WebSocketConnection:
     """See `hyperstack.docker_api.streams.Duplex`. A websocket has no half to close: its end of input is its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, text: bool = False) -> None:
+        """:param text: send text instead of bytes; what is no UTF-8 in it is replaced."""
+        self._text = text
         self.response = web.WebSocketResponse(max_msg_size=_MAX_MESSAGE, heartbeat=_HEARTBEAT_S)
 
     async def read(self) -> bytes:
@@ -29,7 +31,10 @@ class WebSocketConnection:
 
     async def write(self, data: bytes) -> None:
         """Waits while the client does not read. :raise ConnectionError: it is gone."""
-        await self.response.send_bytes(data)
+        if self._text:
+            await self.response.send_str(data.decode(errors="replace"))
+        else:
+            await self.response.send_bytes(data)
 
     async def gone(self) -> None:
         """It is, when `read` has told of the end."""

@@ -9,6 +9,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+JSON_SEQUENCE = "application/json-seq"
+"""RFC 7464: each record begins with a mark of its own."""
+
 
 def encode(value: Any) -> bytes:
     """JSON. Strings from guests may hold what UTF-8 cannot (lone surrogates); those are escaped."""
@@ -29,9 +32,10 @@ def empty(status: int = 204) -> web.Response:
 class JsonLines:
     """A stream of JSON objects, one per line, whose headers go out at `open`."""
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, *, media_type: str = "application/json") -> None:
         self._request = request
-        self._response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        self._mark = b"\x1e" if media_type == JSON_SEQUENCE else b""
+        self._response = web.StreamResponse(headers={"Content-Type": media_type})
 
     @property
     def opened(self) -> bool:
@@ -44,7 +48,7 @@ class JsonLines:
     async def write(self, value: Any) -> None:
         """Waits while the client is slow."""
         await self.open()
-        await self._response.write(encode(value) + b"\r\n")
+        await self._response.write(self._mark + encode(value) + b"\r\n")
 
     async def close(self) -> web.StreamResponse:
         await self.open()

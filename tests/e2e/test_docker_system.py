@@ -43,7 +43,7 @@ def test_disk_usage_has_dockers_shape(daemon: Daemon) -> None:
     daemon.docker_cli("run", "-d", "--name", "big", "-v", "used:/data", BUSYBOX, "sh", "-c",
                       "head -c 3000000 /dev/urandom > /f; sync; sleep 600")
     daemon.docker_cli("volume", "create", "unused")
-    with daemon.sdk() as client:
+    with daemon.sdk("1.51") as client:
         usage: dict[str, Any] = client.df()
         [container] = [one for one in usage["Containers"] if one["Names"] == ["/big"]]
         assert container["SizeRootFs"] > container["SizeRw"] >= 0

@@ -150,7 +150,7 @@ async def test_images_volumes_networks_and_the_system(served: Served) -> None:
     assert b"pre-defined network" in (await cli(served, "network", "rm", "bridge"))[2]
     await ok(served, "network", "create", "spare")
     assert "spare" in await ok(served, "network", "prune", "-f")
-    assert await ok(served, "version", "--format", "{{.Server.APIVersion}}") == "1.50\n"
+    assert await ok(served, "version", "--format", "{{.Server.APIVersion}}") == "1.55\n"
     assert "Storage Driver" in await ok(served, "info")
     assert "Images" in await ok(served, "system", "df")
     assert (await ok(served, "system", "prune", "-f")).endswith("0B\n")
@@ -258,7 +258,7 @@ async def test_the_sdk_copies_and_handles_images(served: Served) -> None:
             with pytest.raises(APIError, match="not supported"):
                 client.containers.run("busybox", "true", network_mode="host")
             assert client.info()["OSType"] == "linux"
-            assert client.df()["LayersSize"] == 4 << 20
+            assert client.df()["ImageUsage"]["TotalSize"] == 4 << 20
 
     await asyncio.to_thread(work)
 
@@ -269,7 +269,7 @@ async def test_the_sdk_follows_logs_and_events(served: Served) -> None:
             events = client.events(decode=True, filters={"event": "die"})
             box = client.containers.run("busybox", ["sh", "-c", "echo a; sleep 0.1; echo b"], detach=True)
             assert b"".join(box.logs(stream=True, follow=True)) == b"a\nb\n"
-            assert next(events)["id"] == box.id
+            assert next(events)["Actor"]["ID"] == box.id
             events.close()
 
     await asyncio.to_thread(work)

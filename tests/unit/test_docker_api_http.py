@@ -60,15 +60,15 @@ async def test_ping_tells_the_version_that_clients_negotiate_with(served: Served
     for method in ("HEAD", "GET"):
         async with served.client.request(method, "http://d/_ping") as answer:
             assert answer.status == 200
-            assert answer.headers["Api-Version"] == "1.50"
+            assert answer.headers["Api-Version"] == "1.55"
             assert answer.headers["Docker-Experimental"] == "false"
             assert answer.headers["Ostype"] == "linux"
             assert answer.headers["Server"].startswith("HyperStack/")
 
 
 @pytest.mark.parametrize(("version", "status", "words"), [
-    ("v1.24", 200, ""), ("v1.50", 200, ""),
-    ("v1.51", 400, "client version 1.51 is too new. Maximum supported API version is 1.50"),
+    ("v1.24", 200, ""), ("v1.55", 200, ""),
+    ("v1.56", 400, "client version 1.56 is too new. Maximum supported API version is 1.55"),
     ("v1.5", 400, "client version 1.5 is too old. Minimum supported API version is 1.24"),
     ("v99999.1", 404, "page not found"), ("vx", 404, "page not found"),
 ])
@@ -328,12 +328,21 @@ async def test_a_follower_who_goes_away_is_forgotten(served: Served) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_events_are_lines_of_json(served: Served) -> None:
-    async with served.client.get('http://d/events?filters={"event":["start"],"type":["container"]}') as answer:
+@pytest.mark.parametrize(("version", "accept", "kind"), [
+    ("v1.51", "application/json-seq", "application/json"), ("v1.52", "application/json-seq", "application/json-seq"),
+    ("v1.52", "application/jsonl", "application/json"), ("v1.53", "application/jsonl", "application/jsonl"),
+    ("v1.55", "*/*", "application/json")])
+async def test_events_are_lines_of_json(served: Served, version: str, accept: str, kind: str) -> None:
+    query = '?filters={"event":["start"],"type":["container"]}'
+    async with served.client.get(f"http://d/{version}/events{query}", headers={"Accept": accept}) as answer:
         ident = await run(served, "true", name="seen")
-        line = json.loads(await answer.content.readline())
-    assert (line["Type"], line["Action"], line["status"], line["id"], line["from"]) == (
-        "container", "start", "start", ident, "busybox")
+        raw = await answer.content.readline()
+    assert answer.headers["Content-Type"] == kind
+    assert raw.startswith(b"\x1e") is (kind == "application/json-seq")
+    line = json.loads(raw.lstrip(b"\x1e"))
+    assert (line["Type"], line["Action"], line["Actor"]["ID"]) == ("container", "start", ident)
+    legacy = ("start", ident, "busybox") if version == "v1.51" else (None, None, None)
+    assert (line.get("status"), line.get("id"), line.get("from")) == legacy
     assert line["Actor"]["Attributes"]["name"] == "seen"
     assert line["timeNano"] // 10**9 == line["time"]
 
@@ -467,10 +476,22 @@ async def test_info_and_version(served: Served) -> None:
     assert (info["NCPU"], info["Swarm"]["LocalNodeState"]) == (2, "inactive")
     _, version = await served.call("GET", "/version")
     assert isinstance(version, dict)
-    assert (version["ApiVersion"], version["MinAPIVersion"], version["Os"]) == ("1.50", "1.24", "linux")
+    assert (version["ApiVersion"], version["MinAPIVersion"], version["Os"]) == ("1.55", "1.24", "linux")
     _, usage = await served.call("GET", "/system/df")
     assert isinstance(usage, dict)
-    assert usage["LayersSize"] == 4 << 20
+    assert set(usage) == {"ImageUsage", "ContainerUsage", "VolumeUsage", "BuildCacheUsage"}
+    assert usage["ImageUsage"]["TotalSize"] == 4 << 20
+    assert usage["ImageUsage"]["Items"] is None
+    _, old = await served.call("GET", "/v1.51/system/df")
+    assert isinstance(old, dict)
+    assert (old["LayersSize"], "ImageUsage" in old) == (4 << 20, False)
+    _, both = await served.call("GET", "/v1.52/system/df")
+    assert isinstance(both, dict)
+    assert (both["Images"][0]["Size"], both["ImageUsage"]["TotalCount"]) == (4 << 20, len(both["Images"]))
+    _, verbose = await served.call("GET", "/v1.52/system/df?verbose=1&type=image")
+    assert isinstance(verbose, dict)
+    assert set(verbose) == {"ImageUsage"}
+    assert verbose["ImageUsage"]["Items"] == both["Images"]
 
 
 # -- files
