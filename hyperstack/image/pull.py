@@ -107,6 +107,8 @@ class Puller:
         except manifests.DocumentError as error:
             raise RegistryError(f"{reference.familiar()}: {error}", field="image", value=reference.familiar(),
                                 hint="the image cannot be used; ask whoever pushed it") from error
+        # Not before the image is found: until something is told, a client learns of an error by its status.
+        progress(Progress(ident=reference.tag or reference.digest, status=f"Pulling from {reference.path}"))
         layers = [LayerRow(diff_id=diff_id, blob=layer.digest)
                   for layer, diff_id in zip(resolved.manifest.layers, parsed.diff_ids, strict=True)]
         ident = resolved.manifest.config.digest
