@@ -68,6 +68,11 @@ class Binds(_Section, frozen=True, kw_only=True):
     that they have on the host. Root may bind any path."""
 
 
+class Builds(_Section, frozen=True, kw_only=True):
+    private_sources: list[str] = []
+    """CIDRs that builds may fetch contexts and files from although they are no public addresses."""
+
+
 class HypervisorDefaults(_Section, frozen=True, kw_only=True):
     templates: Literal["project", "host", "off"] = "project"
     """Whose pods are clones of one booted machine: a project's, everybody's on this host, or nobody's (each boots)."""
@@ -113,6 +118,7 @@ class Config(_Section, frozen=True, kw_only=True):
     pods: PodDefaults = PodDefaults()
     registries: Registries = Registries()
     network: NetworkDefaults = NetworkDefaults()
+    build: Builds = Builds()
     hypervisor: HypervisorDefaults = HypervisorDefaults()
     tls: TlsSettings = TlsSettings()
     binds: Binds = Binds()
@@ -227,6 +233,12 @@ def _check(config: Config) -> None:
             if not Path(path).is_absolute():
                 raise InvalidArgument(f"binds.allow.{project}: {path!r} is not an absolute path",
                                       field=f"binds.allow.{project}", value=path)
+    for text in config.build.private_sources:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise InvalidArgument(f"build.private_sources: {error}", field="build.private_sources", value=text,
+                                  hint="write networks such as 10.0.0.0/8 or fd00::/8") from error
     for host in config.registries.insecure:
         _check_registry("registries.insecure", host)
     for host, endpoints in config.registries.mirrors.items():

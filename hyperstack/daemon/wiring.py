@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def engine_config(config: Config) -> EngineConfig:
         memory_reserve_mib=parse_size(config.hypervisor.memory_reserve, field="hypervisor.memory_reserve") >> 20,
         boot_deadline_s=float(config.pods.boot_timeout_s),
         template_sharing=TemplateSharing(config.hypervisor.templates),
+        build_private_sources=tuple(map(ipaddress.ip_network, config.build.private_sources)),
         pool_size=config.hypervisor.pool,
         pool_memory_percent=config.hypervisor.pool_memory_percent,
         rehearsal_layer=_rehearsal_layer(config) if config.hypervisor.forks else None,

@@ -14,10 +14,6 @@ _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 _NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
              "swarm and try again.")
 _LATER = {
-    ("POST", "/build"): "building images",
-    ("POST", "/build/cancel"): "building images",
-    ("POST", "/session"): "building images with BuildKit",
-    ("POST", "/grpc"): "building images with BuildKit",
     ("GET", "/containers/{name}/checkpoints"): "checkpoints",
     ("POST", "/containers/{name}/checkpoints"): "checkpoints",
     ("GET", "/plugins/privileges"): "plugins",
@@ -32,11 +28,6 @@ async def _no_swarm(call: Call) -> web.StreamResponse:
 
 async def _no_swarm_to_leave(call: Call) -> web.StreamResponse:
     return json_response({"message": "This node is not part of a swarm"}, status=503)
-
-
-async def _no_build_cache(call: Call) -> web.StreamResponse:
-    """Part of `docker system prune`, which must not fail for want of something to remove."""
-    return json_response({"CachesDeleted": None, "SpaceReclaimed": 0})
 
 
 async def _no_plugins(call: Call) -> web.StreamResponse:
@@ -66,4 +57,4 @@ def table() -> list[Route]:
                *(Route("POST", f"/plugins/{{name:.+}}/{verb}", _no_such_plugin)
                  for verb in ("enable", "disable", "upgrade", "push", "set"))]
     later = [Route(method, path, _unsupported(what)) for (method, path), what in _LATER.items()]
-    return [*swarm, *later, Route("POST", "/build/prune", _no_build_cache), *plugins]
+    return [*swarm, *later, *plugins]

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from hyperstack.docker_api import absent
 from hyperstack.docker_api.archives import ArchiveRoutes
+from hyperstack.docker_api.build import BuildRoutes
 from hyperstack.docker_api.containers import ContainerRoutes
 from hyperstack.docker_api.execs import ExecRoutes
 from hyperstack.docker_api.images import ImageRoutes
@@ -36,7 +37,7 @@ def build_app(engine: Engine, identity: IdentityBackend) -> web.Application:
 def route_table(engine: Engine) -> list[Route]:
     """All routes, without the version's prefix. More special paths come before the wildcards that would take them."""
     rooms = (SystemRoutes, ContainerRoutes, OutputRoutes, ArchiveRoutes, ExecRoutes, ImageRoutes, LayerRoutes,
-             NetworkRoutes, UsageRoutes, VolumeRoutes)
+             BuildRoutes, NetworkRoutes, UsageRoutes, VolumeRoutes)
     return [route for room in rooms for route in room(engine).table()] + absent.table()
 
 

@@ -133,10 +133,10 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         open_stdin=body.open_stdin, stdin_once=body.stdin_once, attach_stdin=body.attach_stdin,
         attach_stdout=body.attach_stdout, attach_stderr=body.attach_stderr, labels=body.labels,
         annotations=host.annotations, mounts=parse_mounts(body), resources=parse_resources(host),
-        security=parse_security(host), ulimits=tuple(_ulimit(item) for item in host.ulimits),
+        security=parse_security(host), ulimits=tuple(parse_ulimit(item) for item in host.ulimits),
         sysctls=_sysctls(host.sysctls), stop_signal=body.stop_signal, stop_timeout=_stop_timeout(body.stop_timeout),
         restart=restart, auto_remove=host.auto_remove, init=host.init, log=_log_config(host),
-        disk_size=_disk_size(host.storage_opt), shm_size=_not_negative("HostConfig.ShmSize", host.shm_size),
+        disk_size=_disk_size(host.storage_opt), shm_size=parse_size_field("HostConfig.ShmSize", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
         healthcheck=parse_healthcheck(body.healthcheck), sharing=parse_sharing(body))
@@ -158,7 +158,7 @@ def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
         ip_address=place.ip_address, aliases=place.aliases, links=place.links,
         ports=parse_bindings(host.port_bindings), publish_all=host.publish_all_ports,
         dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns), dns_search=tuple(host.dns_search),
-        dns_options=tuple(host.dns_options), extra_hosts=tuple(_extra_host(item) for item in host.extra_hosts))
+        dns_options=tuple(host.dns_options), extra_hosts=tuple(parse_extra_host(item) for item in host.extra_hosts))
 
 
 def _words(value: str | list[str] | None) -> tuple[str, ...] | None:
@@ -209,7 +209,7 @@ def _check_resources(limits: Resources) -> Resources:
     return limits
 
 
-def _ulimit(body: UlimitBody) -> Ulimit:
+def parse_ulimit(body: UlimitBody) -> Ulimit:
     if body.name not in _ULIMITS:
         raise InvalidArgument(f"invalid ulimit type: {body.name[:64]}", field="HostConfig.Ulimits",
                               value=body.name[:64], hint=", ".join(sorted(_ULIMITS)))
@@ -258,7 +258,7 @@ def _disk_size(options: dict[str, str]) -> int:
     return int(found[1]) * _UNITS[found[2].lower()]
 
 
-def _not_negative(field: str, value: int) -> int:
+def parse_size_field(field: str, value: int) -> int:
     if value < 0:
         raise InvalidArgument(f"{field} can not be less than 0", field=field, value=value)
     return value
@@ -271,7 +271,7 @@ def _address(text: str, field: str) -> str:
         raise InvalidArgument(f"{field}: not an IP address: {text[:64]!r}", field=field, value=text[:64]) from error
 
 
-def _extra_host(text: str) -> str:
+def parse_extra_host(text: str) -> str:
     name, _, address = text.partition(":")
     if address == "host-gateway":
         raise UnsupportedOption("HostConfig.ExtraHosts host-gateway", "pods have no way to the host's own services")

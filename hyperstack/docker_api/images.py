@@ -67,7 +67,8 @@ class ImageRoutes:
         users = Counter(record.image_id for record in self._containers.list_all(call.who))
         shared = self._shared(call) if call.flag("shared-size") else {}
         rows = [self._row(image, users[image.id], shared.get(image.id, -1), wanted.get("reference"))
-                for image in self._images.list_all(call.who)
+                for image in self._images.list_all(call.who, intermediate=call.flag("all")
+                                                   and not wanted.get("dangling"))
                 if all(image.created_at < moment for moment in before)
                 and all(image.created_at > moment for moment in since)
                 and (not until or image.created_at < until)

@@ -55,6 +55,11 @@ def check_host_platform(call: Call, architecture: str) -> None:
                                     hint=f"linux/{architecture}")
 
 
+def parse_platform(text: str) -> str:
+    """os/architecture[/variant]. :raise InvalidArgument: it is none."""
+    return str(_parse(text))
+
+
 def _parse(text: str) -> _Platform:
     try:
         if text.startswith("{"):

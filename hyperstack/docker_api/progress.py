@@ -17,7 +17,7 @@ from hyperstack.pod.errors import HyperStackError
 T = TypeVar("T")
 
 
-class _Pending:
+class Pending:
     """What is to be told. A slow client gets the latest of each layer, not the history: so the memory is bounded by the
     number of layers."""
 
@@ -43,9 +43,9 @@ async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[
                  finish: Callable[[T], list[dict[str, Any]]]) -> web.StreamResponse:
     """Do `work`, tell its progress, then the lines of `finish`. An error before the first line is an HTTP error, later
     a line of its own, as Docker's clients expect. A client that goes away cancels the work."""
-    pending, lines = _Pending(), JsonLines(request)
+    pending, lines = Pending(), JsonLines(request)
     task = asyncio.ensure_future(work(pending.put))
-    teller = asyncio.create_task(_tell(pending, lines))
+    teller = asyncio.create_task(tell_progress(pending, lines))
     try:
         await asyncio.wait({task, teller}, return_when=asyncio.FIRST_COMPLETED)
         if teller.done():
@@ -57,7 +57,7 @@ async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[
             if not lines.opened:
                 raise
             await _write(lines, pending.take_now())
-            await lines.write(_error_line(error))
+            await lines.write(error_line(error))
         else:
             await _write(lines, pending.take_now())
             for line in finish(result):
@@ -75,7 +75,8 @@ async def _stop(task: asyncio.Future[Any]) -> None:
             await task
 
 
-async def _tell(pending: _Pending, lines: JsonLines) -> None:
+async def tell_progress(pending: Pending, lines: JsonLines) -> None:
+    """What is pending, as it comes, until it is cancelled."""
     while True:
         await _write(lines, await pending.take())
 
@@ -87,6 +88,7 @@ async def _write(lines: JsonLines, steps: list[Progress]) -> None:
         await lines.write({**line, "id": step.ident} if step.ident else line)
 
 
-def _error_line(error: HyperStackError) -> dict[str, Any]:
+def error_line(error: HyperStackError) -> dict[str, Any]:
+    """How a stream tells that its work failed."""
     message = message_of(error)
     return {"errorDetail": {"code": status_of(error), "message": message}, "error": message}

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hyperstack.docker_api import volumes
+from hyperstack.docker_api import build, volumes
 from hyperstack.docker_api.listing import all_rows
 from hyperstack.engine.api import Engine, Image
 from hyperstack.http.call import Call
@@ -48,7 +48,7 @@ class UsageRoutes:
         if not asked or "volume" in asked:
             answer["Volumes"] = self._volumes(call, usage.get("volumes", {}))
         if not asked or "build-cache" in asked:
-            answer["BuildCache"] = []
+            answer["BuildCache"] = [build.describe(step) for step in self._engine.builds.cache(call.who)]
         verbose = call.flag("verbose")
         usages = {} if call.version < (1, 52) else _usages(answer, verbose=verbose)
         legacy = call.version < (1, 52) or (call.version < (1, 53) and not verbose)

@@ -43,15 +43,15 @@ class Admission:
         self._choose_kernel = choose_kernel
         self._pod_lock = pod_lock
 
-    async def container(self, who: Principal, spec: ContainerSpec, pod_spec: PodSpec, *, pull_missing: bool
-                        ) -> ContainerRecord:
+    async def container(self, who: Principal, spec: ContainerSpec, pod_spec: PodSpec, *, pull_missing: bool,
+                        transient: bool = False) -> ContainerRecord:
         """A container in a pod of its own, or in that of another one with which it shares something."""
         name = self._free_name(who.project, spec.name, "container")
         if spec.sharing.donors:
             return await self._join(who, replace(spec, name=name), pull_missing=pull_missing)
         image = await self._image(who, spec.image, pull_missing=pull_missing)
         pod = self._pod(who, replace(pod_spec, name=name, project=who.project), name, implicit=True)
-        container = self._container(pod, replace(spec, name=name), name, image, order=0)
+        container = replace(self._container(pod, replace(spec, name=name), name, image, order=0), transient=transient)
         # Docker's default, which programs take their own container's id from.
         pod = replace(pod, spec=replace(pod.spec, hostname=pod.spec.hostname or container.id[:12]))
         await self._make(who, pod, [container])

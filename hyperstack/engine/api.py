@@ -14,6 +14,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from hyperstack.engine.builds.request import BuildEvent as BuildEvent
+from hyperstack.engine.builds.request import BuildRequest as BuildRequest
+from hyperstack.engine.builds.request import BuildSink as BuildSink
+from hyperstack.engine.builds.request import StepFailed as StepFailed
 from hyperstack.engine.records import (
     ContainerRecord,
     Event,
@@ -28,6 +32,7 @@ from hyperstack.engine.records import (
 from hyperstack.identity.api import Principal
 
 # Exported again: API modules know the engine's door alone.
+from hyperstack.image.api import CachedStep as CachedStep
 from hyperstack.image.api import Credentials as Credentials
 from hyperstack.image.api import Image as Image
 from hyperstack.image.api import Progress as Progress
@@ -196,7 +201,9 @@ class Images(Protocol):
     """The image store as a project sees it, with removal guarded by the containers that use an image."""
 
     def get(self, who: Principal, name: str) -> Image: ...
-    def list_all(self, who: Principal) -> list[Image]: ...
+    def list_all(self, who: Principal, *, intermediate: bool = False) -> list[Image]:
+        """:param intermediate: also what steps of builds made, and nobody named."""
+
     def display_name(self, image_id: str) -> str:
         """A familiar name of it, else its id."""
 
@@ -254,6 +261,29 @@ class Layers(Protocol):
         :param pause: nothing runs in the container while it is read.
         :param changes: Dockerfile instructions for the run configuration. :param config: parts of it, over what the
             container has; in the words of an image's config document.
+        """
+
+
+class Builds(Protocol):
+    """Images out of Dockerfiles. Every RUN has a machine of its own; what steps made is cached for the project."""
+
+    async def build(self, who: Principal, request: BuildRequest, context: AsyncIterator[bytes], tell: BuildSink,
+                    progress: ProgressSink) -> str:
+        """The id of the new image.
+
+        :param context: a tar, plain or packed; not read where the request names a remote one.
+        :raise StepFailed: with the code of a command that failed. :raise InvalidArgument: a malformed Dockerfile, a
+            file that is not there. Cancelled, it leaves nothing but what is cached.
+        """
+
+    def cache(self, who: Principal) -> list[CachedStep]:
+        """Of the project, the longest unused first."""
+
+    async def prune(self, who: Principal, *, everything: bool, wanted: Callable[[CachedStep], bool],
+                    keep_bytes: int = 0) -> tuple[list[str], int]:
+        """Forget cached steps, the longest unused first, until `keep_bytes` are left. Returns keys and bytes freed.
+
+        :param everything: also those whose layers images have.
         """
 
 
@@ -391,6 +421,8 @@ class Engine(Protocol):
     def images(self) -> Images: ...
     @property
     def layers(self) -> Layers: ...
+    @property
+    def builds(self) -> Builds: ...
     @property
     def volumes(self) -> Volumes: ...
     @property

@@ -6,6 +6,7 @@ import enum
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 
@@ -54,6 +55,8 @@ class EngineConfig:
     """Of the memory that the host has available, what ready machines may take together."""
     bind_paths: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """By project, the host paths that callers without administrator's rights may bind, with all below them."""
+    build_private_sources: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Networks that builds may fetch from although they are not public."""
     keepalive_s: float = 60.0
     """Between pings of an otherwise silent guest."""
     keepalive_deadline_s: float = 120.0

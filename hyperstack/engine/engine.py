@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator
 
 from hyperstack.engine.admission import Admission
 from hyperstack.engine.binds import BindService
+from hyperstack.engine.builds.runner import Runner
+from hyperstack.engine.builds.service import BuildService
+from hyperstack.engine.builds.sources import Fetcher
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.containers import ContainerService
 from hyperstack.engine.disks import PodDisks
@@ -72,6 +75,10 @@ class HostEngine:
                               choose_kernel=self.kernels.chosen, pod_lock=self._supervisor.pod_lock)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
                                            self._events)
+        fetcher = Fetcher(images, config.build_private_sources)
+        self.builds = BuildService(self._store, images, self.images, self.containers,
+                                   Runner(self._store, admission, self.containers, self._supervisor, self.layers),
+                                   fetcher)
         self.execs = ExecService(self._store, self._supervisor, self._sandboxes)
         self.pods = PodService(self._store, admission, self._supervisor, self._sandboxes, disks, self._events)
         self.system = SystemService(self._store, hypervisor, network, kernels, self.images, self.volumes, disks, starts,
@@ -87,6 +94,7 @@ class HostEngine:
                 log.warning("%s: %s %s", finding.name, finding.detail, finding.remedy)
         await self._networks.start()
         await self._recovery.run()
+        await self.builds.recover()
         self._health.resume()
         self.kernels.prepare_templates()
 

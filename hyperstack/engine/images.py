@@ -25,12 +25,17 @@ class ImageService:
         self._backend = backend
         self._store = store
         self._events = events
+        self._users: list[Callable[[], set[str]]] = []
+
+    def also_in_use(self, images: Callable[[], set[str]]) -> None:
+        """Tell of images that somebody needs beside the containers."""
+        self._users.append(images)
 
     def get(self, who: Principal, name: str) -> Image:
         return self._backend.get(name)
 
-    def list_all(self, who: Principal) -> list[Image]:
-        return self._backend.list_all()
+    def list_all(self, who: Principal, *, intermediate: bool = False) -> list[Image]:
+        return self._backend.list_all(intermediate=intermediate)
 
     def display(self, reference: str) -> str:
         return self._backend.display(reference)
@@ -45,14 +50,14 @@ class ImageService:
                    progress: ProgressSink | None = None) -> Image:
         image = await self._backend.pull(reference, platform=platform, credentials=credentials, progress=progress)
         name = self._backend.display(self._backend.normalise(reference))
-        self._emit(who, "pull", name, name=self._repository(name))
+        self.emit(who, "pull", name, name=self._repository(name))
         return image
 
     async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
                    progress: ProgressSink | None = None) -> Pushed:
         pushed = await self._backend.push(reference, credentials=credentials, progress=progress)
         name = self._backend.display(pushed.reference)
-        self._emit(who, "push", name, name=self._repository(name))
+        self.emit(who, "push", name, name=self._repository(name))
         return pushed
 
     async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None:
@@ -71,47 +76,48 @@ class ImageService:
 
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
         ident = self._backend.get(name).id
-        removed = self._backend.remove(name, force=force, in_use=self._in_use())
+        removed = self._backend.remove(name, force=force, in_use=self.in_use())
         for action, what in removed:
-            self._emit(who, "untag" if action == "Untagged" else "delete", ident, name=what)
+            self.emit(who, "untag" if action == "Untagged" else "delete", ident, name=what)
         return removed
 
     async def tag(self, who: Principal, name: str, reference: str) -> None:
         self._backend.tag(name, reference)
-        self._emit(who, "tag", self._backend.get(reference).id, name=reference)
+        self.emit(who, "tag", self._backend.get(reference).id, name=reference)
 
     async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
                    ) -> list[Image]:
         images = await self._backend.load(stream, progress)
         for image in images:
-            self._emit(who, "load", image.id, name=image.references[0] if image.references else image.id)
+            self.emit(who, "load", image.id, name=image.references[0] if image.references else image.id)
         return images
 
     def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]:
         for name in names:
-            self._emit(who, "save", self._backend.get(name).id, name=name)
+            self.emit(who, "save", self._backend.get(name).id, name=name)
         return self._backend.save(names)
 
     async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image:
         image = await self._backend.import_tar(stream, reference=reference, message=message, changes=changes)
-        self._emit(who, "import", image.id, name=reference or image.id)
+        self.emit(who, "import", image.id, name=reference or image.id)
         return image
 
     async def commit(self, who: Principal, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
         image = await self._backend.commit(parent, layer, new)
-        self._emit(who, "create", image.id, name=new.reference or image.id)
+        self.emit(who, "create", image.id, name=new.reference or image.id)
         return image
 
     async def prune(self, who: Principal, *, dangling_only: bool = True,
                     wanted: Callable[[Image], bool] | None = None) -> tuple[list[tuple[str, str]], int]:
-        removed, freed = self._backend.prune(dangling_only=dangling_only, in_use=self._in_use(), wanted=wanted)
-        self._emit(who, "prune", "", reclaimed=str(freed))
+        removed, freed = self._backend.prune(dangling_only=dangling_only, in_use=self.in_use(), wanted=wanted)
+        self.emit(who, "prune", "", reclaimed=str(freed))
         return removed, freed
 
     def disk_bytes(self) -> int:
         """All layer disks on the host, each once."""
-        disks = {path for image in self._backend.list_all() for path in self._backend.layer_disks(image)}
+        disks = {path for image in self._backend.list_all(intermediate=True)
+                 for path in self._backend.layer_disks(image)}
         return sum(path.stat().st_blocks * 512 for path in disks)
 
     @staticmethod
@@ -120,8 +126,10 @@ class ImageService:
         name = name.partition("@")[0]
         return name[:name.rfind(":")] if name.rfind(":") > name.rfind("/") else name
 
-    def _in_use(self) -> set[str]:
-        return {container.image_id for container in self._store.containers.all()}
+    def in_use(self) -> set[str]:
+        """Ids of images that containers and running builds need."""
+        return {container.image_id for container in self._store.containers.all()}.union(
+            *(images() for images in self._users))
 
-    def _emit(self, who: Principal, action: str, ident: str, **attributes: str) -> None:
+    def emit(self, who: Principal, action: str, ident: str, **attributes: str) -> None:
         self._events.emit("image", action, ident, who.project, attributes)

@@ -72,6 +72,10 @@ class LayerService:
         self._supervisor.emit(container, "commit", comment=message, imageID=image.id, imageRef=reference)
         return image
 
+    def layer(self, container: ContainerRecord) -> AsyncGenerator[bytes, None]:
+        """The container's changes as a layer's tar. To be read to its end or closed."""
+        return self._read(container, LayerForm.TAR)
+
     async def _read(self, container: ContainerRecord, form: LayerForm, *, still: bool = False
                     ) -> AsyncGenerator[bytes, None]:
         """:param still: nothing runs in the container meanwhile."""

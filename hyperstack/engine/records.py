@@ -91,6 +91,8 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     manually_stopped: bool = False
     """A user stopped it, so `unless-stopped` and `always` leave it."""
     next_restart_at: int = 0
+    transient: bool = False
+    """A step of a build, which ends with the daemon that builds."""
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ SQLite file of its own. Nothing becomes visible before it is verified and whole;
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,8 +102,118 @@ class Progress:
 ProgressSink = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the sources of a build's COPY and ADD are; to be closed."""
+
+    tar: Path | None
+    """Plain and checked; None: it has no files at all."""
+    dockerfile: bytes | None
+    """None where there is none of the name that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedFile:
+    """A file to copy that is in no context: a here-document, a download."""
+
+    name: str
+    path: Path
+    mtime: int = 0
+    mode: int = 0o644
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copying:
+    """What COPY, ADD or WORKDIR asks for."""
+
+    base: str
+    """The image that it is copied over; empty: nothing."""
+    destination: str
+    """An absolute path; with a slash at its end, a directory."""
+    patterns: tuple[str, ...] = ()
+    files: tuple[NamedFile, ...] = ()
+    """Neither patterns nor files: just the directory is made."""
+    context: Context | None = None
+    origin: str = ""
+    """The image that the patterns are about; empty: the context."""
+    chown: str = ""
+    chmod: str = ""
+    extract: bool = False
+    """Sources that are tars are unpacked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A layer that is not an image's yet; to be discarded."""
+
+    tar: Path
+    digest: str
+    """Of what was copied, but for times."""
+    entries: int
+    """0: everything was there already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedStep:
+    key: str
+    project: str
+    image: str
+    description: str
+    created_at: int
+    """Seconds, as the next one."""
+    used_at: int
+    uses: int
+    size: int
+    """Bytes that only the cache needs."""
+    in_use: bool
+    """An image that is somebody's has all its layers."""
+
+
+class Workshop(Protocol):
+    """What builds need of the image store. Paths that it gives are temporary files of its own."""
+
+    async def keep(self, stream: AsyncIterator[bytes], *, max_bytes: int = 0) -> Path:
+        """A stream of a stranger's in a temporary file. :raise InvalidArgument: it is too long."""
+
+    def discard(self, path: Path) -> None: ...
+
+    async def open_context(self, packed: Path, dockerfile: str) -> Context:
+        """A tar, plain or packed with gzip, bzip2, xz or zstd. :raise InvalidArgument: it is refused."""
+
+    def close_context(self, context: Context) -> None: ...
+
+    async def compose(self, copying: Copying) -> Composed:
+        """:raise InvalidArgument: a source is not there, or it cannot be copied. :raise Exhausted: no space left."""
+
+    async def read(self, path: Path) -> AsyncGenerator[bytes, None]:
+        """What is in a temporary file."""
+        yield b""
+
+    async def step(self, parent: str, layer: AsyncIterator[bytes] | None, new: NewLayer, *, key: str, project: str
+                   ) -> str:
+        """The id of the image that a build's step makes; it is nobody's until it is published.
+
+        :param parent: empty: nothing. :param key: what finds it again.
+        """
+
+    def cached(self, key: str) -> str | None:
+        """The image that a step with this key made."""
+
+    def publish(self, image: str, references: Collection[str]) -> None:
+        """A step's image becomes somebody's, with these names."""
+
+    def steps(self) -> list[CachedStep]:
+        """All that is cached, the longest unused first."""
+
+    def forget(self, keys: Collection[str], *, in_use: Collection[str]) -> int:
+        """Drop cached steps, but not those whose image is in use. Returns bytes freed."""
+
+
 class ImageBackend(Protocol):
     """All methods that name an image take a reference, an id (with or without sha256:) or an unambiguous id prefix."""
+
+    @property
+    def workshop(self) -> Workshop: ...
 
     async def start(self) -> None:
         """Open the index, remove what a killed predecessor left half-made."""
@@ -147,7 +257,8 @@ class ImageBackend(Protocol):
     def get(self, name: str) -> Image:
         """:raise NotFound: no such image here. :raise Conflict: the id prefix is ambiguous."""
 
-    def list_all(self) -> list[Image]: ...
+    def list_all(self, *, intermediate: bool = False) -> list[Image]:
+        """:param intermediate: also what steps of builds made, and nobody named."""
 
     def tag(self, name: str, reference: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""An image from another one and a layer that was written over it."""
+"""An image from another one and what is new in it: a layer, or the configuration alone."""
 
 from __future__ import annotations
 
@@ -36,31 +36,50 @@ class Committer:
 
     async def commit(self, parent: ImageRow, layer: AsyncIterator[bytes], new: NewLayer, reference: Reference | None
                      ) -> str:
-        """The id of the new image; errors as `ImageBackend.commit` has them. What the layer's id will be is not known
-        before it is unpacked, so nothing at all is swept meanwhile."""
-        limits = self._options.limits
-        if len(parent.layers) >= limits.layers:
-            raise InvalidArgument(f"an image has at most {limits.layers} layers, and this one would have one more",
-                                  field="layers", value=len(parent.layers) + 1,
-                                  hint="export the container and import it again as one layer")
+        """The id of the new image; errors as `ImageBackend.commit` has them."""
         if reference is not None and reference.digest:
             raise InvalidArgument("a commit cannot be named by a digest", field="reference", value=str(reference))
         with self._pins.hold_all():
-            member = await with_stream(layer, self._store)
-            try:
-                await in_thread(self._blobs.adopt, member.path, member.digest)
-            finally:
-                await in_thread(discard, member.path)
-            diff_id = await self._puller.ensure_unpacked(member.digest, None, lambda status, current, total: None)
-            rows = (*parent.layers, LayerRow(diff_id=diff_id, blob=member.digest))
-            config = _config(parent.config, diff_id, new)
-            manifest = await in_thread(self._manifest, config, rows)
-            await in_thread(self._blobs.put, config, digests.of(config))
-            await in_thread(self._blobs.put, manifest, digests.of(manifest))
-            self._index.put_image(
-                ImageRow(id=digests.of(config), config=config, manifest=digests.of(manifest), layers=rows),
-                [str(reference)] if reference is not None else [])
-        return digests.of(config)
+            image = await self.derive(parent, layer, new)
+            self._index.put_image(image, [str(reference)] if reference is not None else [])
+        return image.id
+
+    async def derive(self, parent: ImageRow | None, layer: AsyncIterator[bytes] | None, new: NewLayer, *,
+                     skip_empty: bool = False) -> ImageRow:
+        """An image with all its blobs, which no index knows yet. What the layer's id will be is not known before it is
+        unpacked, so the caller keeps everything from being swept until it has indexed the image.
+
+        :param parent: None: it is made from nothing. :param layer: None: nothing but the configuration is new.
+        :param skip_empty: a layer without a file is none.
+        """
+        limits = self._options.limits
+        rows = parent.layers if parent is not None else ()
+        added = None
+        if layer is not None:
+            if len(rows) >= limits.layers:
+                raise InvalidArgument(f"an image has at most {limits.layers} layers, and this one would have one more",
+                                      field="layers", value=len(rows) + 1,
+                                      hint="export the container and import it again as one layer")
+            added = await self._layer(layer, skip_empty=skip_empty)
+        if added is not None:
+            rows = (*rows, added)
+        config = _config(parent.config if parent is not None else None, added, new, self._options.platform)
+        manifest = await in_thread(self._manifest, config, rows)
+        await in_thread(self._blobs.put, config, digests.of(config))
+        await in_thread(self._blobs.put, manifest, digests.of(manifest))
+        return ImageRow(id=digests.of(config), config=config, manifest=digests.of(manifest), layers=rows)
+
+    async def _layer(self, layer: AsyncIterator[bytes], *, skip_empty: bool) -> LayerRow | None:
+        content = _Content()
+        member = await with_stream(layer, lambda pieces: self._store(content.watched(pieces)))
+        try:
+            if skip_empty and not content.any:
+                return None
+            await in_thread(self._blobs.adopt, member.path, member.digest)
+        finally:
+            await in_thread(discard, member.path)
+        diff_id = await self._puller.ensure_unpacked(member.digest, None, lambda status, current, total: None)
+        return LayerRow(diff_id=diff_id, blob=member.digest)
 
     def _store(self, pieces: Iterator[bytes]) -> Member:
         limits = self._options.limits
@@ -81,14 +100,28 @@ def _gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
-def _config(parent: bytes, diff_id: str, new: NewLayer) -> bytes:
-    before = manifests.parse_config(parent)
+class _Content:
+    """Whether anything but zeros passed: a tar without members has nothing else."""
+
+    def __init__(self) -> None:
+        self.any = False
+
+    def watched(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.any = self.any or bool(piece.strip(b"\0"))
+            yield piece
+
+
+def _config(parent: bytes | None, added: LayerRow | None, new: NewLayer, platform: str) -> bytes:
+    before = manifests.parse_config(parent) if parent is not None else None
+    here = before.platform if before is not None else manifests.parse_platform(platform)
     created = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    step = {"created": created, "created_by": new.created_by, "author": new.author, "comment": new.message}
-    history = before.raw.get("history")
+    step = {"created": created, "created_by": new.created_by, "author": new.author, "comment": new.message,
+            "empty_layer": added is None}
+    history = before.raw.get("history") if before is not None else None
+    diff_ids = [*(before.diff_ids if before is not None else ()), *([added.diff_id] if added is not None else [])]
     document: dict[str, Any] = {
-        "created": created, "author": new.author, "architecture": before.platform.architecture,
-        "os": before.platform.os, "variant": before.platform.variant, "config": new.run,
-        "rootfs": {"type": "layers", "diff_ids": [*before.diff_ids, diff_id]},
+        "created": created, "author": new.author, "architecture": here.architecture, "os": here.os,
+        "variant": here.variant, "config": new.run, "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": [*(history if isinstance(history, list) else []), {k: v for k, v in step.items() if v}]}
     return json.dumps({key: value for key, value in document.items() if value}, separators=(",", ":")).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -17,6 +19,8 @@ _HEAD = 6
 _ZSTD_STEP = 2048
 """A run-length block of 4 bytes stands for 128 KiB."""
 _ZSTD_READ = 8 * _ZSTD_STEP
+_XZ_MEMORY = 128 << 20
+"""What a stream may make the decoder take; xz -9 needs 65 MiB."""
 _REFUSED = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x04\x22\x4d\x18": "lz4"}
 
 
@@ -51,6 +55,48 @@ def unpacked(read: Callable[[int], bytes]) -> Iterator[bytes]:
     if kind == ZSTD:
         return _unzstd(head, read)
     return _plain(head, read)
+
+
+def unpacked_any(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """As `unpacked`, and bzip2 and xz too: what build contexts may be packed with.
+
+    :raise CompressionError: as there.
+    """
+    head = read(_PIECE)
+    while len(head) < _HEAD and (more := read(_PIECE)):
+        head += more
+
+    def again(size: int) -> bytes:
+        nonlocal head
+        if not head:
+            return read(size)
+        data, head = head, b""
+        return data
+
+    if head.startswith(b"BZh"):
+        return _limited(again, bz2.BZ2Decompressor, "bzip2")
+    if head.startswith(b"\xfd7zXZ\0"):
+        return _limited(again, lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY), "xz")
+    return unpacked(again)
+
+
+def _limited(read: Callable[[int], bytes], make: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor], name: str
+             ) -> Iterator[bytes]:
+    """All members; zero padding after the last one is ignored."""
+    data = read(_PIECE)
+    while data.strip(b"\0"):
+        decoder = make()
+        while not decoder.eof:
+            try:
+                piece = decoder.decompress(data, _PIECE)
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise CompressionError(f"its {name} stream is broken: {error}") from None
+            data = b""
+            if piece:
+                yield piece
+            if not decoder.eof and decoder.needs_input and not (data := read(_PIECE)):
+                raise CompressionError(f"its {name} stream is cut off")
+        data = decoder.unused_data or read(_PIECE)
 
 
 def _plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:

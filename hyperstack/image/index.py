@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_VERSION = 1
-_SCHEMA = """
+_FIRST = """
 CREATE TABLE images (
     id TEXT PRIMARY KEY,             -- digest of the config
     config BLOB NOT NULL,            -- the config document
@@ -39,12 +38,39 @@ CREATE TABLE names (
 ) STRICT;
 CREATE INDEX names_by_image ON names (image);
 """
+_MIGRATIONS = (_FIRST, """
+ALTER TABLE images ADD COLUMN intermediate INTEGER NOT NULL DEFAULT 0;   -- a build's step, and nobody's image
+CREATE TABLE build_cache (
+    key TEXT PRIMARY KEY,            -- digest of the project, of what was built on, and of what was done
+    project TEXT NOT NULL,
+    image TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,   -- what came of it
+    description TEXT NOT NULL,
+    created_at INTEGER NOT NULL,     -- seconds, as the next one
+    used_at INTEGER NOT NULL,
+    uses INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX build_cache_by_image ON build_cache (image);
+""")
+"""Applied in order; `PRAGMA user_version` is how many have been. Never edit one, add one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRow:
     diff_id: str
     blob: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheRow:
+    """What a step of a build was seen to make."""
+
+    key: str
+    project: str
+    image: str
+    description: str
+    created_at: int = 0
+    used_at: int = 0
+    uses: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +88,11 @@ class ImageIndex:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;")
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
-        elif version != _VERSION:
+        if version > len(_MIGRATIONS):
             self._db.close()
-            raise sqlite3.DatabaseError(f"{path} has version {version}; this program knows {_VERSION}")
+            raise sqlite3.DatabaseError(f"{path} has version {version}; this program knows {len(_MIGRATIONS)}")
+        for number, statements in enumerate(_MIGRATIONS[version:], start=version + 1):
+            self._db.executescript(f"BEGIN; {statements} PRAGMA user_version={number}; COMMIT;")
 
     def close(self) -> None:
         self._db.close()
@@ -101,20 +127,60 @@ class ImageIndex:
     def put_image(self, image: ImageRow, names: Iterable[str]) -> None:
         """The image with these names, which other images lose. A known image keeps its older names."""
         with self._transaction():
-            self._db.execute("INSERT INTO images VALUES (?, ?, ?) "
-                             "ON CONFLICT (id) DO UPDATE SET manifest = excluded.manifest",
-                             (image.id, image.config, image.manifest))
-            self._db.execute("DELETE FROM image_layers WHERE image = ?", (image.id,))
-            self._db.executemany("INSERT INTO image_layers VALUES (?, ?, ?, ?)", [
-                (image.id, position, layer.diff_id, layer.blob) for position, layer in enumerate(image.layers)])
+            self._put(image, intermediate=False)
             self._name(image.id, names)
+
+    def _put(self, image: ImageRow, *, intermediate: bool) -> None:
+        self._db.execute("INSERT INTO images VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                         "manifest = excluded.manifest, intermediate = min(intermediate, excluded.intermediate)",
+                         (image.id, image.config, image.manifest, intermediate))
+        self._db.execute("DELETE FROM image_layers WHERE image = ?", (image.id,))
+        self._db.executemany("INSERT INTO image_layers VALUES (?, ?, ?, ?)", [
+            (image.id, position, layer.diff_id, layer.blob) for position, layer in enumerate(image.layers)])
+
+    def put_step(self, image: ImageRow, cache: CacheRow) -> None:
+        """What a step of a build made, and how it is found again."""
+        with self._transaction():
+            self._put(image, intermediate=True)
+            self._db.execute("INSERT OR REPLACE INTO build_cache VALUES (?, ?, ?, ?, ?, ?, 0)",
+                             (cache.key, cache.project, cache.image, cache.description, cache.created_at,
+                              cache.used_at))
+
+    def cached(self, key: str, now: int) -> str | None:
+        """The image that a step made, marked as used again."""
+        row = self._db.execute("UPDATE build_cache SET used_at = ?, uses = uses + 1 WHERE key = ? RETURNING image",
+                               (now, key)).fetchone()
+        return row[0] if row else None
+
+    def cache_rows(self) -> list[CacheRow]:
+        """Oldest use first."""
+        rows = self._db.execute("SELECT key, project, image, description, created_at, used_at, uses FROM build_cache "
+                                "ORDER BY used_at, created_at")
+        return [CacheRow(key=key, project=project, image=image, description=description, created_at=created,
+                         used_at=used, uses=uses) for key, project, image, description, created, used, uses in rows]
+
+    def forget_steps(self, keys: Iterable[str]) -> None:
+        """They are no longer found; images that were there for them alone go as well."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM build_cache WHERE key = ?", [(key,) for key in keys])
+            self._db.execute("DELETE FROM images WHERE intermediate AND id NOT IN (SELECT image FROM build_cache)")
+
+    def publish(self, image: str) -> None:
+        """A step's image is somebody's from now on."""
+        self._db.execute("UPDATE images SET intermediate = 0 WHERE id = ?", (image,))
+
+    def intermediates(self) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT id FROM images WHERE intermediate")}
 
     def name(self, image: str, references: Iterable[str]) -> None:
         with self._transaction():
             self._name(image, references)
 
     def _name(self, image: str, references: Iterable[str]) -> None:
-        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", [(name, image) for name in references])
+        rows = [(name, image) for name in references]
+        self._db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", rows)
+        if rows:
+            self._db.execute("UPDATE images SET intermediate = 0 WHERE id = ?", (image,))
 
     def unname(self, references: Iterable[str]) -> None:
         with self._transaction():

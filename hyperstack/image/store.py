@@ -26,6 +26,7 @@ from hyperstack.image.registry import RegistryClient
 from hyperstack.image.save import SavedImage, documents, write_archive
 from hyperstack.image.threads import in_thread
 from hyperstack.image.upload import Uploader
+from hyperstack.image.workshop import ImageWorkshop
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class ImageStore:
         self._puller: Puller
         self._loader: Loader
         self._committer: Committer
+        self._workshop: ImageWorkshop
 
     async def start(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -61,6 +63,8 @@ class ImageStore:
         self._puller = Puller(self._client, self._blobs, self._converter, self._index, self._pins, self._options)
         self._loader = Loader(self._blobs, self._index, self._puller, self._pins, self._options)
         self._committer = Committer(self._blobs, self._index, self._puller, self._pins, self._options)
+        self._workshop = ImageWorkshop(self._blobs, self._converter, self._committer, self._index, self._pins,
+                                       self._options, sweep=self._sweep)
 
     def _forget_missing(self) -> None:
         """Rows whose files somebody removed by hand would fail much later; and disks without a row are nobody's."""
@@ -126,8 +130,13 @@ class ImageStore:
     def get(self, name: str) -> Image:
         return self._image(self._resolve(name))
 
-    def list_all(self) -> list[Image]:
-        return sorted((self._image(ident) for ident in self._index.image_ids()),
+    @property
+    def workshop(self) -> ImageWorkshop:
+        return self._workshop
+
+    def list_all(self, *, intermediate: bool = False) -> list[Image]:
+        hidden = set() if intermediate else self._index.intermediates()
+        return sorted((self._image(ident) for ident in self._index.image_ids() if ident not in hidden),
                       key=lambda image: (-image.created_at, image.id))
 
     def layer_disks(self, image: Image) -> list[Path]:
@@ -180,7 +189,10 @@ class ImageStore:
     def prune(self, *, dangling_only: bool, in_use: Collection[str], wanted: Callable[[Image], bool] | None = None
               ) -> tuple[list[tuple[str, str]], int]:
         events: list[tuple[str, str]] = []
+        hidden = self._index.intermediates()
         for ident in self._index.image_ids():
+            if ident in hidden:
+                continue
             names = self._index.names_of(ident)
             if ident in in_use or (dangling_only and any("@" not in name for name in names)):
                 continue

@@ -136,6 +136,8 @@ class TarStream:
         self._pieces = pieces
         self._buffer = b""
         self._position = 0
+        self._passed = 0
+        """Bytes of the stream before the buffer."""
         self._left = 0
         """Bytes of the current entry (data, then padding) that nobody took yet."""
         self._padding = 0
@@ -150,6 +152,11 @@ class TarStream:
             entry = self._entry(block)
             if entry is not None:
                 yield entry
+
+    @property
+    def offset(self) -> int:
+        """Where the stream stands: right after an entry came, where its data begins."""
+        return self._passed + self._position
 
     def drain(self) -> None:
         """Read to the end of the stream, so that a digest over it is complete."""
@@ -180,6 +187,7 @@ class TarStream:
             yield view
 
     def _refill(self) -> None:
+        self._passed += len(self._buffer)
         self._buffer, self._position = next(self._pieces, b""), 0
         if not self._buffer:
             raise TarError("the tar stream ends in the middle of an entry")
@@ -216,6 +224,7 @@ class TarStream:
     def _header(self) -> bytes | None:
         """The next header block, or None at the end. A stream that ends without the two zero blocks ends as well."""
         if self._position == len(self._buffer):
+            self._passed += len(self._buffer)
             self._buffer, self._position = next(self._pieces, b""), 0
             if not self._buffer:
                 return None

@@ -11,19 +11,25 @@ import signal
 import stat
 import tarfile
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hyperstack.engine.api import (
+    BuildEvent,
+    BuildRequest,
+    BuildSink,
+    CachedStep,
     Change,
     ChangeKind,
     ContainerStats,
     HostCost,
     Image,
     PathStat,
+    ProgressSink,
+    StepFailed,
     WaitCondition,
 )
 from hyperstack.engine.records import (
@@ -40,6 +46,7 @@ from hyperstack.identity.api import Peer, Principal
 from hyperstack.pod.errors import (
     Conflict,
     Forbidden,
+    InvalidArgument,
     NameTaken,
     NotFound,
     NotModified,
@@ -421,6 +428,33 @@ class System:
                 "volumes": {}}
 
 
+class Builds:
+    """Tells back what it was asked for, and what it was given."""
+
+    def __init__(self) -> None:
+        self.steps: list[CachedStep] = []
+
+    async def build(self, who: Principal, request: BuildRequest, context: AsyncIterator[bytes], tell: BuildSink,
+                    progress: ProgressSink) -> str:
+        size = sum([len(part) async for part in context])
+        if request.target == "absent":
+            raise InvalidArgument("failed to reach build target absent in Dockerfile")
+        await tell(BuildEvent(stream=f"Step 1/1 : {size} {msgspec.json.encode(request).decode()}\n"))
+        if request.target == "fails":
+            raise StepFailed("/bin/sh -c false", 7)
+        await tell(BuildEvent(image=BUSYBOX.id))
+        return BUSYBOX.id
+
+    def cache(self, who: Principal) -> list[CachedStep]:
+        return self.steps
+
+    async def prune(self, who: Principal, *, everything: bool, wanted: Callable[[CachedStep], bool],
+                    keep_bytes: int = 0) -> tuple[list[str], int]:
+        gone = [step for step in self.steps if wanted(step)]
+        self.steps = [step for step in self.steps if step not in gone]
+        return [step.key for step in gone], sum(step.size for step in gone)
+
+
 class Layers:
     """Every container has changed the same: all that is in the root."""
 
@@ -461,6 +495,7 @@ class FakeEngine:
         self.pods = Pods()
         self.images = Images()
         self.layers = Layers(self)
+        self.builds = Builds()
         self.volumes = Volumes()
         self.system = System(self)
         self.kernels, self._store = make_service(root.with_name("kernels"), "debian", "other")

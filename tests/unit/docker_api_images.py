@@ -34,7 +34,7 @@ class Images:
                 return image
         raise NotFound("image", name)
 
-    def list_all(self, who: Principal) -> ImageList:
+    def list_all(self, who: Principal, *, intermediate: bool = False) -> ImageList:
         return list(self.images.values())
 
     def display_name(self, image_id: str) -> str:

@@ -50,6 +50,7 @@ class _Doors:
     pods: api.Pods
     images: api.Images
     layers: api.Layers
+    builds: api.Builds
     volumes: api.Volumes
     networks: api.Networks
     kernels: api.Kernels
@@ -68,8 +69,8 @@ async def serve() -> AsyncIterator[Served]:
         root.mkdir()
         fake = FakeEngine(root)
         fake.images.images[BUSYBOX.id] = BUSYBOX
-        engine: Engine = _Doors(fake.containers, fake.execs, fake.pods, fake.images, fake.layers, fake.volumes,
-                                fake.networks, fake.kernels, fake.system, fake)
+        engine: Engine = _Doors(fake.containers, fake.execs, fake.pods, fake.images, fake.layers, fake.builds,
+                                fake.volumes, fake.networks, fake.kernels, fake.system, fake)
         app = docker_api.build_app(engine, Identities())
         app.add_routes(native_api.routes(engine, Identities()))
         runner = make_runner(app, shutdown_timeout=0.1)

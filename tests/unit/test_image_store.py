@@ -295,7 +295,7 @@ async def test_an_index_of_a_newer_version_is_not_touched(tmp_path: Path, store:
     with pytest.raises(sqlite3.DatabaseError, match="version 99"):
         await store.start()
     with sqlite3.connect(tmp_path / "images/images.db") as database:
-        database.execute("PRAGMA user_version=1")
+        database.execute("PRAGMA user_version=2")
     await store.start()
 
 

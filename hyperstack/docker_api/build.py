@@ -1,0 +1,189 @@
+"""POST /build, in the manner of Docker's classic builder, and what concerns its cache."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from hyperstack.docker_api.bodies import AuthBody, HostConfigBody, ResourcesBody, UlimitBody
+from hyperstack.docker_api.creation import parse_extra_host, parse_resources, parse_size_field, parse_ulimit
+from hyperstack.docker_api.endpoints import network_mode
+from hyperstack.docker_api.filters import Filters
+from hyperstack.docker_api.platforms import parse_platform
+from hyperstack.docker_api.progress import Pending, error_line, tell_progress
+from hyperstack.docker_api.registry_auth import credentials, registry_of
+from hyperstack.engine.api import BuildEvent, BuildRequest, CachedStep, Credentials, Engine, StepFailed
+from hyperstack.http import body
+from hyperstack.http.call import Call
+from hyperstack.http.responses import JsonLines, json_response
+from hyperstack.http.routing import Route
+from hyperstack.http.times import rfc3339
+from hyperstack.pod.errors import HyperStackError, InvalidArgument, Unsupported, UnsupportedOption
+
+_NS = 1_000_000_000
+_MAX_TAGS = 64
+_MAX_HEADER = 64 * 1024
+_REFUSED = {
+    "squash": ("layers stay as the steps made them", "export the container and import it again as one layer"),
+    "cgroupparent": ("the container's cgroup lives inside its VM", ""),
+    "cpusetcpus": ("the VM's CPUs are threads of the host, which the host places", "--cpu-quota"),
+    "cpusetmems": ("the VM's CPUs are threads of the host, which the host places", "--cpu-quota"),
+    "securityopt": ("a step has the security of its VM", ""),
+    "outputs": ("a result is an image of this host", "docker save, or docker cp out of a container"),
+    "secrets": ("this is the classic builder", "a multi-stage build, whose first stage is not kept"),
+    "ssh": ("this is the classic builder", "COPY what the agent would fetch"),
+}
+"""Parameters of a build that are not honoured, with the reason and what to do instead."""
+
+
+class BuildKitWanted(Unsupported):
+    def __init__(self) -> None:
+        HyperStackError.__init__(self, "HyperStack builds with the classic builder and does not support BuildKit",
+                                 field="version", value="2",
+                                 hint="set DOCKER_BUILDKIT=0 and build again; each RUN has a VM of its own")
+
+
+class BuildRoutes:
+    """The table and its handlers."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._builds = engine.builds
+
+    def table(self) -> list[Route]:
+        return [Route("POST", "/build", self.build, cancellable=True), Route("POST", "/build/prune", self.prune),
+                Route("POST", "/build/cancel", self.cancel), Route("POST", "/session", self.buildkit),
+                Route("POST", "/grpc", self.buildkit)]
+
+    async def buildkit(self, call: Call) -> web.StreamResponse:
+        raise BuildKitWanted
+
+    async def cancel(self, call: Call) -> web.StreamResponse:
+        """The classic builder's clients cancel by hanging up."""
+        raise BuildKitWanted
+
+    async def build(self, call: Call) -> web.StreamResponse:
+        request = parse_build(call)
+        lines, pending = JsonLines(call.request), Pending()
+        quiet = call.flag("q")
+        teller = asyncio.create_task(tell_progress(pending, lines))
+
+        async def tell(event: BuildEvent) -> None:
+            if event.stream and not quiet:
+                await lines.write({"stream": event.stream})
+            elif event.image:
+                await lines.write({"aux": {"ID": event.image}})
+
+        try:
+            image = await self._builds.build(call.who, request, call.stream(), tell,
+                                             (lambda step: None) if quiet else pending.put)
+        except HyperStackError as error:
+            if not lines.opened:
+                raise
+            line = error_line(error)
+            if isinstance(error, StepFailed):
+                line["errorDetail"]["code"] = error.code
+            else:
+                line["errorDetail"].pop("code")
+            await lines.write(line)
+        else:
+            if quiet:
+                await lines.write({"stream": image + "\n"})
+        finally:
+            teller.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+                await teller
+        return await lines.close()
+
+    async def prune(self, call: Call) -> web.StreamResponse:
+        filters = Filters.parse(call, known=("until", "id", "unused-for"))
+        until = filters.until_ns()
+
+        def wanted(step: CachedStep) -> bool:
+            return (not until or step.used_at * _NS < until) and filters.any_prefix("id", step.key)
+
+        keep = call.integer("keep-storage") or call.integer("reserved-space") or 0
+        removed, freed = await self._builds.prune(call.who, everything=call.flag("all"), wanted=wanted, keep_bytes=keep)
+        return json_response({"CachesDeleted": removed or None, "SpaceReclaimed": freed})
+
+
+def describe(step: CachedStep) -> dict[str, Any]:
+    """A row of `system df`."""
+    return {"ID": step.key[:25], "Parents": None, "Type": "regular", "Description": step.description,
+            "InUse": step.in_use, "Shared": step.in_use, "Size": step.size,
+            "CreatedAt": rfc3339(step.created_at * _NS), "LastUsedAt": rfc3339(step.used_at * _NS),
+            "UsageCount": step.uses}
+
+
+def parse_build(call: Call) -> BuildRequest:
+    """:raise InvalidArgument: a parameter is malformed. :raise UnsupportedOption: one cannot be honoured."""
+    if call.text("version") not in ("", "1"):
+        raise BuildKitWanted
+    for name, (reason, hint) in _REFUSED.items():
+        if call.text(name) not in ("", "0", "false", "null", "[]", "{}"):
+            raise UnsupportedOption(f"build parameter {name}", reason, hint=hint or None)
+    if call.text("isolation") not in ("", "default"):
+        raise UnsupportedOption("build parameter isolation", "it is an option of Windows containers")
+    remote = call.text("remote")
+    if remote == "client-session":
+        raise BuildKitWanted
+    references = call.texts("t")
+    if len(references) > _MAX_TAGS:
+        raise InvalidArgument(f"more than {_MAX_TAGS} tags", field="t", value=len(references))
+    return BuildRequest(
+        dockerfile=call.text("dockerfile", "Dockerfile"), remote=remote, references=tuple(references),
+        target=call.text("target"), arguments=_json(call, "buildargs", dict[str, str | None]),
+        labels=_json(call, "labels", dict[str, str]), use_cache=not call.flag("nocache"),
+        cache_from=tuple(_json(call, "cachefrom", list[str])), pull=call.flag("pull"),
+        platform=parse_platform(call.text("platform")) if call.has("platform") else "",
+        remove=call.flag("rm", default=True), force_remove=call.flag("forcerm"), network=_network(call),
+        extra_hosts=tuple(parse_extra_host(item) for item in call.texts("extrahosts")), resources=parse_resources(
+            ResourcesBody(memory=call.integer("memory") or 0, memory_swap=call.integer("memswap") or 0,
+                          cpu_shares=call.integer("cpushares") or 0, cpu_period=call.integer("cpuperiod") or 0,
+                          cpu_quota=call.integer("cpuquota") or 0)),
+        ulimits=tuple(parse_ulimit(item) for item in _json(call, "ulimits", list[UlimitBody])),
+        shm_size=parse_size_field("shmsize", call.integer("shmsize") or 0), credentials=_credentials(call))
+
+
+def _json(call: Call, name: str, kind: Any) -> Any:
+    text = call.text(name)
+    if not text or text == "null":
+        return kind()
+    try:
+        return body.decode(text.encode("utf-8", "replace"), kind)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}: {error.message}", field=name, value=text[:64]) from error
+
+
+def _network(call: Call) -> str:
+    mode = call.text("networkmode", "default")
+    try:
+        return "none" if mode == "none" else network_mode(HostConfigBody(network_mode=mode))
+    except UnsupportedOption as error:
+        raise UnsupportedOption(f"build parameter networkmode={mode[:64]}", "a step has the network of its own VM",
+                                hint="default, none, or a network of the project's") from error
+
+
+def _credentials(call: Call) -> Mapping[str, Credentials]:
+    """Of the X-Registry-Config header, by registry."""
+    text = call.request.headers.get("X-Registry-Config", "")
+    if not text:
+        return {}
+    if len(text) > _MAX_HEADER:
+        raise InvalidArgument("X-Registry-Config is too long", field="X-Registry-Config")
+    try:
+        raw = base64.b64decode(text.translate(str.maketrans("-_", "+/")) + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidArgument("X-Registry-Config is not base64", field="X-Registry-Config") from error
+    found = {}
+    for host, auth in body.decode(raw, dict[str, AuthBody]).items():
+        given = credentials(auth)
+        if given is not None:
+            found[registry_of(msgspec.structs.replace(auth, serveraddress=host))] = given
+    return found

@@ -1,0 +1,151 @@
+"""docker build with the classic builder: real Dockerfiles, the real CLI, and what comes of them run in VMs."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import Daemon, Output
+from tests.images import BUSYBOX
+
+
+class Builds:
+    """Contexts in a directory, and builds of them."""
+
+    def __init__(self, daemon: Daemon, root: Path) -> None:
+        self.daemon = daemon
+        self.root = root
+
+    def write(self, **files: str | bytes) -> None:
+        """Files of the context; two underscores in a name are a dot, three a slash."""
+        for name, content in files.items():
+            path = self.root / name.replace("___", "/").replace("__", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def build(self, dockerfile: str, *options: str, check: bool = True) -> Output:
+        (self.root / "Dockerfile").write_text(dockerfile.replace("BUSYBOX", BUSYBOX))
+        environment = {**self.daemon.environment, "DOCKER_BUILDKIT": "0"}
+        done = subprocess.run(["docker", "build", *options, str(self.root)], env=environment, capture_output=True,
+                              timeout=120, check=False)
+        if check:
+            assert done.returncode == 0, done.stdout.decode() + done.stderr.decode() + self.daemon.log_tail()
+        return done
+
+    def run(self, image: str, *command: str) -> str:
+        return self.daemon.docker_cli("run", "--rm", image, *command).stdout.decode()
+
+    def config(self, image: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.daemon.docker_cli("image", "inspect", image).stdout)[0]["Config"]
+        return found
+
+
+@pytest.fixture
+def builds(daemon: Daemon, tmp_path: Path) -> Iterator[Builds]:
+    with daemon.sdk() as client:
+        before = {image.id for image in client.images.list()}
+        yield Builds(daemon, tmp_path)
+        for container in client.containers.list(all=True):
+            container.remove(force=True)
+        for image in client.images.list():
+            if image.id not in before:
+                client.images.remove(image.id, force=True)
+    daemon.docker_cli("builder", "prune", "-af")
+
+
+ALL = r"""
+# escape=\
+ARG BASE=BUSYBOX
+FROM ${BASE} AS first
+ARG WHAT=world
+ENV GREETING="hello ${WHAT}" OTHER=a\ b
+LABEL kind=test "quoted name"="a value"
+WORKDIR /work/deep
+RUN echo "$GREETING" > greeting && \
+    # a comment in between
+    echo two >> greeting
+RUN ["/bin/sh", "-c", "echo exec >> greeting"]
+USER alice
+RUN id -un > /tmp/who; pwd >> /tmp/who
+USER root
+COPY --chown=alice:staff --chmod=640 one.txt sub/ ./copied/
+COPY <<END /inline
+written in the Dockerfile for ${WHAT}
+END
+ADD archive.tar /unpacked/
+EXPOSE 80 53/udp
+VOLUME /data
+STOPSIGNAL SIGUSR1
+HEALTHCHECK --interval=5s CMD true
+SHELL ["/bin/busybox", "sh", "-c"]
+RUN <<END
+echo heredoc
+echo 'more $x' > /heredoc
+END
+MAINTAINER somebody
+ENTRYPOINT ["/bin/cat"]
+CMD ["greeting"]
+
+FROM scratch AS second
+COPY --from=first /bin /bin
+COPY --from=first /work/deep/greeting /inline /
+CMD ["/bin/cat", "/greeting"]
+"""
+
+
+def test_every_instruction(builds: Builds) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo("in/the/archive")
+        member.size, member.mode, member.uid = 3, 0o600, 7
+        archive.addfile(member, io.BytesIO(b"yes"))
+    builds.write(one__txt="one", sub___two__txt="two", sub___skipped="no", __dockerignore="**/skip*\n",
+                 archive__tar=packed.getvalue())
+    first = builds.build(ALL, "-t", "first:1", "--target", "first", "--build-arg", "WHAT=you", "--label", "more=yes")
+    out = first.stdout.decode()
+    assert "Step 1/24 : ARG BASE=" in out
+    assert "---> Running in" in out
+    assert "Removing intermediate container" in out
+    assert "Successfully tagged first:1" in out
+    assert builds.run("first:1") == "hello you\ntwo\nexec\n"
+    script = ("cat /tmp/who /inline /heredoc /unpacked/in/the/archive; cd copied; ls; "
+              "stat -c '%n %U:%G %a' one.txt . ; stat -c '%u %a' /unpacked/in/the/archive; echo $OTHER; "
+              "stat -c %a /tmp")
+    shown = builds.daemon.docker_cli("run", "--rm", "--entrypoint", "sh", "first:1", "-c", script).stdout.decode()
+    assert shown.splitlines() == [
+        "alice", "/work/deep", "written in the Dockerfile for you", "more $x", "yesone.txt", "two.txt",
+        "one.txt alice:staff 640", ". alice:staff 755", "7 600", "a b", "1777"]
+    config = builds.config("first:1")
+    assert config["Labels"] == {"kind": "test", "quoted name": "a value", "more": "yes"}
+    assert config["ExposedPorts"] == {"80/tcp": {}, "53/udp": {}}
+    assert config["Volumes"] == {"/data": {}}
+    assert (config["StopSignal"], config["User"], config["WorkingDir"]) == ("SIGUSR1", "root", "/work/deep")
+    assert config["Healthcheck"] == {"Test": ["CMD-SHELL", "true"], "Interval": 5_000_000_000}
+    assert (config["Entrypoint"], config["Cmd"]) == (["/bin/cat"], ["greeting"])
+    again = builds.build(ALL, "-t", "second:1", "-t", "second:2", "--build-arg", "WHAT=you")
+    assert again.stdout.decode().count("Using cache") == 21
+    assert builds.run("second:2") == "hello you\ntwo\nexec\n"
+    assert builds.run("second:1", "/bin/cat", "/inline") == "written in the Dockerfile for you\n"
+
+
+def test_a_command_that_fails_fails_the_build(builds: Builds) -> None:
+    done = builds.build("FROM BUSYBOX\nRUN echo told; exit 3\n", check=False)
+    assert done.returncode == 3
+    assert b"told" in done.stdout
+    assert b"The command '/bin/sh -c echo told; exit 3' returned a non-zero code: 3" in done.stderr
+
+
+def test_a_malformed_dockerfile_is_told(builds: Builds) -> None:
+    done = builds.build("FROM BUSYBOX\nRUNN echo\n", check=False)
+    assert done.returncode == 1
+    assert b"dockerfile parse error on line 2: unknown instruction: RUNN" in done.stderr
+    done = builds.build("FROM BUSYBOX\nCOPY absent /\n", check=False)
+    assert done.returncode == 1
+    assert b"COPY failed: file not found in build context or excluded by .dockerignore: stat absent" in done.stderr
