@@ -14,7 +14,7 @@ from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.engine import HostEngine
 from hyperstack.guest.file_server import FileServers
 from hyperstack.guest.kernels import KernelStore
-from hyperstack.guest.rehearsal import RUN, build_program, program_path
+from hyperstack.guest.rehearsal import layer_files, layer_name
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.identity.local import LocalIdentity
 from hyperstack.image.config import ImageConfigOptions
@@ -63,7 +63,8 @@ async def prepare(config: Config, progress: Callable[[str], None]) -> KernelStor
     """
     kernels = KernelStore(config.cache)
     await kernels.ensure_default(progress)
-    make_layer(_rehearsal_layer(config), {RUN: build_program(config.cache).read_bytes()})
+    if not _rehearsal_layer(config).exists():
+        make_layer(_rehearsal_layer(config), layer_files(config.cache))
     return kernels
 
 
@@ -88,7 +89,7 @@ def engine_config(config: Config) -> EngineConfig:
 
 
 def _rehearsal_layer(config: Config) -> Path:
-    return config.cache / f"{program_path(config.cache).name}.erofs"
+    return config.cache / layer_name()
 
 
 def _worker_uid(config: Config) -> int:

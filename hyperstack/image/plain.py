@@ -20,12 +20,10 @@ _MAX_ENTRIES = 1000
 
 
 def make_layer(path: Path, files: Mapping[str, bytes]) -> None:
-    """An EROFS image at `path`, made where it is not there yet; all files are root's and executable.
+    """An EROFS image at `path`; all files are root's and executable.
 
     :param files: contents by path in the image.
     """
-    if path.exists():
-        return
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in files.items():

@@ -65,9 +65,13 @@ static size_t assemble(struct bpf_insn *code)
     return n;
 }
 
-bool cgroup_restrict_devices(int fd)
+/* The same for all containers, so it is loaded, which takes the kernel longer than all else here, by the first of them. */
+static int device_program(void)
 {
     static const char license[] = "GPL";
+    static int program = -1;
+    if (program >= 0)
+        return program;
     struct bpf_insn code[16 + 2 * COUNT_OF(allowed)];
     memset(code, 0, sizeof(code));
     union bpf_attr load = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE,
@@ -75,14 +79,13 @@ bool cgroup_restrict_devices(int fd)
                            .insns = (uintptr_t)code,
                            .insn_cnt = (uint32_t)assemble(code),
                            .license = (uintptr_t)license};
-    int program = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
-    if (program < 0)
-        return false;
+    return program = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+}
+
+bool cgroup_restrict_devices(int fd)
+{
+    int program = device_program();
     union bpf_attr attach = {
         .target_fd = (uint32_t)fd, .attach_bpf_fd = (uint32_t)program, .attach_type = BPF_CGROUP_DEVICE};
-    bool attached = syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof(attach)) == 0;
-    int error = errno;
-    close(program);
-    errno = error;
-    return attached;
+    return program >= 0 && syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof(attach)) == 0;
 }

@@ -11,12 +11,22 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Pages that are read from the disk when they are first touched, as most of a program and its libraries are. */
+__asm__(".section .rodata\n"
+        ".balign 4096\n"
+        "pages: .fill 1048576, 1, 0x5a\n"
+        ".previous");
+extern const volatile char pages[1 << 20];
 
 static void on_signal(int number)
 {
@@ -59,7 +69,7 @@ static void files(void)
     unlink("/rehearsed.d/link");
     unlink("/rehearsed.d/file");
     rmdir("/rehearsed.d");
-    for (const char *const *path = (const char *const[]){"/etc/hosts", "/etc/resolv.conf", "/proc/self/status",
+    for (const char *const *path = (const char *const[]){"/etc/hosts", "/etc/resolv.conf", "/etc/passwd", "/proc/self/status",
                                                          "/proc/mounts", "/sys/kernel/mm/transparent_hugepage/enabled",
                                                          "/dev/urandom", "/dev/null", NULL};
          *path; path++) {
@@ -68,6 +78,44 @@ static void files(void)
             perror(*path);
         close(fd);
     }
+}
+
+/* What a loader does with a library. */
+static void library(char *self)
+{
+    int fd = open(self, O_RDONLY | O_CLOEXEC);
+    size_t size = 1 << 20;
+
+    for (size_t at = 0; at < sizeof(pages); at += 24 << 10)
+        (void)pages[at];
+    volatile char *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE | MAP_DENYWRITE, fd, 0);
+    if (mapped != MAP_FAILED) {
+        char *data = mmap((char *)mapped + size / 2, size / 4, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_FIXED | MAP_DENYWRITE, fd, size / 4);
+        if (data != MAP_FAILED) {
+            memset(data, 1, 3 << 12);
+            mprotect(data, 1 << 12, PROT_READ);
+        }
+        for (size_t at = 0; at < size; at += 40 << 10)
+            (void)mapped[at];
+        munmap((char *)mapped, size);
+    }
+    close(fd);
+}
+
+/* What a C library does before main. */
+static void start_up(void)
+{
+    static _Alignas(32) char sequences[32];
+    char path[256];
+    struct rlimit stack;
+    long end = syscall(SYS_brk, 0);
+
+    syscall(SYS_brk, end + (132 << 10));
+    syscall(SYS_rseq, sequences, sizeof(sequences), 0, 0x53053053);
+    if (readlink("/proc/self/exe", path, sizeof(path)) < 0 || getrandom(path, 8, GRND_NONBLOCK) < 0
+        || getrlimit(RLIMIT_STACK, &stack) < 0)
+        perror("start");
 }
 
 static void processes(char *self)
@@ -149,7 +197,8 @@ int main(int argc, char **argv)
 
     if (argc > 1 && strcmp(argv[1], "wait") == 0)
         for (;;)
-            pause();
+            sleep(1000);
+    start_up();
     uname(&name);
     printf("%s\n", name.nodename);
     fflush(stdout);
@@ -157,6 +206,7 @@ int main(int argc, char **argv)
         return 0;
     nanosleep(&moment, NULL);
     files();
+    library(argv[0]);
     processes(argv[0]);
     sockets();
     return 0;
