@@ -165,7 +165,7 @@ def _sources(job: Job) -> Iterator[tuple[bytes, Node]]:
     where = "build context"
     if any(source.pattern for source in job.sources):
         if job.origin:
-            root, where = layers_root(job.origin), "the image"
+            root, where = layers_root(job.origin), "image"
         elif job.plain >= 0:
             ignored = _ignored(TarTree(job.plain, max_entries=job.max_entries, devices=False).root)
             root = TarTree(job.plain, max_entries=job.max_entries, devices=False, ignored=ignored).root

@@ -247,14 +247,14 @@ def selected(root: Node, pattern: str, *, where: str) -> list[tuple[bytes, Node]
     try:
         parts = parts_of(os.fsencode(pattern))
     except TreeError:
-        raise CopyError(f"forbidden path outside {where}: {shown(os.fsencode(pattern))}") from None
+        raise CopyError(f"forbidden path outside the {where}: {shown(os.fsencode(pattern))}") from None
     path = os.fsdecode(b"/".join(parts))
     if not is_wild(path):
         node = find(root, b"/".join(parts))
         if node is None:
             raise CopyError(f"file not found in {where} or excluded by .dockerignore: stat {path}: file does not exist"
                             if where == "build context" else
-                            f"stat {path}: file does not exist in {where}")
+                            f"stat {path}: file does not exist in the {where}")
         return [(parts[-1] if parts else b"", node)]
     found: list[tuple[bytes, Node]] = [(b"", root)]
     for part in (os.fsdecode(part) for part in parts):

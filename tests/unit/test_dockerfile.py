@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from hyperstack.dockerfile.errors import DockerfileError
 from hyperstack.dockerfile.source import read_source
 from hyperstack.dockerfile.stages import Dockerfile, parse_dockerfile, parse_trigger
 from hyperstack.dockerfile.words import expand, expand_words
-from hyperstack.pod.errors import InvalidArgument
 
 
 def only(text: str) -> Any:
@@ -159,7 +159,8 @@ def test_stages() -> None:
     assert [stage.name for stage in parsed.stages] == ["one", "", "two"]
     assert parsed.steps == 6
     assert parsed.stages[2].origin.platform == "linux/amd64"
-    assert (parsed.find("ONE", 3), parsed.find("1", 3), parsed.find("two", 2), parsed.find("3", 3)) == (0, 1, None, None)
+    assert [parsed.find(name, 3) for name in ("ONE", "1", "3")] == [0, 1, None]
+    assert parsed.find("two", 2) is None
     assert len(parsed.until("one").stages) == 1
     assert len(parsed.until("1").stages) == 2
     with pytest.raises(DockerfileError, match="failed to reach build target three"):
@@ -196,8 +197,8 @@ def test_bounds() -> None:
 # Text that looks enough like a Dockerfile to get far.
 _PIECES = st.sampled_from([
     "FROM ", "x", " AS ", "\n", "RUN ", "COPY ", "ADD ", "ENV ", "ARG ", "LABEL ", "ONBUILD ", "HEALTHCHECK ", "CMD ",
-    "SHELL ", "VOLUME ", "EXPOSE ", "--from=", "--chown=", "--mount=", "<<EOF", "<<-'E'", "EOF\n", "\\\n", "\\", "`", "#",
-    "# escape=`\n", '"', "'", "[", "]", ",", "${", "}", ":-", "$A", "=", " ", "\t", "\0", "é", "\ud7ff", "/", "80"])
+    "SHELL ", "VOLUME ", "EXPOSE ", "--from=", "--chown=", "--mount=", "<<EOF", "<<-'E'", "EOF\n", "\\\n", "\\", "`",
+    "#", "# escape=`\n", '"', "'", "[", "]", ",", "${", "}", ":-", "$A", "=", " ", "\t", "\0", "é", "\ud7ff", "/"])
 
 
 @given(st.lists(_PIECES | st.text(max_size=4), max_size=60).map("".join))
@@ -207,16 +208,17 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         for stage in parsed.stages:
             for instruction in stage.instructions:
                 ins.expanded(instruction, {"A": "a b"}, parsed.escape)
-    except InvalidArgument as error:
-        assert str(error).startswith("dockerfile parse error")
+    except DockerfileError as error:
+        told = str(error)
+    else:
+        told = "dockerfile parse error"
+    assert told.startswith("dockerfile parse error")
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
-    try:
+    with contextlib.suppress(DockerfileError):
         parse_dockerfile(data)
-    except InvalidArgument:
-        pass
 
 
 @given(st.text(st.characters(blacklist_characters="$\\'\"", blacklist_categories=("Cs",)), max_size=40))

@@ -80,7 +80,10 @@ def test_any_pattern_is_compiled_or_refused(pattern: str, name: str) -> None:
         assert ignored(name + "/below")
 
 
-@given(st.lists(st.text(st.characters(whitelist_categories=("L", "N")), min_size=1, max_size=5), min_size=1, max_size=4))
+PLAIN = st.text(st.characters(whitelist_categories=("L", "N")), min_size=1, max_size=5)
+
+
+@given(st.lists(PLAIN, min_size=1, max_size=4))
 def test_a_plain_name_ignores_itself_and_what_is_below(parts: list[str]) -> None:
     name = "/".join(parts)
     ignored = Ignored([name])
