@@ -72,7 +72,7 @@ class CreateOptions:
     memory_swap: str
     mount: tuple[str, ...]
     name: str
-    network: str
+    network: tuple[str, ...]
     network_alias: tuple[str, ...]
     no_healthcheck: bool
     pids_limit: int
@@ -202,7 +202,7 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
         **({"Init": True} if options.init else {}),
         "LogConfig": {"Type": options.log_driver, "Config": mapping(options.log_opt, "log-opt", required=True)},
         "Mounts": [mount(value) for value in options.mount],
-        "NetworkMode": options.network,
+        "NetworkMode": options.network[0] if options.network else "default",
         "PortBindings": bindings,
         "Privileged": options.privileged,
         "PublishAllPorts": options.publish_all,
@@ -219,12 +219,16 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
 
 def _networking(options: CreateOptions) -> dict[str, Any]:
     place = endpoint(aliases=options.network_alias, ip=options.ip, links=options.link, mac=options.mac_address)
-    return {"EndpointsConfig": {options.network: place} if place else {}}
+    first, *others = options.network or ("default",)
+    return {"EndpointsConfig": {**({first: place} if place or others else {}), **{name: {} for name in others}}}
 
 
-def endpoint(*, aliases: Sequence[str] = (), ip: str = "", links: Sequence[str] = (), mac: str = "") -> dict[str, Any]:
+def endpoint(*, aliases: Sequence[str] = (), ip: str = "", ip6: str = "", links: Sequence[str] = (), mac: str = "",
+             priority: int = 0) -> dict[str, Any]:
     """A container's place on a network, as far as the user has something to say of it."""
-    return {**({"IPAMConfig": {"IPv4Address": ip}} if ip else {}), **({"Links": list(links)} if links else {}),
+    addresses = {name: value for name, value in (("IPv4Address", ip), ("IPv6Address", ip6)) if value}
+    return {**({"IPAMConfig": addresses} if addresses else {}), **({"GwPriority": priority} if priority else {}),
+            **({"Links": list(links)} if links else {}),
             **({"Aliases": list(aliases)} if aliases else {}), **({"MacAddress": mac} if mac else {})}
 
 

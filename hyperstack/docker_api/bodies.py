@@ -179,10 +179,11 @@ class EndpointBody(Body, frozen=True):
     aliases: list[str] = []
     mac_address: str = ""
     driver_opts: dict[str, str] = {}
+    gw_priority: int = 0
 
 
 class NetworkingBody(Body, frozen=True):
-    endpoints_config: dict[str, EndpointBody] = {}
+    endpoints_config: dict[str, EndpointBody | None] = {}
 
 
 class CreateBody(Body, frozen=True):

@@ -16,7 +16,7 @@ from hyperstack.docker_api.bodies import (
     UlimitBody,
     UpdateBody,
 )
-from hyperstack.docker_api.endpoints import is_users, network_mode, parse_place
+from hyperstack.docker_api.endpoints import is_users, parse_places
 from hyperstack.docker_api.mounts import parse_mounts
 from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
@@ -146,7 +146,6 @@ def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
     host = body.host_config
     if parse_sharing(body).donors:
         return PodSpec(name=name, project=project)
-    place = parse_place(body)
     for field, value in (("Hostname", body.hostname), ("Domainname", body.domainname)):
         if value and not _HOST_LABEL.match(value):
             raise InvalidArgument(f"invalid {field}: {value[:64]!r}", field=field, value=value[:64],
@@ -154,11 +153,10 @@ def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
     return PodSpec(
         name=name, project=project, hostname=body.hostname, domainname=body.domainname,
         kernel=host.annotations.get(KERNEL_ANNOTATION, ""),
-        network="none" if body.network_disabled else network_mode(host), mac_address=place.mac_address,
-        ip_address=place.ip_address, aliases=place.aliases, links=place.links,
         ports=parse_bindings(host.port_bindings), publish_all=host.publish_all_ports,
         dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns), dns_search=tuple(host.dns_search),
-        dns_options=tuple(host.dns_options), extra_hosts=tuple(parse_extra_host(item) for item in host.extra_hosts))
+        dns_options=tuple(host.dns_options), extra_hosts=tuple(parse_extra_host(item) for item in host.extra_hosts)
+    ).on(parse_places(body))
 
 
 def _words(value: str | list[str] | None) -> tuple[str, ...] | None:

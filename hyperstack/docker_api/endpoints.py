@@ -7,7 +7,7 @@ import re
 
 from hyperstack.docker_api.bodies import CreateBody, EndpointBody, HostConfigBody
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
-from hyperstack.pod.spec import PodSpec
+from hyperstack.pod.spec import Endpoint
 
 MAX_NAMES = 64
 """Aliases, or links, of one container."""
@@ -35,44 +35,49 @@ def is_users(host: HostConfigBody) -> bool:
     return host.network_mode not in _BUILTIN
 
 
-def parse_place(body: CreateBody) -> PodSpec:
-    """Aliases, links, address and MAC of a new container.
+def parse_places(body: CreateBody) -> tuple[Endpoint, ...]:
+    """The networks of a new container, HostConfig.NetworkMode's first.
 
     :raise InvalidArgument, UnsupportedOption: names the field.
     """
-    host, endpoints = body.host_config, body.networking_config.endpoints_config
-    if len(endpoints) > 1:
-        raise UnsupportedOption("NetworkingConfig.EndpointsConfig with several networks", "a pod has one network")
-    for name, endpoint in endpoints.items():
-        if name != host.network_mode and not (name in _BUILTIN and not is_users(host)):
-            raise UnsupportedOption(f"NetworkingConfig.EndpointsConfig.{name[:64]}", "a pod has one network",
-                                    hint="name the same one as HostConfig.NetworkMode")
-        place = parse_endpoint(endpoint, f"NetworkingConfig.EndpointsConfig.{name[:64]}", mac=body.mac_address,
-                               links=host.links)
-        if not is_users(host) and (place.aliases or place.links):
-            raise UnsupportedOption(f"NetworkingConfig.EndpointsConfig.{name[:64]}."
-                                    f"{'Aliases' if place.aliases else 'Links'}", "pods have names on networks of the "
-                                    "user's only", hint="docker network create one, and use it with --network")
-        return place
-    return parse_endpoint(EndpointBody(), "NetworkingConfig", mac=body.mac_address, links=host.links)
+    mode = "none" if body.network_disabled else network_mode(body.host_config)
+    asked: dict[str, EndpointBody] = {}
+    for name, endpoint in body.networking_config.endpoints_config.items():
+        asked["bridge" if name == "default" else name] = endpoint or EndpointBody()
+    if not asked or is_users(body.host_config):
+        asked.setdefault(mode, EndpointBody())
+    places: list[Endpoint] = []
+    for name, given in sorted(asked.items(), key=lambda item: item[0] != mode):
+        field = f"NetworkingConfig.EndpointsConfig.{name[:64]}"
+        # What is said of the container itself is of its first network.
+        own = not places
+        place = parse_endpoint(given, field, network=name, mac=body.mac_address if own else "",
+                               links=body.host_config.links if own else None)
+        if name in _BUILTIN and (place.aliases or place.links):
+            raise UnsupportedOption(f"{field}.{'Aliases' if place.aliases else 'Links'}", "pods have names on networks "
+                                    "of the user's only", hint="docker network create one, and use it with --network")
+        places.append(place)
+    return tuple(places)
 
 
-def parse_endpoint(endpoint: EndpointBody, field: str, *, mac: str = "", links: list[str] | None = None) -> PodSpec:
+def parse_endpoint(endpoint: EndpointBody, field: str, *, network: str = "", mac: str = "",
+                   links: list[str] | None = None) -> Endpoint:
     """:param mac, links: what the body says elsewhere, in force where the endpoint says nothing."""
     for wrong, value in (("DriverOpts", endpoint.driver_opts),
-                         ("IPAMConfig.IPv6Address", endpoint.ipam_config.ipv6_address),
                          ("IPAMConfig.LinkLocalIPs", endpoint.ipam_config.link_local_ips)):
         if value:
             raise UnsupportedOption(f"{field}.{wrong}", "the built-in bridge has no such thing")
     mac = endpoint.mac_address or mac
     if mac and not _MAC.match(mac):
         raise InvalidArgument(f"invalid MAC address: {mac[:64]!r}", field="MacAddress", value=mac[:64])
-    address = endpoint.ipam_config.ipv4_address
-    return PodSpec(
+    four, six = endpoint.ipam_config.ipv4_address, endpoint.ipam_config.ipv6_address
+    return Endpoint(
+        network=network, mac_address=mac.lower(), priority=endpoint.gw_priority,
         aliases=tuple(_name(alias, f"{field}.Aliases") for alias in _bounded(endpoint.aliases, f"{field}.Aliases")),
         links=tuple(_link(link, f"{field}.Links") for link in _bounded(endpoint.links or links or [],
                                                                        f"{field}.Links")),
-        ip_address=_address(address, f"{field}.IPAMConfig.IPv4Address") if address else "", mac_address=mac.lower())
+        ip_address=_address(four, f"{field}.IPAMConfig.IPv4Address", ipaddress.IPv4Address) if four else "",
+        ip6_address=_address(six, f"{field}.IPAMConfig.IPv6Address", ipaddress.IPv6Address) if six else "")
 
 
 def _bounded(names: list[str], field: str) -> list[str]:
@@ -95,8 +100,10 @@ def _link(text: str, field: str) -> str:
     return f"{_name(target.removeprefix('/'), field)}:{_name(alias.rpartition('/')[2], field)}"
 
 
-def _address(text: str, field: str) -> str:
+def _address(text: str, field: str, kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]) -> str:
     try:
-        return str(ipaddress.IPv4Address(text))
+        return str(kind(text))
     except ValueError as error:
-        raise InvalidArgument(f"{field}: not an IPv4 address: {text[:64]!r}", field=field, value=text[:64]) from error
+        version = "IPv4" if kind is ipaddress.IPv4Address else "IPv6"
+        raise InvalidArgument(f"{field}: not an {version} address: {text[:64]!r}", field=field, value=text[:64]
+                              ) from error

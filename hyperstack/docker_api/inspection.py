@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hyperstack.docker_api.networks import endpoint_settings, network_name, port_map
+from hyperstack.docker_api.networks import endpoint_settings, endpoints, port_map
 from hyperstack.engine.records import ContainerRecord, HealthRecord, PodRecord
 from hyperstack.http.times import rfc3339
-from hyperstack.pod.spec import ContainerSpec, Healthcheck, Mount, MountKind, PodSpec, RestartKind
+from hyperstack.pod.spec import ContainerSpec, Endpoint, Healthcheck, Mount, MountKind, PodSpec, RestartKind
 from hyperstack.pod.states import ContainerState
 
 _BOUND = frozenset({MountKind.VOLUME, MountKind.BIND})
@@ -190,10 +190,12 @@ def _network_settings(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]
     if record.spec.sharing.network:  # the endpoint is that container's
         return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "", "Ports": {},
                 "Networks": {}}
-    settings = endpoint_settings(pod, live=is_live(record))
+    # Docker's of the default network alone, for clients that know no others.
+    bridge = next((endpoint for endpoint in pod.spec.endpoints if endpoint.network == "bridge"), None)
+    settings = endpoint_settings(pod, bridge or Endpoint(network=""), live=bridge is not None and is_live(record))
     default = {name: settings[name] for name in ("EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
                                                  "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress")}
     return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "",
             "Ports": port_map(record, pod) if is_live(record) else {}, "HairpinMode": False,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None, **default, "Networks": {network_name(pod): settings}}
+            "SecondaryIPv6Addresses": None, **default, "Networks": endpoints(pod, live=is_live(record))}

@@ -12,7 +12,7 @@ from aiohttp import web
 from hyperstack.docker_api import shapes
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, shown_network, status
-from hyperstack.docker_api.networks import endpoint_settings, exposed_ports, network_name
+from hyperstack.docker_api.networks import endpoints, exposed_ports
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
 from hyperstack.engine.api import Engine
@@ -117,7 +117,7 @@ class _Selection:
 
     def _has_place(self, record: ContainerRecord, pod: PodRecord) -> bool:
         published = {f"{port.host_port}/{port.protocol}" for port in pod.ports}
-        return ((not self._networks or pod.spec.network in self._networks)
+        return ((not self._networks or not self._networks.isdisjoint(endpoints(pod, live=False)))
                 and self._wanted.any_is("pod", pod.id, pod.name, pod.id[:12])
                 and _any_port(self._wanted.get("publish"), published)
                 and _any_port(self._wanted.get("expose"), set(exposed_ports(record))))
@@ -166,7 +166,7 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
         "Health": {"Status": health.status.value if health else "none",
                    "FailingStreak": health.failing_streak if health else 0},
         "HostConfig": {"NetworkMode": shown_network(record.spec, pod.spec), "Annotations": record.spec.annotations},
-        "NetworkSettings": {"Networks": {network_name(pod): endpoint_settings(pod, live=live)} if own else {}},
+        "NetworkSettings": {"Networks": endpoints(pod, live=live) if own else {}},
         "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],
         "HyperStack": {"Pod": pod.id, "PodName": pod.name},
     }

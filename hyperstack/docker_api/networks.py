@@ -11,34 +11,47 @@ from hyperstack.docker_api import shapes
 from hyperstack.docker_api.bodies import ConnectBody, DisconnectBody, IpamPoolBody, NetworkCreateBody
 from hyperstack.docker_api.endpoints import parse_endpoint
 from hyperstack.docker_api.filters import Filters
-from hyperstack.engine.api import Engine, Subnet
+from hyperstack.engine.api import Binding, Engine, Subnet
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
+from hyperstack.pod.spec import Endpoint
 
 MAX_POOLS = 64
 
 
-def network_name(pod: PodRecord) -> str:
-    return pod.spec.network
+def endpoints(pod: PodRecord, *, live: bool) -> dict[str, dict[str, Any]]:
+    """`NetworkSettings.Networks`: a container's place on each of its networks."""
+    asked = pod.spec.endpoints
+    if not asked and not (live and pod.nic):
+        asked = (Endpoint(network=pod.spec.network),)
+    return {endpoint.network: endpoint_settings(pod, endpoint, live=live) for endpoint in asked}
 
 
-def endpoint_settings(pod: PodRecord, *, live: bool) -> dict[str, Any]:
-    """A container's place on its network: what was asked for, and where it runs, what it got."""
-    spec, binding = pod.spec, pod.binding if live else None
+def endpoint_settings(pod: PodRecord, endpoint: Endpoint, *, live: bool) -> dict[str, Any]:
+    """What was asked for, and where it runs, what it got."""
+    binding = binding_on(pod, endpoint.network) if live else None
     address, _, prefix = binding.address.partition("/") if binding is not None else ("", "", "")
+    address6, _, prefix6 = binding.address6.partition("/") if binding is not None else ("", "", "")
+    wanted = {name: value for name, value in (("IPv4Address", endpoint.ip_address),
+                                              ("IPv6Address", endpoint.ip6_address)) if value}
     return {
-        "IPAMConfig": {"IPv4Address": spec.ip_address} if spec.ip_address else None,
-        "Links": list(spec.links) or None, "Aliases": list(spec.aliases) or None, "DriverOpts": None,
-        "MacAddress": binding.mac if binding is not None else "",
+        "IPAMConfig": wanted or None, "Links": list(endpoint.links) or None, "Aliases": list(endpoint.aliases) or None,
+        "DriverOpts": None, "GwPriority": endpoint.priority, "MacAddress": binding.mac if binding is not None else "",
         "NetworkID": binding.network_id if binding is not None else "",
         "EndpointID": hashlib.sha256(f"{pod.id}/{address}".encode()).hexdigest() if address else "",
         "Gateway": binding.gateway if binding is not None else "", "IPAddress": address,
-        "IPPrefixLen": int(prefix or 0), "IPv6Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0,
+        "IPPrefixLen": int(prefix or 0), "IPv6Gateway": binding.gateway6 if binding is not None else "",
+        "GlobalIPv6Address": address6, "GlobalIPv6PrefixLen": int(prefix6 or 0),
         "DNSNames": list(binding.names) or None if binding is not None else None}
+
+
+def binding_on(pod: PodRecord, network: str) -> Binding | None:
+    """The pod's place on the network of this name, where it has one now."""
+    return next((binding for binding in pod.bindings if binding.network in ("", network)), None)
 
 
 def exposed_ports(record: ContainerRecord) -> list[str]:
@@ -76,7 +89,8 @@ class NetworkRoutes:
 
     async def list_all(self, call: Call) -> web.StreamResponse:
         wanted = Filters.parse(call, known=("name", "id", "driver", "type", "scope", "label", "dangling"))
-        used = {pod.spec.network for pod in map(self._containers.pod_of, self._containers.list_all(call.who))}
+        used = {endpoint.network for record in self._containers.list_all(call.who)
+                for endpoint in self._containers.pod_of(record).spec.endpoints}
         return json_response([describe(network) for network in self._networks.list_all(call.who)
                               if _matches(network, wanted, dangling=network.name not in used)])
 
@@ -85,9 +99,9 @@ class NetworkRoutes:
         if call.text("scope", "local") != "local":
             raise UnsupportedOption(f"scope={call.text('scope')[:64]}", "networks are this host's", hint="local")
         members = self._networks.members(call.who, network)
-        taken = [pod.binding.address for _, pod in members if pod.binding is not None]
+        taken = [binding.address for _, pod in members if (binding := binding_on(pod, network.name)) is not None]
         return json_response({**describe(network), **shapes.network_status(network.subnets, taken, call.version),
-                              "Containers": {record.id: _member(record, pod) for record, pod in members}})
+                              "Containers": {record.id: _member(record, pod, network.name) for record, pod in members}})
 
     async def create(self, call: Call) -> web.StreamResponse:
         body = await call.body(NetworkCreateBody)
@@ -159,10 +173,11 @@ def _pool(subnet: Subnet) -> dict[str, Any]:
             "Gateway": subnet.gateway, **({"AuxiliaryAddresses": subnet.reserved} if subnet.reserved else {})}
 
 
-def _member(record: ContainerRecord, pod: PodRecord) -> dict[str, str]:
-    place = endpoint_settings(pod, live=True)
+def _member(record: ContainerRecord, pod: PodRecord, network: str) -> dict[str, str]:
+    place, binding = endpoint_settings(pod, Endpoint(network=network), live=True), binding_on(pod, network)
     return {"Name": record.name, "EndpointID": place["EndpointID"], "MacAddress": place["MacAddress"],
-            "IPv4Address": pod.binding.address if pod.binding is not None else "", "IPv6Address": ""}
+            "IPv4Address": binding.address if binding is not None else "",
+            "IPv6Address": binding.address6 if binding is not None else ""}
 
 
 def _matches(network: NetworkRecord, wanted: Filters, *, dangling: bool) -> bool:

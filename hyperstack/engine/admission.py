@@ -94,7 +94,7 @@ class Admission:
 
     def _pod(self, who: Principal, spec: PodSpec, name: str, *, implicit: bool) -> PodRecord:
         spec = replace(spec, kernel=self._choose_kernel(who.project, spec.kernel))
-        spec = self._networks.admit(who.project, spec)
+        spec = self._networks.placement.admit(who.project, spec)
         return PodRecord(id=new_id(), name=name, project=who.project, spec=spec, implicit=implicit,
                          created_at=time.time_ns())
 

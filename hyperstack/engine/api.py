@@ -39,9 +39,10 @@ from hyperstack.image.api import Progress as Progress
 from hyperstack.image.api import ProgressSink as ProgressSink
 from hyperstack.image.api import Pushed as Pushed
 from hyperstack.image.api import RemoteImage as RemoteImage
+from hyperstack.network.api import Binding as Binding
 from hyperstack.network.api import Subnet as Subnet
 from hyperstack.pod.finding import Finding
-from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
+from hyperstack.pod.spec import ContainerSpec, Endpoint, PodSpec, Resources, RestartPolicy
 
 
 class WaitCondition(enum.StrEnum):
@@ -333,14 +334,15 @@ class Networks(Protocol):
                     without_labels: Collection[str] = ()) -> list[str]:
         """Remove those that no container names, running or not. Returns names."""
 
-    async def connect(self, who: Principal, ref: str, container: str, *, place: PodSpec) -> None:
-        """Put a container that does not run on a network. Of `place` aliases, links, ip_address and mac_address count.
+    async def connect(self, who: Principal, ref: str, container: str, *, place: Endpoint) -> None:
+        """Put a container on one more network, running or not. The network is `ref`, whatever `place` says.
 
-        :raise UnsupportedOption: it runs. :raise Conflict: it has another network.
+        :raise Forbidden: it is on it. :raise InvalidArgument, Conflict, Exhausted: what is asked for is not to be had.
+        :raise UnsupportedOption: it runs, and its VM was started without a network.
         """
 
     async def disconnect(self, who: Principal, ref: str, container: str) -> None:
-        """Leave it without a network. :raise UnsupportedOption: it runs. :raise Conflict: it is not on that one."""
+        """Take it off a network, running or not. :raise Conflict: it is not on that one."""
 
 
 class System(Protocol):

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Collection
 
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from hyperstack.engine import launch, top
 from hyperstack.engine.admission import Admission
@@ -156,12 +156,12 @@ class ContainerService:
         if usage is None:
             return ContainerStats(time_ns=time.time_ns())
         pod = self.pod_of(container)
-        net = {name: getattr(reply.net, name) for name in reply.net.__struct_fields__}
+        nets = reply.nets or ({"eth0": reply.net} if pod.bindings else {})
         fields = {name: getattr(usage, name) for name in usage.__struct_fields__ if name != "oom_kills"}
         fields["memory_limit"] = usage.memory_limit or reply.memory_total
         return ContainerStats(time_ns=time.time_ns(), online_cpus=pod.vcpus or 1, host_memory=host.memory_bytes,
                               system_cpu_ns=reply.uptime_ns * (pod.vcpus or 1),
-                              network={"eth0": net} if pod.binding is not None else {}, **fields)
+                              network={device: asdict(net) for device, net in nets.items()}, **fields)
 
     async def attach(self, who: Principal, ref: str, *, stdin: bool, stdout: bool, stderr: bool, logs: bool = False,
                      stream: bool = True) -> ContainerAttachment:

@@ -25,6 +25,7 @@ from hyperstack.engine.pool import Pool
 from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
+from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
@@ -69,6 +70,7 @@ class HostEngine:
         self.layers = LayerService(self._store, self._supervisor, self.images)
         self._health = HealthMonitor(self._store, self._events, self._sandboxes, self._supervisor)
         self.networks = ProjectNetworks(self._store, self._networks, self._events,
+                                        Rewiring(self._store, self._networks, self._sandboxes),
                                         locked=self._supervisor.locked)
         self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks, self._binds,

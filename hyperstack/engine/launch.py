@@ -14,6 +14,7 @@ from hyperstack.engine.records import ContainerRecord, ExecRequest, PodRecord
 from hyperstack.guest import messages
 from hyperstack.guest.linux import capability_numbers, container_capabilities, rlimit
 from hyperstack.guest.seccomp import default_profile
+from hyperstack.network.api import Binding
 from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.spec import Mount, MountKind, Resources, Security, Sharing
@@ -31,6 +32,10 @@ _POD_SHM = "__shm"
 """Of a manifest's pod, whose containers share IPC. No name of a user's begins with an underscore."""
 _SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
 """Docker's defaults: a pod's network is its own, so any user in it may bind any port and ping."""
+DOCKERS_RESOLVER = "127.0.0.11"
+"""Where Docker has its own; the agent leads who asks there to the network's."""
+NIC = "eth0"
+"""The device that is the VM's NIC; any other is on top of it."""
 _MIB = 1 << 20
 _MIN_CONTAINER_MEMORY = 6 * _MIB
 """Docker's own lower bound."""
@@ -74,10 +79,9 @@ def configuration(pod: PodRecord, disk_names: dict[str, str]) -> messages.Config
 
     :param disk_names: see `hypervisor.api.Machine.disk_names`.
     """
-    net = None
-    if pod.binding is not None:
-        net = messages.Net(mac=pod.binding.mac, address=pod.binding.address, gateway=pod.binding.gateway,
-                           mtu=pod.binding.mtu, resolver=pod.binding.dns[0] if pod.binding.names else "")
+    # Where there are several, `networks` follows, and says all.
+    first = next((binding for binding in pod.bindings if binding.device == NIC), None)
+    net = None if first is None else _net(pod, first, resolver="" if pod.further else _resolver(pod))
     return messages.Configure(
         time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
         domainname=pod.spec.domainname, net=net, sysctls=_SYSCTLS | pod.spec.sysctls,
@@ -88,6 +92,28 @@ def configuration(pod: PodRecord, disk_names: dict[str, str]) -> messages.Config
 def room_of(pod: PodRecord) -> int:
     """Bytes of the running VM's RAM that its containers together can have."""
     return pod.memory_mib * _MIB - _reserve(pod)
+
+
+def networks(pod: PodRecord) -> messages.Networks:
+    """All that the guest is on."""
+    return messages.Networks(nets=tuple(_net(pod, binding) for binding in pod.bindings), resolver=_resolver(pod))
+
+
+def _net(pod: PodRecord, binding: Binding, *, resolver: str = "") -> messages.Net:
+    way_out = binding is pod.binding
+    return messages.Net(device=binding.device, mac=binding.mac, address=binding.address, mtu=binding.mtu,
+                        gateway=binding.gateway if way_out else "", resolver=resolver, address6=binding.address6,
+                        gateway6=binding.gateway6 if binding is _way_out6(pod) else "")
+
+
+def _way_out6(pod: PodRecord) -> Binding | None:
+    return next((binding for binding in pod.bindings if binding.gateway6), None)
+
+
+def _resolver(pod: PodRecord) -> str:
+    """The name server that stands behind 127.0.0.11; empty: none does. It knows the names of all the pod's networks."""
+    named = sorted((b for b in pod.bindings if b.names), key=lambda binding: not binding.gateway)
+    return named[0].dns[0] if named else ""
 
 
 def _reserve(pod: PodRecord) -> int:
@@ -124,7 +150,7 @@ def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) 
     return messages.Create(
         container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
         mounts=_mounts(pod, container),
-        files=_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
+        files=name_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
         readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
         shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
 
@@ -249,7 +275,8 @@ def _scratch_name(name: str) -> str:
     return f"_{name}"
 
 
-def _files(pod: PodRecord) -> tuple[messages.File, ...]:
+def name_files(pod: PodRecord) -> tuple[messages.File, ...]:
+    """Who the container is, and how it finds others; said anew where the pod's networks change."""
     host = hostname(pod)
     return (messages.File(path=b"/etc/hostname", data=f"{host}\n".encode(), mode=0o644),
             messages.File(path=b"/etc/hosts", data=_hosts(pod, host).encode(), mode=0o644),
@@ -264,17 +291,16 @@ def _hosts(pod: PodRecord, host: str) -> str:
         if address == "host-gateway" and pod.binding is not None:
             address = pod.binding.gateway
         lines.append(f"{address}\t{name}")
-    if pod.binding is not None:
-        full = f"{host}.{pod.spec.domainname} {host}" if pod.spec.domainname else host
-        lines.append(f"{pod.binding.address.partition('/')[0]}\t{full}")
+    full = f"{host}.{pod.spec.domainname} {host}" if pod.spec.domainname else host
+    for binding in pod.bindings:
+        lines += [f"{address.partition('/')[0]}\t{full}" for address in (binding.address, binding.address6) if address]
     return "\n".join(lines) + "\n"
 
 
 def _resolv_conf(pod: PodRecord) -> str:
-    binding = pod.binding
-    named = binding is not None and bool(binding.names)
+    named = bool(_resolver(pod))
     # On a network with names its resolver is asked for all of them, and asks the pod's own servers where it must.
-    servers = pod.spec.dns if pod.spec.dns and not named else binding.dns if binding is not None else ()
+    servers = (DOCKERS_RESOLVER,) if named else pod.spec.dns or (pod.binding.dns if pod.binding is not None else ())
     lines = [f"nameserver {server}" for server in servers]
     if pod.spec.dns_search:
         lines.append("search " + " ".join(pod.spec.dns_search))

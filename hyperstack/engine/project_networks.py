@@ -11,17 +11,18 @@ from collections.abc import AsyncIterator, Callable, Collection
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.lives import ACTIVE
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.network_options import parse_options
-from hyperstack.engine.networks import BUILTIN, NO_NETWORK, NetworkService, default_record, network_of
+from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.placement import BUILTIN, default_record, network_of
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
+from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.network.api import Subnet
 from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.ids import check_name, new_id
-from hyperstack.pod.spec import NETWORK_ANNOTATION, PodSpec
+from hyperstack.pod.spec import NETWORK_ANNOTATION, NO_NETWORK, Endpoint
 
 Locked = Callable[[str], contextlib.AbstractAsyncContextManager[ContainerRecord]]
 
@@ -33,10 +34,12 @@ MAX_NETWORKS = 1024
 class ProjectNetworks:
     """Implements `hyperstack.engine.api.Networks`."""
 
-    def __init__(self, store: Store, networks: NetworkService, events: EventBus, *, locked: Locked) -> None:
+    def __init__(self, store: Store, networks: NetworkService, events: EventBus, rewiring: Rewiring, *, locked: Locked
+                 ) -> None:
         """:param locked: a container, with the lock of its pod held."""
         self._store = store
         self._networks = networks
+        self._rewiring = rewiring
         self._locked = locked
         self._events = events
 
@@ -104,7 +107,8 @@ class ProjectNetworks:
     async def prune(self, who: Principal, *, until_ns: int = 0, labels: Collection[str] = (),
                     without_labels: Collection[str] = ()) -> list[str]:
         removed = []
-        used = {pod.spec.network for pod in self._store.pods.all() if pod.project == who.project}
+        used = {endpoint.network for pod in self._store.pods.all() if pod.project == who.project
+                for endpoint in pod.spec.endpoints}
         for record in self.list_all(who):
             wanted = (not record.builtin and record.name not in used
                       and (not until_ns or record.created_at <= until_ns)
@@ -117,33 +121,46 @@ class ProjectNetworks:
         self._events.emit("network", "prune", "", who.project, {"reclaimed": "0"})
         return removed
 
-    async def connect(self, who: Principal, ref: str, container: str, *, place: PodSpec) -> None:
+    async def connect(self, who: Principal, ref: str, container: str, *, place: Endpoint) -> None:
         record = self.get(who, ref)
-        async with self._stopped(who, container) as pod:
-            if pod.spec.network != NO_NETWORK:
-                raise Conflict(f"a pod has one network, and this one has {pod.spec.network}", field="network",
-                               value=record.name, hint=f"disconnect it first: hyperctl network disconnect "
-                               f"{pod.spec.network} {container[:64]}")
-            spec = self._networks.admit(who.project, replace(
-                pod.spec, network=record.name, aliases=place.aliases, links=place.links, ip_address=place.ip_address,
-                mac_address=place.mac_address))
-            self._store.pods.put(replace(pod, spec=spec))
+        if record.name == NO_NETWORK:
+            raise InvalidArgument("container cannot be connected to multiple networks with one of the networks in "
+                                  "private (none) mode", field="network", value=NO_NETWORK,
+                                  hint="disconnect it from all its networks instead")
+        endpoint = replace(place, network=record.name)
+        async with self._changeable(who, container) as (found, pod):
+            if any(other.network == record.name for other in pod.spec.endpoints):
+                raise Forbidden(f"endpoint with name {found.name} already exists in network {record.name}",
+                                field="network", value=record.name, hint="disconnect it first, to change its place")
+            spec = self._networks.placement.admit(who.project, pod.spec.on((*pod.spec.endpoints, endpoint)))
+            asked = replace(pod, spec=spec)
+            if self._rewiring.runs(pod):
+                await self._rewiring.join(pod, asked, spec.endpoints[-1])
+            else:
+                self._store.pods.put(asked)
+            self._networks.tell(record, "connect", pod)
 
     async def disconnect(self, who: Principal, ref: str, container: str) -> None:
-        try:
-            name = self.get(who, ref).name
-        except NotFound:
-            name = ref  # it is gone, and the container still names it
-        async with self._stopped(who, container) as pod:
-            if pod.spec.network != name or name == NO_NETWORK:
+        record: NetworkRecord | None = None
+        with contextlib.suppress(NotFound):  # it is gone, and the container still names it
+            record = self.get(who, ref)
+        name = ref if record is None else record.name
+        async with self._changeable(who, container) as (_, pod):
+            left = tuple(endpoint for endpoint in pod.spec.endpoints if endpoint.network != name)
+            if len(left) == len(pod.spec.endpoints):
                 raise Conflict(f"container {container[:64]} is not connected to network {name[:128]}", field="network",
                                value=name[:128])
-            self._store.pods.put(replace(pod, spec=replace(pod.spec, network=NO_NETWORK, aliases=(), links=(),
-                                                           ip_address="", mac_address="")))
+            asked = replace(pod, spec=pod.spec.on(left))
+            if self._rewiring.runs(pod) and record is not None:
+                await self._rewiring.leave(pod, asked, record)
+            else:
+                self._store.pods.put(asked)
+            if record is not None:
+                self._networks.tell(record, "disconnect", pod)
 
     @contextlib.asynccontextmanager
-    async def _stopped(self, who: Principal, ref: str) -> AsyncIterator[PodRecord]:
-        """The pod of a container that does not run, locked. :raise Conflict: it runs."""
+    async def _changeable(self, who: Principal, ref: str) -> AsyncIterator[tuple[ContainerRecord, PodRecord]]:
+        """A container and its pod, locked."""
         container = find(self._store.containers, "container", who.project, ref)
         async with self._locked(container.id) as container:
             pod = self._store.pods.get(container.pod_id)
@@ -154,11 +171,7 @@ class ProjectNetworks:
             if not pod.implicit:
                 raise UnsupportedOption("a change of the network of a manifest's pod", "the manifest says where it is",
                                         hint=f"remove it, and create it with the annotation {NETWORK_ANNOTATION}")
-            if container.state in ACTIVE or pod.binding is not None:
-                raise UnsupportedOption("a change of the networks of a running pod", "a VM gets its network interface "
-                                        "when it starts", hint="stop the container first, or give --network when you "
-                                        "create it")
-            yield pod
+            yield container, pod
 
     def _builtin(self, project: str) -> list[NetworkRecord]:
         return [self._store.networks.named(project, name) or default_record(project, name) for name in BUILTIN]

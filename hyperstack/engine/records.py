@@ -42,6 +42,11 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     kernel: str = ""
     kernel_release: str = ""
     binding: Binding | None = None
+    """The place on the network that has its way out; by its address the pod is known."""
+    further: tuple[Binding, ...] = ()
+    """Its places on other networks."""
+    nic: bool = False
+    """Its VM was given a network interface; it may be on no network by now."""
     ports: tuple[Published, ...] = ()
     started_at: int = 0
     seated: dict[str, bool] = {}
@@ -50,6 +55,16 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     """The same, of those that containers which joined it brought along."""
     wanted: bool = False
     """A manifest's pod that was started and not stopped by its user: brought up again after a daemon's death."""
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """All its places on networks."""
+        return () if self.binding is None else (self.binding, *self.further)
+
+    @property
+    def rewired(self) -> bool:
+        """Its VM is on other networks than one VM's first and only, or may have been."""
+        return self.nic and (self.binding is None or any(binding.branch for binding in self.bindings))
 
     @property
     def machine(self) -> str:
@@ -160,6 +175,8 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     project: str
     created_at: int
     subnets: tuple[Subnet, ...] = ()
+    subnets6: tuple[Subnet, ...] = ()
+    """Of IPv6; none: it has no IPv6."""
     driver: str = "bridge"
     builtin: bool = False
     """Every project has it, and nobody removes it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -21,7 +22,8 @@ from hyperstack.engine import greeting, launch
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.liveness import lost
-from hyperstack.engine.networks import NetworkService, exposed_ports
+from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.placement import exposed_ports
 from hyperstack.engine.pool import POOL_ORIGIN, Pool, Ready
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
@@ -31,7 +33,7 @@ from hyperstack.engine.uids import Uids
 from hyperstack.engine.volumes import mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
-from hyperstack.guest.connection import EventHandler
+from hyperstack.guest.connection import EventHandler, GuestCallError
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
 from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, Unavailable, Unsupported
 from hyperstack.pod.kernel import Kernel
@@ -164,6 +166,22 @@ class Sandboxes:
         """Open the pod's ports to the host. Idempotent."""
         await self._networks.publish(self._pod(pod_id))
 
+    async def follow_networks(self, pod_id: str) -> None:
+        """Have the running guest on the networks of its pod's record, and its containers know of them. Idempotent.
+
+        :raise GuestError: the agent is too old for it, or its kernel.
+        """
+        sandbox, pod = self.require(pod_id), self._pod(pod_id)
+        try:
+            await sandbox.channel.networks(launch.networks(pod))
+            for container in sandbox.prepared:
+                await sandbox.channel.files(container, launch.name_files(pod))
+        except GuestCallError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            raise GuestError("the pod runs with an agent that cannot change its networks", field="pod", value=pod_id,
+                             hint="restart it: its next VM has a newer one") from error
+
     async def fail(self, pod_id: str, reason: str) -> None:
         """Take down what is left of a machine that died or must die, and keep the reason. Idempotent."""
         if self._pod(pod_id).state not in (SandboxState.ABSENT, SandboxState.FAILED):
@@ -184,6 +202,9 @@ class Sandboxes:
         sandbox.prepared.update(c.id for c in listing.containers)
         self._running[pod.id] = sandbox
         self._watch(sandbox)
+        if pod.rewired:
+            # A daemon that died may have stored a change that the guest was not told of.
+            await self.follow_networks(pod.id)
         return sandbox, listing
 
     async def close(self) -> None:
@@ -210,7 +231,7 @@ class Sandboxes:
                       memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, origin="",
                       vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
                       state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
-        return self._store.pods.put(self._networks.plan(pod, exposed_ports(containers)))
+        return self._store.pods.put(self._networks.placement.plan(pod, exposed_ports(containers)))
 
     async def _boot(self, pod: PodRecord) -> Sandbox:
         containers = self.containers_of(pod.id)
@@ -224,6 +245,8 @@ class Sandboxes:
             pod = self._pod(pod.id)
             machine, channel = await self._bring_up(pod, containers, kernel, template)
             await channel.configure(launch.configuration(pod, machine.disk_names))
+        if pod.further:
+            await channel.networks(launch.networks(pod))
         if containers:
             for name, serial, read_only in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
@@ -277,8 +300,7 @@ class Sandboxes:
             tap = await self._networks.plug(pod)
             if tap is not None:
                 stack.callback(os.close, tap)
-            assert pod.binding is None or tap is not None
-            nic = Nic(fd=tap, mac=pod.binding.mac) if tap is not None and pod.binding is not None else None
+            nic = None if tap is None else Nic(fd=tap, mac=pod.bindings[0].mac)
             machine = await self._hypervisor.start(MachineSpec(
                 id=pod.id, uid=pod.vm_uid, kernel=kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus, disks=disks,
                 nic=nic, template=template))
@@ -320,8 +342,8 @@ class Sandboxes:
         pod = self._pod(pod_id)
         await self._hypervisor.destroy_leftovers(pod.machine)
         await self._networks.unplug(pod)
-        self._store.pods.put(replace(pod, state=state, reason=reason, binding=None, ports=(), agent_key=b"",
-                                     machine_id="", started_at=0, seated={}, plugged={}))
+        self._store.pods.put(replace(pod, state=state, reason=reason, binding=None, further=(), nic=False, ports=(),
+                                     agent_key=b"", machine_id="", started_at=0, seated={}, plugged={}))
 
     # -- watching
 

@@ -115,6 +115,21 @@ class AgentChannel:
         """What there is: the truth after a reconnection."""
         return await self._connection.call(messages.ListAll(), ListReply, deadline_s)
 
+    async def networks(self, wanted: messages.Networks, *, deadline_s: float = CALL_DEADLINE_S) -> None:
+        """Have the guest on exactly these networks. Idempotent.
+
+        :raise GuestCallError: ENOSYS, the agent is older than this call; EOPNOTSUPP, its kernel has no macvlan.
+        """
+        await self._connection.call(wanted, Reply, deadline_s)
+
+    async def files(self, container: str, files: tuple[messages.File, ...], *, deadline_s: float = CALL_DEADLINE_S
+                    ) -> None:
+        """Rewrite files that the container was created with, running or not.
+
+        :raise GuestCallError: ENOSYS, the agent is older than this call.
+        """
+        await self._connection.call(messages.Files(container=container, files=files), Reply, deadline_s)
+
     async def sync(self, *, deadline_s: float = SLOW_CALL_DEADLINE_S) -> None:
         await self._connection.call(messages.Sync(), Reply, deadline_s)
 

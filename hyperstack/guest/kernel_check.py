@@ -21,7 +21,7 @@ DRIVERS: Mapping[str, str] = {
     "ext4": "EXT4_FS"}
 """Module -> option. Without them a pod cannot run: channel, disks, network, layers, writable layers."""
 OPTIONAL_DRIVERS: Mapping[str, str] = {"virtio_blk": "VIRTIO_BLK", "virtio_rng": "HW_RANDOM_VIRTIO",
-                                       "virtio_balloon": "VIRTIO_BALLOON", "fuse": "FUSE_FS"}
+                                       "virtio_balloon": "VIRTIO_BALLOON", "fuse": "FUSE_FS", "macvlan": "MACVLAN"}
 
 _REQUIRED: Mapping[str, str] = {
     "BLK_DEV_INITRD": "the agent comes in an initramfs", "BINFMT_ELF": "programs", "PCI": "the machine's bus",
@@ -38,7 +38,7 @@ _WANTED: Mapping[str, str] = {
     "EROFS_FS_XATTR": "file capabilities of images are lost", "TMPFS_XATTR": "no attributes on tmpfs",
     "IPV6": "no ::1 in containers", "SYSVIPC": "no System V IPC",
     "BLK_CGROUP": "no I/O figures", "HW_RANDOM_VIRTIO": "random numbers come from the host's first message only",
-    "VIRTIO_BALLOON": "memory that was used once is never the host's again",
+    "MACVLAN": "no pod on several networks", "VIRTIO_BALLOON": "memory that was used once is never the host's again",
     "PAGE_REPORTING": "memory that was used once is never the host's again",
     "FUSE_FS": "no files of the host in containers (binds)",
     "IA32_EMULATION": "no 32-bit programs", "LRU_GEN": "a guest that is out of memory may thrash for long"}

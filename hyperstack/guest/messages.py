@@ -47,7 +47,11 @@ class Net(Message, frozen=True, kw_only=True):
     """Empty: none."""
     mtu: int
     resolver: str = ""
-    """Who connects to 127.0.0.11, where Docker's resolver is, is connected to this address."""
+    """Who asks 127.0.0.11, where Docker's resolver is, asks this address. Of `configure` only."""
+    device: str = "eth0"
+    address6: str = ""
+    """With prefix length: fd00::2/64; empty: no IPv6 of its own."""
+    gateway6: str = ""
 
 
 class Limits(Message, frozen=True, kw_only=True):
@@ -140,6 +144,20 @@ class Configure(Call, frozen=True, kw_only=True, tag="configure"):
     """Serials of disks that go by another name from now on -> that name."""
     share_pid: bool = False
     memory_reserve: int = 0
+
+
+class Networks(Call, frozen=True, kw_only=True, tag="networks"):
+    """All that the guest is on from now on. What is as it was keeps its connections."""
+
+    nets: tuple[Net, ...]
+    resolver: str = ""
+
+
+class Files(Call, frozen=True, kw_only=True, tag="files"):
+    """New contents of files that a container was created with."""
+
+    container: str
+    files: tuple[File, ...]
 
 
 class Rewind(Call, frozen=True, kw_only=True, tag="rewind"):
@@ -358,6 +376,8 @@ class NetUsage(Reply, frozen=True, kw_only=True):
 class StatsReply(Reply, frozen=True, kw_only=True):
     containers: Annotated[dict[_Name, ContainerUsage], Meta(max_length=MAX_PROCESSES)]
     net: NetUsage
+    nets: dict[str, NetUsage] = {}
+    """By device, of a guest that is on several networks."""
     memory_total: _Count
     memory_free: _Count
     memory_available: _Count

@@ -59,8 +59,9 @@ class NetworkRoutes:
         network = self._networks.get(call.who, call.part("name"))
         pods = {pod.id: pod for _, pod in self._networks.members(call.who, network)}
         return json_response({**describe(network), "pods": [
-            {"id": pod.id, "name": pod.name, "address": pod.binding.address, "mac": pod.binding.mac,
-             "names": pod.binding.names} for pod in pods.values() if pod.binding is not None]})
+            {"id": pod.id, "name": pod.name, "address": binding.address, "address6": binding.address6,
+             "mac": binding.mac, "names": binding.names} for pod in pods.values() for binding in pod.bindings
+            if binding.network_id == network.id]})
 
     async def create(self, call: Call) -> web.StreamResponse:
         try:

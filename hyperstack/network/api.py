@@ -4,10 +4,12 @@ Terms
     network   a layer-2 segment of one project with a subnet.
     binding   a pod's place on it: address, MAC, tap name. Decided by `plan` (no side effect), stored by the engine,
               *then* made by `plug`. So a daemon that dies in between finds in its store all that may exist.
+              A pod may have several, on as many networks; its machine has one tap all the same.
     spare     a tap that a machine holds before it is a pod's.
 
 Lifecycle
     check(network) -> ensure(network) -> plan -> (store) -> plug -> publish ... unpublish -> unplug -> remove(network)
+    While the machine runs, `rewire` changes which networks the pod is on.
     Each of them is idempotent. `sweep` removes what no stored binding names.
 
 Names
@@ -47,6 +49,8 @@ class Network:
     project: str
     subnets: tuple[Subnet, ...]
     """At least one. Pods of all of them reach each other; addresses come from the first that has one left."""
+    subnets6: tuple[Subnet, ...] = ()
+    """Of IPv6, at most one; none: no IPv6."""
     internal: bool = False
     """No way out of the host."""
     mtu: int = 1500
@@ -64,6 +68,8 @@ class Network:
 class Binding:
     pod_id: str
     network_id: str
+    network: str = ""
+    """Its network's name; empty in records of earlier versions, which know one binding of a pod."""
     mac: str
     address: str
     """CIDR"""
@@ -72,12 +78,25 @@ class Binding:
     bridge: str
     dns: tuple[str, ...]
     mtu: int
+    address6: str = ""
+    """CIDR; empty: no IPv6."""
+    gateway6: str = ""
+    device: str = "eth0"
+    """What the pod calls its end."""
+    branch: str = ""
+    """The host's device on top of the tap that takes what comes with this binding's MAC, where the tap is shared by
+    several bindings; empty: it is this one's alone."""
     names: tuple[str, ...] = ()
     """What the pod is called on a network with names, lower case; several pods may share one. Empty elsewhere."""
     links: dict[str, str] = field(default_factory=dict)
     """Names for this pod alone -> the names of others that they stand for."""
     servers: tuple[str, ...] = ()
     """Whom the gateway's resolver asks for this pod, on a network with names; empty: the host's name servers."""
+
+    @property
+    def port(self) -> str:
+        """The device that is in the bridge."""
+        return self.branch or self.tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,17 +137,22 @@ class NetworkBackend(Protocol):
     async def remove(self, network_id: str) -> None: ...
 
     def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "",
-             names: Collection[str] = (), links: Mapping[str, str] | None = None,
-             servers: tuple[str, ...] = ()) -> Binding:
-        """A place on the network. `taken` are the addresses (without prefix) in use.
+             address6: str = "", device: str = "eth0", shared: bool = False, names: Collection[str] = (),
+             links: Mapping[str, str] | None = None, servers: tuple[str, ...] = ()) -> Binding:
+        """A place on the network. `taken` are the addresses (without prefix) in use, of both families.
 
         `names`, `links` and `servers` mean nothing on a network without names.
 
+        :param shared: the pod's tap is, or will be, that of several bindings.
         :raise Exhausted: the subnet is full. :raise InvalidArgument: `address` is outside it. :raise Conflict: in use.
         """
 
-    async def plug(self, binding: Binding, *, uid: int) -> int:
-        """Make the tap, join it to the network, fence it (MAC and address spoofing dropped); its descriptor."""
+    async def plug(self, *bindings: Binding, uid: int) -> int:
+        """Make the tap of one pod, join it to the networks, fence it (MAC and address spoofing dropped).
+
+        :return: its descriptor.
+        :raise Unavailable: the host refuses; that of several bindings where it lacks macvlan.
+        """
 
     async def make_spare(self, ident: str, *, uid: int) -> int:
         """A tap that is connected to nothing, for a machine that is nobody's yet; its descriptor.
@@ -136,13 +160,20 @@ class NetworkBackend(Protocol):
         It goes with its last descriptor, and nothing else keeps it.
         """
 
-    async def plug_spare(self, binding: Binding, *, ident: str) -> None:
+    async def plug_spare(self, *bindings: Binding, ident: str) -> None:
         """As `plug`, with the tap that `make_spare` made under this `ident` and a machine holds.
 
         :raise Unavailable: it is gone, or the host refuses.
         """
 
-    async def unplug(self, binding: Binding) -> None: ...
+    async def rewire(self, pod_id: str, *bindings: Binding) -> None:
+        """Have a running machine on exactly these networks. Idempotent; what is as it was is not interrupted.
+
+        :raise Unavailable: the host refuses, or the tap is gone.
+        """
+
+    async def unplug(self, *bindings: Binding) -> None:
+        """Of one pod, all of them."""
 
     def rename(self, binding: Binding) -> None:
         """The pod of this binding goes by its `names` from now on; nothing else of it changed. Unknown: no error."""
@@ -156,7 +187,10 @@ class NetworkBackend(Protocol):
     async def unpublish(self, pod_id: str) -> None: ...
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
-                    ports: Collection[Published]) -> list[str]:
-        """Bring the host to exactly this state: remove what is not named (returns what), keep running taps."""
+                    ports: Collection[Published], idle: Collection[str] = ()) -> list[str]:
+        """Bring the host to exactly this state: remove what is not named (returns what), keep running taps.
+
+        :param idle: pods whose machines have a tap and which are on no network.
+        """
 
     async def close(self) -> None: ...

@@ -20,6 +20,9 @@ DEFAULT_STOP_TIMEOUT_S = 10
 KERNEL_ANNOTATION = "org.hyperstack.kernel"
 """Annotation that names the pod's kernel where an API has no field for it (Docker: HostConfig.Annotations)."""
 
+NO_NETWORK = "none"
+"""In place of a network's name: the loopback alone."""
+
 NETWORK_ANNOTATION = "org.hyperstack.network"
 """Annotation that names the pod's network in a manifest, which has no field for it."""
 
@@ -203,6 +206,22 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     sharing: Sharing = msgspec.field(default_factory=Sharing)
 
 
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """A place on a network, as asked for. Empty: whatever is free, or none."""
+
+    network: str
+    """Its name."""
+    mac_address: str = ""
+    ip_address: str = ""
+    ip6_address: str = ""
+    aliases: tuple[str, ...] = ()
+    """What else the pod is called there, for all who are there."""
+    links: tuple[str, ...] = ()
+    """container:alias: what this pod alone calls others of the network."""
+    priority: int = 0
+    """Of all its networks the one with the highest has the pod's way out; among equals the first by name."""
+
+
 class PodSpec(Struct, frozen=True, kw_only=True):
     """A pod: what its containers share, and the containers."""
 
@@ -217,13 +236,15 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     kernel: str = ""
     """Name of a registered kernel; empty for the host's default."""
     network: str = "bridge"
-    """Network name, or "none"."""
+    """Network name, or NO_NETWORK. It and the next six are the first of `endpoints`."""
     mac_address: str = ""
     ip_address: str = ""
+    ip6_address: str = ""
     aliases: tuple[str, ...] = ()
-    """What else it is called on its network, for all who are there."""
     links: tuple[str, ...] = ()
-    """container:alias: what this pod alone calls others of its network."""
+    gateway_priority: int = 0
+    further: tuple[Endpoint, ...] = ()
+    """The other networks that it is on."""
     ports: tuple[PortBinding, ...] = ()
     publish_all: bool = False
     """Publish every exposed port on a host port the engine chooses."""
@@ -242,6 +263,24 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     containers: tuple[ContainerSpec, ...] = ()
     sysctls: dict[str, str] = {}
     termination_grace_s: int = 30
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All networks that it is on."""
+        if self.network == NO_NETWORK:
+            return ()
+        first = Endpoint(network=self.network, mac_address=self.mac_address, ip_address=self.ip_address,
+                         ip6_address=self.ip6_address, aliases=self.aliases, links=self.links,
+                         priority=self.gateway_priority)
+        return (first, *self.further)
+
+    def on(self, endpoints: tuple[Endpoint, ...]) -> PodSpec:
+        """The same pod on these networks."""
+        first = endpoints[0] if endpoints else Endpoint(network=NO_NETWORK)
+        return msgspec.structs.replace(
+            self, network=first.network, mac_address=first.mac_address, ip_address=first.ip_address,
+            ip6_address=first.ip6_address, aliases=first.aliases, links=first.links, gateway_priority=first.priority,
+            further=endpoints[1:])
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ def question(data: bytes) -> None:
                     tap="t", bridge="b", dns=(), mtu=1500, names=("web", "store.front"), links={"db": "web"})
     directory = Directory(network)
     directory.put(asker)
-    found = answer(data, directory, asker, limit=MAX_DATAGRAM)
+    found = answer(data, [(directory, asker)], limit=MAX_DATAGRAM)
     if isinstance(found, Elsewhere):
         found = refusal(found.question, dns.rcode.NXDOMAIN)
     if found is not None:

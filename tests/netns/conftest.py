@@ -69,9 +69,12 @@ class Site:
         await self.backend.ensure(network)
         return network
 
-    def plan(self, network: Network, **asked: Any) -> Binding:
+    def by_id(self, ident: str) -> Network:
+        return next(network for network in self.networks if network.id == ident)
+
+    def plan(self, network: Network, *, pod_id: str = "", **asked: Any) -> Binding:
         taken = [b.address.partition("/")[0] for b in self.bindings if b.network_id == network.id]
-        binding = self.backend.plan(network, pod_id=f"pod-{len(self.bindings)}", taken=taken, **asked)
+        binding = self.backend.plan(network, pod_id=pod_id or f"pod-{len(self.bindings)}", taken=taken, **asked)
         self.bindings.append(binding)
         return binding
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,12 +18,13 @@ from hyperstack.engine.events import EventBus
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
+from hyperstack.network.api import Binding
 from hyperstack.network.bridge import BridgeNetwork
-from hyperstack.pod.errors import Conflict, Forbidden, UnsupportedOption
-from hyperstack.pod.spec import ContainerSpec, ImageConfig, PodSpec
-from hyperstack.pod.states import ContainerState
+from hyperstack.pod.errors import Conflict, Forbidden, GuestError, HyperStackError, InvalidArgument, UnsupportedOption
+from hyperstack.pod.spec import ContainerSpec, Endpoint, ImageConfig, PodSpec, PortBinding
 from tests.netns.lab import Lab
 from tests.netns.test_lifecycle import devices, tables
 
@@ -36,8 +39,31 @@ class Host:
         self.events = EventBus(store)
         self.backend = BridgeNetwork(instance="test", resolv_conf=resolv_conf)
         self.service = NetworkService(self.backend, store, self.events)
-        self.networks = ProjectNetworks(store, self.service, self.events, locked=self._locked)
+        self.networks = ProjectNetworks(store, self.service, self.events, Rewiring(store, self.service, self),
+                                        locked=self._locked)
         self.fds: list[int] = []
+        self.running: set[str] = set()
+        self.refusal: HyperStackError | None = None
+        self.told: list[tuple[str, ...]] = []
+        """What each guest was told, in turn: its devices."""
+
+    # As the sandboxes are asked.
+
+    def get(self, pod_id: str) -> object | None:
+        return self if pod_id in self.running else None
+
+    def containers_of(self, pod_id: str) -> list[ContainerRecord]:
+        return [container for container in self.store.containers.all() if container.pod_id == pod_id]
+
+    async def follow_networks(self, pod_id: str) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.told.append(tuple(binding.device for binding in self.stored(pod_id).bindings))
+
+    def stored(self, pod_id: str) -> PodRecord:
+        pod = self.store.pods.get(pod_id)
+        assert pod is not None
+        return pod
 
     @contextlib.asynccontextmanager
     async def _locked(self, container_id: str) -> AsyncIterator[ContainerRecord]:
@@ -45,23 +71,25 @@ class Host:
         assert container is not None
         yield container
 
-    def pod(self, name: str, network: str, project: str = "alpha") -> PodRecord:
+    def pod(self, name: str, network: str, project: str = "alpha", **spec: Any) -> PodRecord:
         self.store.containers.put(ContainerRecord(
             id=name.encode().hex().ljust(64, "0"), pod_id=name, project=project, name=name, image_id="i",
             spec=ContainerSpec(image="busybox"), image_config=ImageConfig(), created_at=1))
         return self.store.pods.put(PodRecord(id=name, name=name, project=project, created_at=1, implicit=True,
-                                             spec=PodSpec(network=network)))
+                                             spec=PodSpec(network=network, **spec)))
 
     async def start(self, pod: PodRecord) -> PodRecord:
         """As a sandbox does: decided, stored, made."""
-        pod = self.store.pods.put(self.service.plan(pod, ()))
+        pod = self.store.pods.put(self.service.placement.plan(pod, ()))
         fd = await self.service.plug(pod)
         assert fd is not None
         self.fds.append(fd)
+        self.running.add(pod.id)
         return pod
 
     async def stop(self, pod: PodRecord) -> None:
         os.close(self.fds.pop())
+        self.running.discard(pod.id)
         await self.service.unplug(pod)
         self.store.pods.put(replace(pod, binding=None))
 
@@ -137,26 +165,103 @@ async def test_a_daemon_killed_amid_a_removal_leaves_nothing_to_the_next(host: H
     assert tables(lab) == ""
 
 
-async def test_a_container_that_does_not_run_changes_its_network(host: Host) -> None:
+async def test_a_container_that_does_not_run_changes_its_networks(host: Host) -> None:
     await host.networks.create(ALPHA, "front")
+    await host.networks.create(ALPHA, "back")
     host.pod("web", "bridge")
-    with pytest.raises(Conflict, match="this one has bridge"):
-        await host.networks.connect(ALPHA, "front", "web", place=PodSpec())
+    await host.networks.connect(ALPHA, "front", "web", place=Endpoint(network="", aliases=("a",)))
+    with pytest.raises(Forbidden, match="endpoint with name web already exists in network front"):
+        await host.networks.connect(ALPHA, "front", "web", place=Endpoint(network=""))
+    assert [endpoint.network for endpoint in host.stored("web").spec.endpoints] == ["bridge", "front"]
+    assert await host.networks.prune(ALPHA) == ["back"]
     await host.networks.disconnect(ALPHA, "bridge", "web")
-    await host.networks.connect(ALPHA, "front", "web", place=PodSpec(aliases=("a",), ip_address=""))
-    pod = host.store.pods.get("web")
-    assert pod is not None
-    assert (pod.spec.network, pod.spec.aliases) == ("front", ("a",))
+    pod = host.stored("web")
+    assert (pod.spec.network, pod.spec.aliases, pod.spec.further) == ("front", ("a",), ())
     with pytest.raises(Conflict, match="is not connected to network none"):
         await host.networks.disconnect(ALPHA, "none", "web")
-    assert await host.networks.prune(ALPHA) == []
+    with pytest.raises(InvalidArgument, match="multiple networks"):
+        await host.networks.connect(ALPHA, "none", "web", place=Endpoint(network=""))
     host.store.pods.put(replace(pod, implicit=False))
     with pytest.raises(UnsupportedOption, match=r"manifest's pod is not supported.*org.hyperstack.network"):
         await host.networks.disconnect(ALPHA, "front", "web")
-    host.store.pods.put(pod)
-    container = host.store.containers.all()[0]
-    host.store.containers.put(replace(container, state=ContainerState.RUNNING))
-    for change in (host.networks.disconnect(ALPHA, "front", "web"),
-                   host.networks.connect(ALPHA, "front", "web", place=PodSpec())):
-        with pytest.raises(UnsupportedOption, match="networks of a running pod is not supported"):
-            await change
+
+
+async def test_a_running_container_changes_its_networks(host: Host, lab: Lab) -> None:
+    for name in ("a", "b", "c"):
+        await host.networks.create(ALPHA, name)
+    one = (await host.start(host.pod("web", "b", ports=(PortBinding(container_port=80, host_port=8080),)))).binding
+    assert one is not None
+    await host.networks.connect(ALPHA, "c", "web", place=Endpoint(network="", aliases=("x",)))
+    first, second = host.stored("web").bindings
+    assert (first.network, first.address, first.mac, first.tap) == ("b", one.address, one.mac, one.tap)
+    assert (second.network, second.device, "x" in second.names) == ("c", "eth1", True)
+    assert devices(lab) == {b.bridge for b in (first, second)} | {b.port for b in (first, second)} | {one.tap}
+    assert ports_of(lab, first.bridge) == {first.port}
+    assert ports_of(lab, second.bridge) == {second.port}
+    # The first by name has the way out, and the ports with it.
+    await host.networks.connect(ALPHA, "a", "web", place=Endpoint(network=""))
+    pod = host.stored("web")
+    assert [binding.network for binding in pod.bindings] == ["a", "b", "c"]
+    assert [(port.host_port, port.address) for port in pod.ports] == [(8080, address(pod.bindings[0]))]
+    assert f"{address(pod.bindings[0])} . 80" in lab.run(lab.host, "nft", "list", "ruleset")
+    for name in ("b", "a", "c"):
+        await host.networks.disconnect(ALPHA, name, "web")
+    assert host.stored("web").bindings == ()
+    assert host.stored("web").ports == ()
+    assert ports_of(lab, first.bridge) == ports_of(lab, second.bridge) == set()
+    assert "bindings {\n\t\ttype ifname . ether_addr . ipv4_addr\n\t}" in lab.run(lab.host, "nft", "list", "ruleset")
+    await host.networks.connect(ALPHA, "b", "web", place=Endpoint(network="", ip_address=address(one)))
+    assert [binding.device for binding in host.stored("web").bindings] == ["eth0"]
+    assert host.stored("web").ports[0].host_port == 8080
+    assert host.told == [("eth0", "eth1"), ("eth2", "eth0", "eth1"), ("eth2", "eth1"), ("eth1",), (), ("eth0",)]
+    told = [(event.action, event.attributes["name"]) for event in host.events._store.events_since(1)
+            if event.kind == "network" and event.action in ("connect", "disconnect")]
+    assert told == [("connect", "b"), ("connect", "c"), ("connect", "a"), ("disconnect", "b"), ("disconnect", "a"),
+                    ("disconnect", "c"), ("connect", "b")]
+
+
+async def test_a_guest_that_cannot_join_leaves_all_as_it_was_and_one_that_cannot_leave_is_cut_off(host: Host, lab: Lab
+                                                                                                  ) -> None:
+    for name in ("a", "b"):
+        await host.networks.create(ALPHA, name)
+    pod = await host.start(host.pod("web", "b"))
+    host.refusal = GuestError("no macvlan")
+    with pytest.raises(GuestError):
+        await host.networks.connect(ALPHA, "a", "web", place=Endpoint(network=""))
+    assert host.stored("web") == pod
+    assert pod.binding is not None
+    assert ports_of(lab, pod.binding.bridge) == {pod.binding.tap}
+    await host.networks.disconnect(ALPHA, "b", "web")
+    assert host.stored("web").bindings == ()
+    assert ports_of(lab, pod.binding.bridge) == set()
+
+
+async def test_what_a_killed_daemon_had_only_stored_the_next_one_makes(host: Host, lab: Lab, resolv_conf: Path) -> None:
+    front, back = await host.networks.create(ALPHA, "front"), await host.networks.create(ALPHA, "back")
+    pod = await host.start(host.pod("web", "front"))
+    idle = await host.start(host.pod("idle", "front"))
+    asked = replace(pod, spec=pod.spec.on((*pod.spec.endpoints, Endpoint(network="back"))))
+    wanted = host.store.pods.put(host.service.placement.joined(asked, asked.spec.endpoints[-1], ()))
+    host.store.pods.put(host.service.placement.left(replace(idle, spec=idle.spec.on(())), front.id, ()))
+    after = Host(host.store, resolv_conf)
+    await after.service.start()
+    assert await after.service.sweep() == []
+    by_network = {binding.network: binding for binding in wanted.bindings}
+    assert ports_of(lab, by_network["front"].bridge) == {by_network["front"].port}
+    assert ports_of(lab, by_network["back"].bridge) == {by_network["back"].port}
+    assert idle.binding is not None
+    assert idle.binding.tap in devices(lab), "its machine goes on"
+    # And what it had only stored of the way back.
+    after.store.pods.put(after.service.placement.left(replace(wanted, spec=pod.spec), back.id, ()))
+    last = Host(host.store, resolv_conf)
+    await last.service.start()
+    assert set(await last.service.sweep()) == {by_network["back"].bridge, by_network["back"].branch}
+    assert ports_of(lab, by_network["front"].bridge) == {by_network["front"].port}
+
+
+def ports_of(lab: Lab, bridge: str) -> set[str]:
+    return {link["ifname"] for link in json.loads(lab.run(lab.host, "ip", "-json", "link", "show", "master", bridge))}
+
+
+def address(binding: Binding) -> str:
+    return binding.address.partition("/")[0]

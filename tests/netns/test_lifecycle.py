@@ -17,7 +17,7 @@ from tests.netns.lab import Lab
 
 
 def devices(lab: Lab) -> set[str]:
-    names = {line.split(":")[1].strip() for line in lab.ip(lab.host, "-o link").splitlines()}
+    names = {line.split(":")[1].strip().partition("@")[0] for line in lab.ip(lab.host, "-o link").splitlines()}
     return {name for name in names if name.startswith(("hs", "ht"))}
 
 

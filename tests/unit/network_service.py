@@ -9,8 +9,22 @@ from hyperstack.engine.events import EventBus
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import ContainerRecord
+from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
 from hyperstack.network.bridge import BridgeNetwork
+
+
+class NoGuests:
+    """Nothing runs."""
+
+    def get(self, pod_id: str) -> None:
+        return None
+
+    def containers_of(self, pod_id: str) -> list[ContainerRecord]:
+        return []
+
+    async def follow_networks(self, pod_id: str) -> None:
+        raise AssertionError(pod_id)
 
 
 def make_networks(store: Store) -> ProjectNetworks:
@@ -21,4 +35,5 @@ def make_networks(store: Store) -> ProjectNetworks:
         yield container
 
     events = EventBus(store)
-    return ProjectNetworks(store, NetworkService(BridgeNetwork(instance="unit"), store, events), events, locked=locked)
+    service = NetworkService(BridgeNetwork(instance="unit"), store, events)
+    return ProjectNetworks(store, service, events, Rewiring(store, service, NoGuests()), locked=locked)

@@ -51,10 +51,14 @@ def test_a_place_says_what_was_asked_for_alone() -> None:
         "MacAddress": "02:00:00:00:00:01"}
 
 
-def test_a_second_network_is_refused_and_not_taken_in_silence(daemon: Daemon) -> None:
-    done = hyperctl(daemon, "run", "--network", "a", "--network", "b", "busybox")
-    assert done.returncode == 125
-    assert b"a pod has one network, not a and b" in done.stderr
+def test_several_networks_are_sent_and_what_is_said_of_one_is_the_firsts(daemon: Daemon) -> None:
+    hyperctl(daemon, "create", "--network", "a", "--network", "b", "--ip", "10.1.2.3", "busybox")
+    sent = daemon.asked("POST", "/containers/create").json()
+    assert sent["HostConfig"]["NetworkMode"] == "a"
+    assert sent["NetworkingConfig"] == {"EndpointsConfig": {"a": {"IPAMConfig": {"IPv4Address": "10.1.2.3"}}, "b": {}}}
+
+
+def test_what_is_said_of_a_network_is_sent(daemon: Daemon) -> None:
     hyperctl(daemon, "run", "--network", "a", "--network-alias", "x", "--link", "db:store", "busybox", "true")
     sent = daemon.asked("POST", "/containers/create").json()
     assert sent["HostConfig"]["NetworkMode"] == "a"

@@ -17,7 +17,7 @@ from hyperstack.docker_api.bodies import CreateBody, HostConfigBody, UpdateBody
 from hyperstack.docker_api.creation import parse_create, parse_update
 from hyperstack.http.body import decode
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
-from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, Resources, RestartKind, Sharing
+from hyperstack.pod.spec import ContainerSpec, Endpoint, Mount, MountKind, PodSpec, Resources, RestartKind, Sharing
 
 DOCS = Path(__file__).parents[2] / "docs" / "docker.md"
 
@@ -97,6 +97,19 @@ def test_sharing_names_the_others() -> None:
     assert host(IpcMode="container:z")[0].sharing == Sharing(ipc="z")
 
 
+def test_a_container_may_be_on_several_networks() -> None:
+    _, pod = create(MacAddress="02:11:22:33:44:55", HostConfig={"NetworkMode": "mine", "Links": ["db:store"]},
+                    NetworkingConfig={"EndpointsConfig": {
+                        "other": {"Aliases": ["o"], "GwPriority": 5, "IPAMConfig": {"IPv4Address": "10.1.2.3"}},
+                        "bridge": None, "mine": {"IPAMConfig": {"IPv6Address": "fd00::0:9"}}}})
+    assert pod.endpoints == (
+        Endpoint(network="mine", mac_address="02:11:22:33:44:55", links=("db:store",), ip6_address="fd00::9"),
+        Endpoint(network="other", aliases=("o",), priority=5, ip_address="10.1.2.3"), Endpoint(network="bridge"))
+    assert [endpoint.network for endpoint in create(NetworkingConfig={"EndpointsConfig": {"mine": {}}})[1].endpoints
+            ] == ["mine"], "as Docker has it, where no mode is named"
+    assert create(HostConfig={"NetworkMode": "none"})[1].endpoints == ()
+
+
 @pytest.mark.parametrize(("sent", "arrives"), [
     (None, None), ([], ()), ([""], ()), ("sh", ("sh",)), (["a", ""], ("a", "")),
 ])
@@ -127,12 +140,9 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"NetworkMode": "host"}}, "HostConfig.NetworkMode=host is not supported: a VM has a network"),
     ({"HostConfig": {"PidMode": "container:x", "NetworkMode": "mine"}}, "NetworkMode=mine is not supported"),
     ({"HostConfig": {"IpcMode": "host"}}, "HostConfig.IpcMode=host is not supported"),
-    ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {}, "other": {}}}},
-     "EndpointsConfig with several networks is not supported: a pod has one network"),
-    ({"NetworkingConfig": {"EndpointsConfig": {"mine": {}}}}, "name the same one as HostConfig.NetworkMode"),
     ({"HostConfig": {"Links": ["x:y"]}}, "HostConfig.Links is not supported"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
-        "IPAMConfig": {"IPv6Address": "fd00::1"}}}}}, "EndpointsConfig.mine.IPAMConfig.IPv6Address is not supported"),
+        "IPAMConfig": {"LinkLocalIPs": ["fe80::1"]}}}}}, "EndpointsConfig.mine.IPAMConfig.LinkLocalIPs is not"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
         "DriverOpts": {"a": "b"}}}}}, "EndpointsConfig.mine.DriverOpts is not supported"),
     ({"HostConfig": {"Binds": ["/etc:/x:rshared"]}}, "mode rshared is not supported"),

@@ -93,8 +93,8 @@ def test_on_a_network_with_names_its_resolver_is_asked_whatever_servers_the_pod_
                                 ContainerDisks(layers=("l",), writable="w")).files
         return next(file.data.decode() for file in files if file.path == b"/etc/resolv.conf")
 
-    assert resolv_conf(PodSpec(dns=("9.9.9.9",))) == "nameserver 10.1.0.1\noptions ndots:0\n"
-    assert resolv_conf(PodSpec(dns_options=("ndots:2", "rotate"))) == "nameserver 10.1.0.1\noptions ndots:2 rotate\n"
+    assert resolv_conf(PodSpec(dns=("9.9.9.9",))) == "nameserver 127.0.0.11\noptions ndots:0\n"
+    assert resolv_conf(PodSpec(dns_options=("ndots:2", "rotate"))) == "nameserver 127.0.0.11\noptions ndots:2 rotate\n"
     told = launch.configuration(pod(binding=binding), {}).net
     assert told is not None
     assert (told.resolver, told.mtu) == ("10.1.0.1", 1400)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.networks import NetworkService, default_record
+from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.placement import default_record
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Subnet
@@ -44,7 +45,7 @@ class Site:
         return self.store.pods.put(pod)
 
     def start(self, pod: PodRecord) -> PodRecord:
-        return self.store.pods.put(self.service.plan(pod, ()))
+        return self.store.pods.put(self.service.placement.plan(pod, ()))
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_a_renamed_container_goes_by_its_new_name(site: Site) -> None:
 
 
 def test_what_is_not_to_be_had_is_said_when_the_pod_is_made(site: Site) -> None:
-    admit = site.service.admit
+    admit = site.service.placement.admit
     assert admit("alpha", PodSpec(network="ffff")).network == "front"
     for spec, words in ((PodSpec(network="absent"), "network absent not found"),
                         (PodSpec(network="front", ip_address="10.9.9.9"), "not usable in network front"),

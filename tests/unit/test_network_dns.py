@@ -38,7 +38,7 @@ def directory() -> Directory:
 
 def ask(directory: Directory, name: str, kind: str = "A", *, asker: Binding = WEB, limit: int = MAX_DATAGRAM
         ) -> dns.message.Message:
-    found = answer(dns.message.make_query(name, kind).to_wire(), directory, asker, limit=limit)
+    found = answer(dns.message.make_query(name, kind).to_wire(), [(directory, asker)], limit=limit)
     assert isinstance(found, bytes)
     return dns.message.from_wire(found)
 
@@ -64,7 +64,8 @@ def test_a_link_is_a_name_for_its_own_pod_alone(directory: Directory) -> None:
     assert addresses(ask(directory, "db", asker=linked)) == ["10.1.0.4"]
     assert addresses(ask(directory, "db")) == ["10.1.0.3"]
     for name, asker in (("database", WEB), ("loop", linked)):
-        assert isinstance(answer(dns.message.make_query(name, "A").to_wire(), directory, asker, limit=512), Elsewhere)
+        asked = dns.message.make_query(name, "A").to_wire()
+        assert isinstance(answer(asked, [(directory, asker)], limit=512), Elsewhere)
 
 
 def test_a_pod_that_is_gone_or_renamed_is_not_found_any_more(directory: Directory) -> None:
@@ -74,7 +75,7 @@ def test_a_pod_that_is_gone_or_renamed_is_not_found_any_more(directory: Director
     assert addresses(ask(directory, "data")) == ["10.1.0.4"]
     assert addresses(ask(directory, "front")) == ["10.1.0.2"]
     for name in ("db", "web", "front.other"):
-        assert not directory.addresses(name, WEB)
+        assert not directory.called(name, WEB)
     assert directory.asker("10.1.0.3") is None
 
 
@@ -88,7 +89,8 @@ def test_addresses_lead_back_to_names(directory: Directory) -> None:
     assert str(ask(directory, "3.0.1.10.in-addr.arpa", "PTR").answer[0][0]) == "db.front.1."
     assert ask(directory, "7.0.1.10.in-addr.arpa", "PTR").rcode() == dns.rcode.NXDOMAIN
     for name in ("9.9.9.9.in-addr.arpa", "x.in-addr.arpa", "in-addr.arpa", "1.ip6.arpa", "web"):
-        assert isinstance(answer(dns.message.make_query(name, "PTR").to_wire(), directory, WEB, limit=512), Elsewhere)
+        asked = dns.message.make_query(name, "PTR").to_wire()
+        assert isinstance(answer(asked, [(directory, WEB)], limit=512), Elsewhere)
 
 
 def test_names_that_no_question_can_hold_are_left_out() -> None:
@@ -113,7 +115,7 @@ def test_an_answer_that_is_too_long_says_so_and_is_whole_over_tcp() -> None:
 
 def test_what_is_no_question_is_refused_or_dropped(directory: Directory) -> None:
     def code(data: bytes) -> int:
-        found = answer(data, directory, WEB, limit=512)
+        found = answer(data, [(directory, WEB)], limit=512)
         assert isinstance(found, bytes)
         return dns.message.from_wire(found).rcode()
 
@@ -121,7 +123,7 @@ def test_what_is_no_question_is_refused_or_dropped(directory: Directory) -> None
     wire = query.to_wire()
     answer_flag = bytes([wire[2] | 0x80])
     for nothing in (b"", wire[:11], wire[:2] + answer_flag + wire[3:], wire + bytes(MAX_QUESTION)):
-        assert answer(nothing, directory, WEB, limit=512) is None
+        assert answer(nothing, [(directory, WEB)], limit=512) is None
     assert code(wire[:2] + b"\x28\x00" + wire[4:]) == dns.rcode.NOTIMP  # an update
     assert code(wire[:4] + b"\x00\x00" + wire[6:]) == dns.rcode.FORMERR
     assert code(wire[:4] + b"\x00\x02" + wire[6:]) == dns.rcode.FORMERR
@@ -141,7 +143,7 @@ HEADERS = st.tuples(st.binary(min_size=2, max_size=2), st.sampled_from([b"\x01\x
 def test_whatever_a_guest_sends_ends_in_an_answer_or_in_silence(data: bytes) -> None:
     made = Directory(NETWORK)
     made.put(WEB)
-    found = answer(data, made, WEB, limit=MAX_DATAGRAM)
+    found = answer(data, [(made, WEB)], limit=MAX_DATAGRAM)
     if isinstance(found, Elsewhere):
         found = refusal(found.question, dns.rcode.NXDOMAIN)
     if found is not None:
@@ -158,7 +160,7 @@ def test_whatever_pods_are_called_the_directory_can_answer(name: str, alias: str
     reverse = ask(made, "2.0.1.10.in-addr.arpa", "PTR")
     assert reverse.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
     made.remove("pod-2")
-    assert not made.addresses(name, WEB)
+    assert not made.called(name, WEB)
 
 
 def test_anothers_answer_is_cut_to_what_the_asker_takes() -> None:

@@ -122,15 +122,19 @@ def rm(app: App, *, names: Sequence[str]) -> None:
 
 @click.command(cls=Command)
 @click.option("--alias", multiple=True, metavar="NAME", help="What else the container is called on the network")
+@click.option("--gw-priority", type=int, default=0, help="The network with the highest has the container's way out")
 @click.option("--ip", default="", metavar="ADDRESS", help="IPv4 address")
+@click.option("--ip6", default="", metavar="ADDRESS", help="IPv6 address")
 @click.option("--link", multiple=True, metavar="CONTAINER[:ALIAS]", help="Call another container of the network so")
 @click.argument("network", shell_complete=networks)
 @click.argument("container", shell_complete=containers)
 @pass_app
-def connect(app: App, *, network: str, container: str, alias: Sequence[str], ip: str, link: Sequence[str]) -> None:
-    """Put a container that does not run on a network."""
+def connect(app: App, *, network: str, container: str, alias: Sequence[str], gw_priority: int, ip: str, ip6: str,
+            link: Sequence[str]) -> None:
+    """Put a container on one more network, running or not."""
     app.client.post(f"/networks/{quoted(network)}/connect", payload={
-        "Container": container, "EndpointConfig": endpoint(aliases=alias, ip=ip, links=link)})
+        "Container": container, "EndpointConfig": endpoint(aliases=alias, ip=ip, ip6=ip6, links=link,
+                                                               priority=gw_priority)})
 
 
 @click.command(cls=Command)
@@ -139,5 +143,5 @@ def connect(app: App, *, network: str, container: str, alias: Sequence[str], ip:
 @click.argument("container", shell_complete=containers)
 @pass_app
 def disconnect(app: App, *, network: str, container: str, force: bool) -> None:
-    """Take a container that does not run off its network."""
+    """Take a container off a network, running or not."""
     app.client.post(f"/networks/{quoted(network)}/disconnect", payload={"Container": container, "Force": force})

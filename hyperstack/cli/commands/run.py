@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,6 @@ _FLAGS = {
 }
 
 
-def _one_network(_ctx: click.Context, _param: click.Parameter, given: Sequence[str]) -> str:
-    """Docker's clients may name several; taking the last in silence would leave the others out."""
-    if len(given) > 1:
-        raise click.BadParameter(f"a pod has one network, not {' and '.join(given[:8])}")
-    return given[0] if given else "default"
-
-
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     *(click.option(f"--{name}", multiple=True, help=text) for name, text in _REPEATED.items()),
     *(click.option(f"--{name}", default="", help=text) for name, text in _TEXTS.items()),
@@ -79,8 +72,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
                  help="Boot the pod with this kernel (see: hyperctl kernel ls)"),
     click.option("-l", "--label", multiple=True, metavar="KEY[=VALUE]", help="Set a label"),
     click.option("-m", "--memory", default="", metavar="SIZE", help="Memory limit, such as 512m"),
-    click.option("--network", "--net", multiple=True, callback=_one_network, shell_complete=networks,
-                 help="Join this network, or none"),
+    click.option("--network", "--net", multiple=True, shell_complete=networks,
+                 help="Join this network, or none; the first of several is the one that --ip, --network-alias, --link "
+                      "and --mac-address are of"),
     click.option("--pids-limit", type=int, default=0, help="Limit of processes; -1: none"),
     click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOST:]PORT",
                  help="Publish a port, or a range of ports, on the host"),

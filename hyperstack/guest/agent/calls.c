@@ -20,10 +20,10 @@
 
 /* Every key that any call but the large ones (configure, create, volume) has. Each operation lists its own. */
 struct request {
-    char *op, *container, *name, *path, *form;
+    char *op, *container, *name, *path, *form, *resolver;
     int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns;
     bool all, no_overwrite_dir_non_dir, copy_uid_gid;
-    struct slice process, limits;
+    struct slice process, limits, nets, files;
     struct container *found; /* `container`, looked up */
     struct process *target;  /* `handle`, looked up */
     struct arena *arena;
@@ -295,6 +295,22 @@ static bool do_rewind(const struct call *call, struct request *request, struct p
     return true;
 }
 
+static bool do_networks(const struct call *call, struct request *request, struct problem *problem)
+{
+    if (!machine_follow(request->nets, request->resolver, request->arena, problem))
+        return false;
+    reply_done(call);
+    return true;
+}
+
+static bool do_files(const struct call *call, struct request *request, struct problem *problem)
+{
+    if (!container_rewrite(request->found, request->files, request->arena, problem))
+        return false;
+    reply_done(call);
+    return true;
+}
+
 static struct timer grace;
 static int64_t grace_ends_ns;
 static bool shutting_down;
@@ -362,6 +378,10 @@ static const struct {
     {"list", do_list, {KEY_OP}},
     {"sync", do_sync, {KEY_OP}},
     {"rewind", do_rewind, {KEY_OP}},
+    {"networks",
+     do_networks,
+     {KEY_OP, KEY("nets", FIELD_ARRAY, false, nets, 0, 0), KEY("resolver", FIELD_TEXT, true, resolver, 0, 31)}},
+    {"files", do_files, {KEY_OP, KEY_CONTAINER, KEY("files", FIELD_ARRAY, false, files, 0, 0)}},
     {"shutdown", do_shutdown, {KEY_OP, KEY("grace_ns", FIELD_INT, true, grace_ns, 0, INT64_MAX)}},
 };
 

@@ -228,22 +228,44 @@ static bool mount_overlay(struct container *container, struct problem *problem)
     return chdir("/") == 0 && mounted;
 }
 
+static bool write_file(const struct container *container, size_t index, const struct file_spec *file,
+                       struct problem *problem)
+{
+    char path[PATH_LIMIT];
+    snprintf(path, sizeof(path), "%s/files/%zu", container->path, index);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    bool written = fd >= 0 && write(fd, file->data.data, file->data.size) == (ssize_t)file->data.size &&
+                   fchmod(fd, (mode_t)file->mode) == 0;
+    close_fd(&fd);
+    return written || fail(problem, errno ? errno : EIO, "cannot write %s", file->path);
+}
+
 static bool write_files(struct container *container, struct problem *problem)
 {
-    char path[PATH_LIMIT], name[32];
+    char path[PATH_LIMIT];
     if (!make_below(container, "files", path, problem))
         return false;
     for (size_t i = 0; i < container->file_count; i++) {
-        struct file_spec *file = &container->files[i];
-        snprintf(name, sizeof(name), "files/%zu", i);
-        snprintf(path, sizeof(path), "%s/%s", container->path, name);
-        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-        bool written = fd >= 0 && write(fd, file->data.data, file->data.size) == (ssize_t)file->data.size &&
-                       fchmod(fd, (mode_t)file->mode) == 0;
-        close_fd(&fd);
-        if (!written)
-            return fail(problem, errno ? errno : EIO, "cannot write %s", file->path);
-        file->data = (struct slice){0}; /* it lay in the frame */
+        if (!write_file(container, i, &container->files[i], problem))
+            return false;
+        container->files[i].data = (struct slice){0}; /* it lay in the frame */
+    }
+    return true;
+}
+
+bool container_rewrite(struct container *container, struct slice files, struct arena *arena, struct problem *problem)
+{
+    struct slice *values;
+    size_t count;
+    if (!decode_array(files, "files", FILES_MAX, &values, &count, arena, problem))
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        struct file_spec file = {0};
+        if (!decode_file(values[i], &file, arena, problem))
+            return false;
+        for (size_t at = 0; at < container->file_count; at++)
+            if (strcmp(container->files[at].path, file.path) == 0 && !write_file(container, at, &file, problem))
+                return false;
     }
     return true;
 }

@@ -61,6 +61,8 @@ extern struct container *containers;
 struct container *container_find(const char *id, struct problem *problem);
 /* `problem.error` is ENXIO where a disk is not there yet: then nothing was made. */
 bool container_create(struct slice arguments, struct problem *problem);
+/* New contents of files that it was created with; those that it was not are left out. */
+bool container_rewrite(struct container *container, struct slice files, struct arena *arena, struct problem *problem);
 bool container_remove(struct container *container, const struct call *call, struct problem *problem);
 void container_check_removal(struct container *container); /* something of it has ended */
 bool container_freeze(struct container *container, bool frozen, const struct call *call, struct problem *problem);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cgroup.h"
+#include "container.h"
 #include "disks.h"
 #include "files.h"
 #include "port.h"
@@ -87,24 +88,54 @@ bool set_sysctls(struct slice map, struct problem *problem)
     return true;
 }
 
+static bool decode_network(struct slice map, struct network *network, struct arena *arena, struct problem *problem)
+{
+    static char nic[] = NIC;
+    static const struct field fields[] = {
+        {"device", FIELD_TEXT, true, offsetof(struct network, device), 1, 15},
+        {"mac", FIELD_TEXT, false, offsetof(struct network, mac), 0, 31},
+        {"address", FIELD_TEXT, false, offsetof(struct network, address), 0, 31},
+        {"gateway", FIELD_TEXT, false, offsetof(struct network, gateway), 0, 31},
+        {"mtu", FIELD_INT, false, offsetof(struct network, mtu), 0, 65535},
+        {"resolver", FIELD_TEXT, true, offsetof(struct network, resolver), 0, 31},
+        {"address6", FIELD_TEXT, true, offsetof(struct network, address6), 0, 63},
+        {"gateway6", FIELD_TEXT, true, offsetof(struct network, gateway6), 0, 63},
+    };
+    network->device = nic;
+    return decode_record(map, fields, COUNT_OF(fields), network, arena, problem) &&
+           ((is_name(network->device, 15) && strcmp(network->device, "lo") != 0) ||
+            fail(problem, EINVAL, "%.32s is no device's name", network->device));
+}
+
+static bool set_resolver(const char *server, struct problem *problem)
+{
+    if (server && *server)
+        return resolver_redirect(server) ||
+               fail(problem, errno, "cannot redirect to the resolver %.32s: %s", server, strerror(errno));
+    resolver_leave();
+    return true;
+}
+
 static bool set_network(struct slice map, struct arena *arena, struct problem *problem)
 {
-    static const struct field fields[] = {
-        {"mac", FIELD_TEXT, false, offsetof(struct network, mac), 0, 32},
-        {"address", FIELD_TEXT, false, offsetof(struct network, address), 0, 32},
-        {"gateway", FIELD_TEXT, false, offsetof(struct network, gateway), 0, 32},
-        {"mtu", FIELD_INT, false, offsetof(struct network, mtu), 0, 65535},
-        {"resolver", FIELD_TEXT, true, offsetof(struct network, resolver), 0, 32},
-    };
     struct network network = {0};
     if (!map.data)
         return network_up(NULL, problem);
-    if (!decode_record(map, fields, COUNT_OF(fields), &network, arena, problem) || !network_up(&network, problem))
+    return decode_network(map, &network, arena, problem) && network_up(&network, problem) &&
+           set_resolver(network.resolver, problem);
+}
+
+bool machine_follow(struct slice wanted, const char *resolver, struct arena *arena, struct problem *problem)
+{
+    struct network networks[NETWORKS_MAX] = {0};
+    struct slice *values;
+    size_t count;
+    if (!decode_array(wanted, "nets", NETWORKS_MAX, &values, &count, arena, problem))
         return false;
-    /* A convenience: without it, containers still have the resolver that their resolv.conf names. */
-    if (network.resolver && !resolver_redirect(network.resolver))
-        log_line("cannot redirect to the resolver %.32s: %s", network.resolver, strerror(errno));
-    return true;
+    for (size_t i = 0; i < count; i++)
+        if (!decode_network(values[i], &networks[i], arena, problem))
+            return false;
+    return network_follow(networks, count, problem) && set_resolver(resolver, problem);
 }
 
 static bool apply(const struct configure_request *request, struct arena *arena, struct problem *problem)

@@ -6,22 +6,42 @@
 void machine_boot(char port[static 64]); /* mounts, modules, waits for the port; its device's path */
 void machine_run_uevents(void);          /* calls `disks_changed` of calls.c whenever a block device comes */
 bool machine_configure(struct slice arguments, struct problem *problem);
+bool machine_follow(struct slice networks, const char *resolver, struct arena *arena, struct problem *problem);
 bool machine_rewind(struct problem *problem); /* as if nobody had configured it; nothing may run in it */
 void machine_describe(struct buffer *out); /* the reply to `configure` */
 bool set_sysctls(struct slice map, struct problem *problem);
 _Noreturn void machine_power_off(void);
 
 /* network.c */
+#define NIC "eth0"
+#define NETWORKS_MAX 32
+
 struct network {
-    char *mac, *address, *gateway, *resolver;
+    char *device, *mac, *address, *gateway, *resolver;
+    char *address6, *gateway6; /* NULL: none */
     int64_t mtu;
 };
 
 bool network_up(const struct network *network, struct problem *problem); /* NULL: the loopback alone */
-bool network_down(struct problem *problem); /* eth0, where there is one: without address and routes */
-void network_stats(struct buffer *out);
+bool network_down(struct problem *problem); /* the NIC, where there is one: without address and routes */
+/* Exactly these devices. What is as it was keeps its connections; what is gone is gone. */
+bool network_follow(const struct network *networks, size_t count, struct problem *problem);
+void network_stats(struct buffer *out);  /* of the NIC */
+void networks_stats(struct buffer *out); /* of each device by its name */
+uint32_t network_count(void);
+bool parse_mac(const char *text, uint8_t mac[static 6]); /* errno is EINVAL where it is none */
 
-/* resolver.c: who connects to Docker's name server reaches this one. False, with errno: this kernel cannot. */
+/* network6.c */
+bool network6_set(const char *device, const char *text, struct problem *problem);
+bool network6_route(const char *device, const char *gateway, struct problem *problem);
+void network6_clear(const char *device);
+void network6_forget_routes(void);
+
+/* links.c: with errno. `below` is the index of the device that carries it. */
+bool link_make(const char *name, int below, const uint8_t mac[static 6]);
+bool link_delete(const char *name);
+
+/* resolver.c: who asks Docker's name server asks this one. False, with errno: this kernel cannot. */
 bool resolver_redirect(const char *server);
 void resolver_leave(void);
 

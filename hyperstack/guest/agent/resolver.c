@@ -1,7 +1,7 @@
-/* Docker's name server has the address 127.0.0.11 in every container, and programs are told so (nginx, by `resolver`).
- * Who connects there is connected to the network's own: a few instructions of BPF in the containers' control group. So
- * nothing has to listen in here on a port that a container may want, and no firewall is needed. Sockets that are not
- * connected are left alone, since their answers would come from another address than they asked. */
+/* Docker's name server has the address 127.0.0.11 in every container, resolv.conf names it, and programs are told so
+ * (nginx, by `resolver`). Who asks there asks the network's own: a few instructions of BPF in the containers' control
+ * group change the address of what is connected or sent there, and of what comes back. So nothing has to listen in here
+ * on a port that a container may want, and no firewall is needed. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,13 +26,18 @@
 #define UNLESS(register, value, offset)                                                                              \
     {.code = BPF_JMP | BPF_JNE | BPF_K, .dst_reg = (register), .imm = (value), .off = (offset)}
 
-static int program = -1;
+static const enum bpf_attach_type hooks[] = {
+    BPF_CGROUP_INET4_CONNECT,
+    BPF_CGROUP_UDP4_SENDMSG, /* sockets that are not connected */
+    BPF_CGROUP_UDP4_RECVMSG, /* who it was from */
+};
+static int programs[COUNT_OF(hooks)] = {-1, -1, -1};
 
-static bool change(int command)
+static bool change(int command, size_t hook)
 {
     int group = cgroup_containers();
-    union bpf_attr attr = {.target_fd = (uint32_t)group, .attach_bpf_fd = (uint32_t)program,
-                           .attach_type = BPF_CGROUP_INET4_CONNECT,
+    union bpf_attr attr = {.target_fd = (uint32_t)group, .attach_bpf_fd = (uint32_t)programs[hook],
+                           .attach_type = hooks[hook],
                            /* What runs in a container may attach its own, where it is allowed to. */
                            .attach_flags = command == BPF_PROG_ATTACH ? BPF_F_ALLOW_MULTI : 0};
     bool done = group >= 0 && syscall(SYS_bpf, command, &attr, sizeof(attr)) == 0;
@@ -40,14 +45,10 @@ static bool change(int command)
     return done;
 }
 
-bool resolver_redirect(const char *server)
+/* Where this hook sees `from`, port 53, it becomes `to`. */
+static bool translate(size_t hook, struct in_addr from, struct in_addr to)
 {
     static const char license[] = "GPL";
-    struct in_addr from, to;
-    if (inet_pton(AF_INET, DOCKERS, &from) != 1 || inet_pton(AF_INET, server, &to) != 1) {
-        errno = EINVAL;
-        return false;
-    }
     const struct bpf_insn code[] = {
         LOAD(BPF_REG_2, user_ip4),   UNLESS(BPF_REG_2, (int32_t)from.s_addr, 4),
         LOAD(BPF_REG_2, user_port),  UNLESS(BPF_REG_2, htons(PORT), 2),
@@ -55,18 +56,33 @@ bool resolver_redirect(const char *server)
         SET(BPF_REG_0, 1),           {.code = BPF_JMP | BPF_EXIT},
     };
     union bpf_attr load = {.prog_type = BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
-                           .expected_attach_type = BPF_CGROUP_INET4_CONNECT,
+                           .expected_attach_type = hooks[hook],
                            .insns = (uintptr_t)code,
                            .insn_cnt = COUNT_OF(code),
                            .license = (uintptr_t)license};
+    programs[hook] = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+    return programs[hook] >= 0 && change(BPF_PROG_ATTACH, hook);
+}
+
+bool resolver_redirect(const char *server)
+{
+    struct in_addr dockers, networks;
+    if (inet_pton(AF_INET, DOCKERS, &dockers) != 1 || inet_pton(AF_INET, server, &networks) != 1) {
+        errno = EINVAL;
+        return false;
+    }
     resolver_leave();
-    program = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
-    return program >= 0 && change(BPF_PROG_ATTACH);
+    bool good = true;
+    for (size_t i = 0; good && i < COUNT_OF(hooks); i++)
+        good = hooks[i] == BPF_CGROUP_UDP4_RECVMSG ? translate(i, networks, dockers) : translate(i, dockers, networks);
+    return good;
 }
 
 void resolver_leave(void)
 {
-    if (program >= 0)
-        change(BPF_PROG_DETACH);
-    close_fd(&program);
+    for (size_t i = 0; i < COUNT_OF(hooks); i++) {
+        if (programs[i] >= 0)
+            change(BPF_PROG_DETACH, i);
+        close_fd(&programs[i]);
+    }
 }

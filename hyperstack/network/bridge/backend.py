@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hyperstack.network.api import Binding, Network, Published, Subnet
-from hyperstack.network.bridge import addressing, checks, nft
+from hyperstack.network.bridge import addressing, checks, nft, plugs
 from hyperstack.network.bridge.elements import Change, ElementsRefused, ElementTable
 from hyperstack.network.bridge.links import Links, ensure_forwarding
 from hyperstack.network.bridge.names import Names
@@ -168,15 +168,16 @@ class BridgeNetwork:
                    else self._say_everything())
 
     def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "",
-             names: Collection[str] = (), links: Mapping[str, str] | None = None,
-             servers: tuple[str, ...] = ()) -> Binding:
+             address6: str = "", device: str = "eth0", shared: bool = False, names: Collection[str] = (),
+             links: Mapping[str, str] | None = None, servers: tuple[str, ...] = ()) -> Binding:
         chosen, subnet = addressing.choose_address(network, taken, address)
         binding = Binding(
-            pod_id=pod_id, network_id=network.id,
+            pod_id=pod_id, network_id=network.id, network=network.name,
             mac=addressing.check_mac(mac, network) if mac else addressing.mac_of(chosen),
             address=f"{chosen}/{IPv4Network(subnet.cidr).prefixlen}",
             gateway="" if network.internal else subnet.gateway,
-            tap=self._names.tap(pod_id), bridge=self._names.bridge(network.id),
+            tap=self._names.tap(pod_id), bridge=self._names.bridge(network.id), device=device,
+            branch=self._names.branch(pod_id, network.id) if shared else "",
             dns=self._name_servers(network, subnet), mtu=network.mtu)
         if not network.names:
             return binding
@@ -192,37 +193,46 @@ class BridgeNetwork:
             return ()
         return resolvers.reachable or (subnet.gateway,)
 
-    async def plug(self, binding: Binding, *, uid: int) -> int:
+    async def plug(self, *bindings: Binding, uid: int) -> int:
         """The tap's descriptor; the caller gives it to the machine and closes its own copy.
 
-        :raise Unavailable: the network was not ensured, or the host refuses; `unplug` clears away what there is then.
+        :raise Unavailable: a network was not ensured, or the host refuses; `unplug` clears away what there is then.
         """
-        links = self._require_links()
-        changes, isolated = self._bind(binding), self._isolated(binding)
-        return await _descriptor_of(self._fenced(changes, lambda: _plug(links, binding, uid, isolated=isolated)))
+        links, changes = self._require_links(), self._bind(bindings[0].pod_id, bindings)
+        return await _descriptor_of(self._fenced(changes, lambda: plugs.plug(links, bindings, uid, self._isolated)))
 
     async def make_spare(self, ident: str, *, uid: int) -> int:
         links, name = self._require_links(), self._names.tap(ident)
         return await _descriptor_of(self._devices(lambda: links.make_tap(name, uid)))
 
-    async def plug_spare(self, binding: Binding, *, ident: str) -> None:
-        """:raise Unavailable: the network was not ensured, the spare is gone, or the host refuses."""
+    async def plug_spare(self, *bindings: Binding, ident: str) -> None:
+        """:raise Unavailable: a network was not ensured, the spare is gone, or the host refuses."""
         links, name = self._require_links(), self._names.tap(ident)
-        changes, isolated = self._bind(binding), self._isolated(binding)
-        await self._fenced(changes, lambda: _plug_spare(links, binding, name, isolated=isolated))
+        changes = self._bind(bindings[0].pod_id, bindings)
+        await self._fenced(changes, lambda: plugs.plug_spare(links, bindings, name, self._isolated))
 
-    def _bind(self, binding: Binding) -> list[Change]:
-        """Desire it; what is to be told of it. :raise Unavailable: its network was not ensured."""
-        if binding.network_id not in self._desired.networks:
-            raise Unavailable(f"the network of {binding.bridge} has not been made", field="network",
-                              value=binding.network_id)
-        former = self._desired.bindings.get(binding.pod_id)
-        self._desired.bindings[binding.pod_id] = binding
-        self._naming.put(binding)
-        if former == binding:
-            return []
-        removal = [Change("delete", self._ruleset.bindings([former]))] if former is not None else []
-        return [*removal, Change("add", self._ruleset.bindings([binding]))]
+    async def rewire(self, pod_id: str, *bindings: Binding) -> None:
+        """:raise Unavailable: a network was not ensured, the tap is gone, or the host refuses."""
+        links, former = self._require_links(), self._desired.bindings.get(pod_id, ())
+        changes = self._bind(pod_id, bindings)
+        await self._fenced(changes, lambda: plugs.rewire(links, former, bindings, self._isolated))
+
+    def _bind(self, pod_id: str, bindings: tuple[Binding, ...]) -> list[Change]:
+        """Desire them; what is to be told of it. :raise Unavailable: a network was not ensured."""
+        for binding in bindings:
+            if binding.network_id not in self._desired.networks:
+                raise Unavailable(f"the network of {binding.bridge} has not been made", field="network",
+                                  value=binding.network_id)
+        former = self._desired.bindings.pop(pod_id, ())
+        if bindings:
+            self._desired.bindings[pod_id] = bindings
+        for binding in former:
+            self._naming.take(binding)
+        for binding in bindings:
+            self._naming.put(binding)
+        gone = [binding for binding in former if binding not in bindings]
+        new = [binding for binding in bindings if binding not in former]
+        return [Change("delete", self._ruleset.bindings(gone)), Change("add", self._ruleset.bindings(new))]
 
     async def _fenced(self, changes: Sequence[Change], plug: Callable[[], T]) -> T:
         """The fence, then the tap."""
@@ -240,17 +250,22 @@ class BridgeNetwork:
         network = self._desired.networks.get(binding.network_id)
         return network is not None and network.isolated
 
-    async def unplug(self, binding: Binding) -> None:
+    async def unplug(self, *bindings: Binding) -> None:
         links = self._require_links()
-        await self._devices(lambda: links.delete(binding.tap))
-        known = self._desired.bindings.pop(binding.pod_id, None)
-        if known is not None:
-            self._naming.take(known)
-            await self._change(Change("delete", self._ruleset.bindings([known])))
+        if not bindings:
+            return
+        await self._devices(lambda: links.delete(bindings[0].tap))
+        known = self._desired.bindings.pop(bindings[0].pod_id, ())
+        for binding in known:
+            self._naming.take(binding)
+        if known:
+            await self._change(Change("delete", self._ruleset.bindings(known)))
 
     def rename(self, binding: Binding) -> None:
-        if binding.pod_id in self._desired.bindings:
-            self._desired.bindings[binding.pod_id] = binding
+        known = self._desired.bindings.get(binding.pod_id, ())
+        if any(one.network_id == binding.network_id for one in known):
+            self._desired.bindings[binding.pod_id] = tuple(
+                binding if one.network_id == binding.network_id else one for one in known)
             self._naming.put(binding)
 
     def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str,
@@ -291,30 +306,35 @@ class BridgeNetwork:
         await self._devices(lambda: flows.forget(numbers))
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
-                    ports: Collection[Published]) -> list[str]:
+                    ports: Collection[Published], idle: Collection[str] = ()) -> list[str]:
         """Also repairs: bridges and rules that somebody removed are made again, running taps join them again."""
         links = self._require_links()
         by_pod: dict[str, tuple[Published, ...]] = {}
         for port in ports:
             by_pod[port.pod_id] = (*by_pod.get(port.pod_id, ()), port)
         self._desired = Desired(networks={network.id: network for network in networks},
-                                bindings={binding.pod_id: binding for binding in bindings}, ports=by_pod,
+                                bindings=_by_pod(bindings), ports=by_pod,
                                 resolvers=host_resolvers(self._resolv_conf))
         await self._naming.follow(self._desired)
         await self._say_everything()
         # The resolvers listen elsewhere than before.
         await self._forget_flows((_DNS_PORT,) if self._desired.name_ports else ())
-        return await self._devices(lambda: self._sweep_devices(links, networks, bindings))
+        return await self._devices(lambda: self._sweep_devices(links, networks, [self._names.tap(pod) for pod in idle]))
 
-    def _sweep_devices(self, links: Links, networks: Collection[Network], bindings: Collection[Binding]) -> list[str]:
-        wanted = {self._names.bridge(network.id) for network in networks} | {binding.tap for binding in bindings}
+    def _sweep_devices(self, links: Links, networks: Collection[Network], idle: Collection[str]) -> list[str]:
+        """:param idle: taps that are in no bridge."""
+        pods = self._desired.bindings.values()
+        wanted = {self._names.bridge(network.id) for network in networks} | set(idle)
+        wanted |= {name for bindings in pods for binding in bindings for name in (binding.tap, binding.port)}
         removed = [name for name in links.names()
                    if self._names.is_ours(name) and name not in wanted and links.delete(name)]
         for network in networks:
             self._make_bridge(links, network)
-        for binding in bindings:
-            if links.index(binding.tap) is not None:
-                links.join(binding, isolated=self._isolated(binding))
+        for name in idle:
+            links.leave(name)
+        for bindings in pods:
+            if links.index(bindings[0].tap) is not None:
+                plugs.join(links, bindings, self._isolated)
         return removed
 
     def _require_links(self) -> Links:
@@ -371,19 +391,11 @@ class BridgeNetwork:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _plug(links: Links, binding: Binding, uid: int, *, isolated: bool) -> int:
-    fd = links.make_tap(binding.tap, uid)
-    try:
-        links.join(binding, isolated=isolated)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _plug_spare(links: Links, binding: Binding, name: str, *, isolated: bool) -> None:
-    links.rename(name, binding.tap)
-    links.join(binding, isolated=isolated)
+def _by_pod(bindings: Collection[Binding]) -> dict[str, tuple[Binding, ...]]:
+    found: dict[str, tuple[Binding, ...]] = {}
+    for binding in bindings:
+        found[binding.pod_id] = (*found.get(binding.pod_id, ()), binding)
+    return found
 
 
 def _udp(ports: Collection[Published]) -> set[int]:

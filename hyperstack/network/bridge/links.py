@@ -26,6 +26,7 @@ from hyperstack.network.bridge.netlink import (
     nested,
     text,
     u8,
+    u16,
     u32,
 )
 from hyperstack.pod.errors import Exhausted, Unavailable
@@ -43,9 +44,12 @@ _IFF_VNET_HDR = 0x4000
 # linux/rtnetlink.h, linux/if_link.h, linux/if_bridge.h, linux/if_addr.h, linux/neighbour.h, linux/if.h
 _NETLINK_ROUTE = 0
 _NEW_LINK, _DELETE_LINK, _SET_LINK, _NEW_ADDRESS, _NEW_NEIGHBOUR = 16, 17, 19, 20, 28
-_LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_MASTER, _LINK_PORT, _LINK_INFO, _LINK_ALIAS = 1, 3, 4, 10, 12, 18, 20
+_LINK_ADDRESS, _LINK_NAME, _LINK_MTU, _LINK_BELOW, _LINK_MASTER = 1, 3, 4, 5, 10
+_LINK_PORT, _LINK_INFO, _LINK_ALIAS = 12, 18, 20
 _INFO_KIND, _INFO_DATA = 1, 2
 _BRIDGE_MCAST_SNOOPING = 23
+_MACVLAN_MODE, _MACVLAN_FLAGS, _MACVLAN_MACADDR_MODE, _MACVLAN_MACADDR = 1, 2, 3, 4
+_MACVLAN_SOURCE, _MACVLAN_NODST, _MACVLAN_MACADDR_ADD = 16, 2, 0
 _PORT_HAIRPIN, _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MCAST_FLOOD, _PORT_ISOLATED = 4, 8, 9, 27, 33
 _ADDRESS_ADDRESS, _ADDRESS_LOCAL = 1, 2
 _NEIGHBOUR_ADDRESS = 2
@@ -151,32 +155,73 @@ class Links:
         self.delete(new)
         self._netlink.tell(Message(_NEW_LINK, _link(index) + text(_LINK_NAME, new)))
 
-    def join(self, binding: Binding, *, isolated: bool = False) -> None:
-        """Put the tap into its bridge. Idempotent.
+    def leave(self, name: str) -> None:
+        """Out of its bridge. Idempotent."""
+        index = self.index(name)
+        if index is not None:
+            self._netlink.tell(Message(_NEW_LINK, _link(index) + u32(_LINK_MASTER, 0)))
 
-        :param isolated: the bridge passes nothing from this tap to another isolated one.
+    def carry(self, tap: str, *, mtu: int) -> None:
+        """Make the tap one that branches are on: up, quiet, and in no bridge. Idempotent.
+
+        :raise Unavailable: it is gone.
+        """
+        index = self._require(tap)
+        self._quieten(tap)
+        self._netlink.tell(Message(_NEW_LINK, _link(index, on=_UP | _NO_ARP) + u32(_LINK_MASTER, 0)
+                                   + u32(_LINK_MTU, mtu)))
+
+    def ensure_branch(self, binding: Binding) -> None:
+        """A device that takes the frames that come from the tap with the binding's MAC. Idempotent.
+
+        :raise Unavailable: the tap is gone, or the host has no macvlan.
+        """
+        if self.index(binding.branch) is not None:
+            return
+        source = nested(_INFO_DATA, u32(_MACVLAN_MODE, _MACVLAN_SOURCE), u16(_MACVLAN_FLAGS, _MACVLAN_NODST),
+                        u32(_MACVLAN_MACADDR_MODE, _MACVLAN_MACADDR_ADD),
+                        attribute(_MACVLAN_MACADDR, _octets(binding.mac)))
+        message = Message(_NEW_LINK, _link(0) + text(_LINK_NAME, binding.branch)
+                          + u32(_LINK_BELOW, self._require(binding.tap))
+                          + nested(_LINK_INFO, text(_INFO_KIND, "macvlan"), source), CREATE | EXCLUSIVE)
+        try:
+            self._netlink.tell(message)
+        except Refused as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            raise Unavailable("this host cannot have a pod on several networks: it has no macvlan", field="macvlan",
+                              hint="load the module: modprobe macvlan") from error
+
+    def _require(self, name: str) -> int:
+        index = self.index(name)
+        if index is None:
+            raise Unavailable(f"network device {name} is gone", field="device", value=name)
+        return index
+
+    def join(self, binding: Binding, *, isolated: bool = False) -> None:
+        """Put the binding's port into its bridge. Idempotent.
+
+        :param isolated: the bridge passes nothing from this port to another isolated one.
 
         The bridge is told where the MAC is and learns nothing from the port: a guest can send control frames that
         nftables' prerouting hook never sees, and must not move a neighbour's MAC to itself with them.
 
         :raise Unavailable: the bridge is gone.
         """
-        tap, bridge = self.index(binding.tap), self.index(binding.bridge)
-        if tap is None or bridge is None:
-            missing = binding.tap if tap is None else binding.bridge
-            raise Unavailable(f"network device {missing} is gone", field="device", value=missing)
-        self._quieten(binding.tap)
+        own, bridge = self._require(binding.port), self._require(binding.bridge)
+        self._quieten(binding.port)
         # Hairpin: where bridge-nf-call-iptables is on (Docker's and Kubernetes' hosts), a pod that connects to a port
         # which it publishes itself is translated within the bridge, and must be sent back out of the port it came by.
-        port = nested(_LINK_PORT, u8(_PORT_HAIRPIN, 1), u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0),
-                      u8(_PORT_MCAST_FLOOD, 0), u8(_PORT_ISOLATED, int(isolated)))
-        neighbour = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, tap, _NUD_NOARP, _NTF_MASTER, 0)
+        manner = nested(_LINK_PORT, u8(_PORT_HAIRPIN, 1), u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0),
+                        u8(_PORT_MCAST_FLOOD, 0), u8(_PORT_ISOLATED, int(isolated)))
+        neighbour = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, own, _NUD_NOARP, _NTF_MASTER, 0)
         self._netlink.tell(
-            Message(_NEW_LINK, _link(tap) + u32(_LINK_MASTER, bridge) + u32(_LINK_MTU, binding.mtu)),
-            Message(_SET_LINK, _link(tap, family=socket.AF_BRIDGE) + port),
+            Message(_NEW_LINK, _link(own) + u32(_LINK_MASTER, bridge) + u32(_LINK_MTU, binding.mtu)),
+            Message(_SET_LINK, _link(own, family=socket.AF_BRIDGE) + manner),
             Message(_NEW_NEIGHBOUR, neighbour + attribute(_NEIGHBOUR_ADDRESS, _octets(binding.mac)), CREATE | REPLACE),
-            # No ARP on the tap itself: control frames reach the host's stack there, and could fill its neighbour table.
-            Message(_NEW_LINK, _link(tap, on=_UP | _NO_ARP)))
+            # No ARP on the port itself: control frames reach the host's stack there, and could fill its neighbour
+            # table.
+            Message(_NEW_LINK, _link(own, on=_UP | _NO_ARP)))
 
     def _quieten(self, name: str) -> None:
         """No IPv6 on this device: no link-local address, no router solicitations, no way around the fence."""

@@ -24,6 +24,10 @@ class Names:
     def tap(self, pod_id: str) -> str:
         return self.tap_prefix + _digest(pod_id, 9)
 
+    def branch(self, pod_id: str, network_id: str) -> str:
+        """Of a pod's tap; one prefix with the taps, since the same rules hold for what comes from it."""
+        return self.tap_prefix + _digest(f"{pod_id}/{network_id}", 9)
+
     def is_ours(self, device: str) -> bool:
         return device.startswith((self.bridge_prefix, self.tap_prefix))
 

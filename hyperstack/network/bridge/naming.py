@@ -11,7 +11,7 @@ from hyperstack.network.api import Binding, Network
 from hyperstack.network.bridge.ruleset import Desired
 
 if TYPE_CHECKING:
-    from hyperstack.network.dns import Resolver
+    from hyperstack.network.dns import Directory, Resolver
 
 
 class Naming:
@@ -28,8 +28,9 @@ class Naming:
             self.remove(ident)
         for network in desired.networks.values():
             await self.ensure(network)
-        for binding in desired.bindings.values():
-            self.put(binding)
+        for bindings in desired.bindings.values():
+            for binding in bindings:
+                self.put(binding)
 
     async def ensure(self, network: Network) -> None:
         """Idempotent. :raise Unavailable: no port is free for it."""
@@ -37,7 +38,7 @@ class Naming:
             # Here: dnspython takes most of 0.1 s to load, which a daemon without such networks does not spend.
             from hyperstack.network.dns import Resolver
 
-            resolver = Resolver(network, self._servers)
+            resolver = Resolver(network, self._servers, further=self._further)
             await resolver.open()
             self._resolvers[network.id] = resolver
             self._desired.name_ports[network.id] = resolver.port
@@ -63,8 +64,17 @@ class Naming:
         for ident in list(self._resolvers):
             self.remove(ident)
 
+    def _further(self, binding: Binding) -> list[tuple[Directory, Binding]]:
+        others = (other for other in self._desired.bindings.get(binding.pod_id, ())
+                  if other.network_id != binding.network_id)
+        return [(self._resolvers[other.network_id].directory, other) for other in others
+                if other.network_id in self._resolvers]
+
     def _servers(self, binding: Binding) -> Sequence[str]:
         network = self._desired.networks[binding.network_id]
+        others = (other.network_id for other in self._desired.bindings.get(binding.pod_id, ()))
+        # What one of its networks lets a pod do, it may do.
+        network = next((one for ident in others if not (one := self._desired.networks[ident]).internal), network)
         if binding.servers:
             return [server for server in binding.servers if self._may_ask(network, server)]
         host = self._desired.resolvers

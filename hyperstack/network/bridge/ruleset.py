@@ -142,7 +142,7 @@ class Desired:
     """What shall be in force, by id: the memory from which everything can be said again."""
 
     networks: dict[str, Network] = field(default_factory=dict)
-    bindings: dict[str, Binding] = field(default_factory=dict)
+    bindings: dict[str, tuple[Binding, ...]] = field(default_factory=dict)
     ports: dict[str, tuple[Published, ...]] = field(default_factory=dict)
     name_ports: dict[str, int] = field(default_factory=dict)
     """Where the resolvers of networks with names listen, on their gateways' addresses."""
@@ -169,7 +169,7 @@ class Ruleset:
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
         parts += [self.network("add", network, desired.name_ports.get(network.id))
                   for network in desired.networks.values()]
-        elements = self.bindings(desired.bindings.values())
+        elements = self.bindings(binding for bindings in desired.bindings.values() for binding in bindings)
         elements += self.ports([port for ports in desired.ports.values() for port in ports])
         for (family, name), group in groupby(sorted(elements), key=lambda element: element[:2]):
             parts.append(self._element("add", family, name, [str(element) for element in group]))
@@ -197,7 +197,7 @@ class Ruleset:
 
     @staticmethod
     def bindings(bindings: Iterable[Binding]) -> list[Element]:
-        return [Element("bridge", "bindings", (b.tap, b.mac, b.address.partition("/")[0])) for b in bindings]
+        return [Element("bridge", "bindings", (b.port, b.mac, b.address.partition("/")[0])) for b in bindings]
 
     @staticmethod
     def ports(ports: Collection[Published]) -> list[Element]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_interface, ip_network
 
 import dns.exception
 import dns.flags
@@ -44,9 +45,14 @@ class Elsewhere:
     question: dns.message.Message
 
 
-def answer(data: bytes, directory: Directory, asker: Binding, *, limit: int) -> bytes | Elsewhere | None:
+Place = tuple[Directory, Binding]
+"""A pod on a network: who is called what there, and what the pod has there."""
+
+
+def answer(data: bytes, places: Sequence[Place], *, limit: int) -> bytes | Elsewhere | None:
     """What to send back; None: nothing.
 
+    :param places: of the pod that asks, on all its networks; a name is looked for in their order.
     :param limit: bytes of the answer; a longer one says that it is cut off.
     """
     if not _HEADER.size <= len(data) <= MAX_QUESTION:
@@ -66,15 +72,18 @@ def answer(data: bytes, directory: Directory, asker: Binding, *, limit: int) -> 
     if asked.rdclass != dns.rdataclass.IN:
         return refusal(question, dns.rcode.REFUSED)
     if asked.rdtype == dns.rdatatype.PTR:
-        return _reverse(question, asked.name, directory)
-    addresses = directory.addresses(asked.name.to_text(omit_final_dot=True), asker)
-    if not addresses:
+        return _reverse(question, asked.name, [directory for directory, _ in places])
+    name = asked.name.to_text(omit_final_dot=True)
+    called = next(filter(None, (directory.called(name, binding) for directory, binding in places)), [])
+    if not called:
         return Elsewhere(question)
     found = _response(question)
-    if asked.rdtype in (dns.rdatatype.A, dns.rdatatype.ANY):
-        # In a new order each time: clients take the first, and so share the pods of one name among them.
-        found.answer.append(_records(asked.name, dns.rdatatype.A, [
-            IPv4Address(address).packed for address in random.sample(addresses, len(addresses))]))
+    for kind, addresses in ((dns.rdatatype.A, [binding.address for binding in called]),
+                            (dns.rdatatype.AAAA, [binding.address6 for binding in called if binding.address6])):
+        if asked.rdtype in (kind, dns.rdatatype.ANY) and addresses:
+            # In a new order each time: clients take the first, and so share the pods of one name among them.
+            found.answer.append(_records(asked.name, kind, [
+                ip_interface(address).ip.packed for address in random.sample(addresses, len(addresses))]))
     return _wire(found, limit)
 
 
@@ -94,18 +103,21 @@ def truncated(data: bytes, question: dns.message.Message, *, limit: int) -> byte
     return response.to_wire()
 
 
-def _reverse(question: dns.message.Message, name: dns.name.Name, directory: Directory) -> bytes | Elsewhere:
+def _reverse(question: dns.message.Message, name: dns.name.Name, directories: Sequence[Directory]
+             ) -> bytes | Elsewhere:
     try:
-        address = IPv4Address(dns.reversename.to_address(name))
+        address = ip_address(dns.reversename.to_address(name))
     except (dns.exception.DNSException, ValueError):
         return Elsewhere(question)
-    called = directory.name_of(str(address))
+    called = next(filter(None, (directory.name_of(str(address)) for directory in directories)), "")
     if called:
         response = _response(question)
         target = dns.name.Name((*called.encode().split(b"."), b""))
         response.answer.append(_records(name, dns.rdatatype.PTR, [target.to_wire() or b""]))
         return response.to_wire()
-    if any(address in IPv4Network(subnet.cidr) for subnet in directory.network.subnets):
+    networks = [directory.network for directory in directories]
+    if any(address in ip_network(subnet.cidr) for network in networks for subnet in (*network.subnets,
+                                                                                     *network.subnets6)):
         return refusal(question, dns.rcode.NXDOMAIN)
     return Elsewhere(question)
 

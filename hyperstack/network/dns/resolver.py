@@ -19,7 +19,16 @@ import dns.rcode
 
 from hyperstack.network.api import Binding, Network
 from hyperstack.network.dns import forwarder
-from hyperstack.network.dns.answers import MAX_DATAGRAM, MAX_QUESTION, MAX_STREAM, Elsewhere, answer, refusal, truncated
+from hyperstack.network.dns.answers import (
+    MAX_DATAGRAM,
+    MAX_QUESTION,
+    MAX_STREAM,
+    Elsewhere,
+    Place,
+    answer,
+    refusal,
+    truncated,
+)
 from hyperstack.network.dns.directory import Directory
 from hyperstack.pod.errors import Unavailable
 
@@ -37,16 +46,21 @@ _SO_FREEBIND = 15
 
 Servers = Callable[[Binding], Sequence[str]]
 """Whom to ask for a pod."""
+Further = Callable[[Binding], Sequence[Place]]
+"""The other networks that the same pod is on."""
 
 
 class Resolver:
     """One network's. `open` it in the running loop; `port` is where it listens then, for UDP and TCP alike.
 
     :param servers: asked for every question that is passed on; none: such names do not exist.
+    :param further: where else a name may be one.
     """
 
-    def __init__(self, network: Network, servers: Servers, *, upstream_port: int = forwarder.PORT) -> None:
+    def __init__(self, network: Network, servers: Servers, *, further: Further = lambda binding: (),
+                 upstream_port: int = forwarder.PORT) -> None:
         self.directory = Directory(network)
+        self._further = further
         self.port = 0
         self._servers = servers
         self._upstream_port = upstream_port
@@ -81,7 +95,7 @@ class Resolver:
         asker = self.directory.asker(address)
         if asker is None:
             return
-        found = answer(data, self.directory, asker, limit=MAX_DATAGRAM)
+        found = answer(data, self._places(asker), limit=MAX_DATAGRAM)
         if isinstance(found, bytes):
             send(found)
         elif found is not None and self._open[address] < MAX_OPEN and len(self._tasks) < MAX_OPEN_TOGETHER:
@@ -89,6 +103,9 @@ class Resolver:
             task = asyncio.create_task(self._pass_on(found, data, asker, address, send))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _places(self, asker: Binding) -> list[Place]:
+        return [(self.directory, asker), *self._further(asker)]
 
     async def _pass_on(self, asked: Elsewhere, data: bytes, asker: Binding, address: str,
                        send: Callable[[bytes], None]) -> None:
@@ -132,7 +149,7 @@ class Resolver:
             if length > MAX_QUESTION:
                 return False
             data = await reader.readexactly(length)
-        found = answer(data, self.directory, asker, limit=MAX_STREAM)
+        found = answer(data, self._places(asker), limit=MAX_STREAM)
         if found is None:
             return False
         if isinstance(found, Elsewhere):
