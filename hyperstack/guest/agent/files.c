@@ -16,7 +16,8 @@
 
 #include "mounts.h"
 
-#define MESSAGE_MAX (256 * 1024 + 8192) /* the server's largest read or write, with its head */
+#define ANSWER_MAX (256 * 1024 + 8192) /* the server's largest read or write, with its head */
+#define PIECE 4096                     /* of the port's: what one read gives */
 #define READ_MAX "262144"
 #define PORT_WAIT_NS (10 * NSEC_PER_SEC)
 #define NAMES_MAX 64
@@ -63,16 +64,11 @@ static int wait_for_port(const char *name)
     return -1;
 }
 
-/* One message from a request's or an answer's source to where it goes. Both begin with their size. */
+/* What is on its way in one direction: one request, or answers as they come. Both begin with their size. */
 struct lane {
-    char data[MESSAGE_MAX];
+    char data[ANSWER_MAX + PIECE];
     size_t size, sent;
 };
-
-static uint32_t message_size(const struct lane *lane)
-{
-    return lane->size < sizeof(uint32_t) ? 0 : get_le32((const uint8_t *)lane->data);
-}
 
 /* From the kernel: a whole request, or nothing. False: the file system is unmounted. */
 static bool take_request(int fuse, struct lane *out)
@@ -95,25 +91,27 @@ static bool send_request(int port, struct lane *out)
     return true;
 }
 
-/* Bytes from the port; an answer that is whole goes to the kernel, which has the last word on whether it is one. */
+/* Bytes from the port; each answer that is whole goes to the kernel, which has the last word on whether it is one. */
 static bool take_answers(int port, int fuse, struct lane *in)
 {
-    for (;;) {
-        size_t whole = message_size(in);
-        if (in->size >= sizeof(uint32_t) && (whole < sizeof(struct fuse_out_header) || whole > sizeof(in->data)))
+    ssize_t got = read(port, in->data + in->size, sizeof(in->data) - in->size);
+    if (got <= 0)
+        return got < 0 && (errno == EAGAIN || errno == EINTR);
+    in->size += (size_t)got;
+    size_t used = 0;
+    while (in->size - used >= sizeof(uint32_t)) {
+        size_t whole = get_le32((const uint8_t *)in->data + used);
+        if (whole < sizeof(struct fuse_out_header) || whole > ANSWER_MAX)
             return false;
-        if (whole && in->size == whole) {
-            if (write(fuse, in->data, whole) < 0 && errno == ENODEV)
-                return false;
-            in->size = 0;
-            continue;
-        }
-        size_t wanted = (whole ? whole : sizeof(struct fuse_out_header)) - in->size;
-        ssize_t got = read(port, in->data + in->size, wanted);
-        if (got <= 0)
-            return got < 0 && (errno == EAGAIN || errno == EINTR);
-        in->size += (size_t)got;
+        if (in->size - used < whole)
+            break;
+        if (write(fuse, in->data + used, whole) < 0 && errno == ENODEV)
+            return false;
+        used += whole;
     }
+    memmove(in->data, in->data + used, in->size - used);
+    in->size -= used;
+    return true;
 }
 
 static void carry(int fuse, int port)

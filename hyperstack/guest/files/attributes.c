@@ -46,9 +46,11 @@ int do_lookup(const struct request *request)
 {
     struct node *directory = node_get(request->head->nodeid);
     const char *name = take_name(request, 0, NULL);
+    if (!name)
+        return errno;
     if (!directory)
         return ESTALE;
-    return name ? reply_entry(request, directory, name) : EINVAL;
+    return reply_entry(request, directory, name);
 }
 
 int do_forget(const struct request *request)

@@ -12,8 +12,8 @@
 #define WAITING_MAX 256
 
 struct owner {
-    uint64_t node, owner;
-    int fd; /* -1: none */
+    uint64_t node, owner, handle; /* handle: by which it asked last */
+    int fd;
 };
 
 struct waiting {
@@ -42,12 +42,14 @@ static void drop_owner(struct owner *owner)
 }
 
 /* The descriptor of an owner's locks on a file; -1 with errno. */
-static int owner_fd(uint64_t id, uint64_t number)
+static int owner_fd(uint64_t id, uint64_t number, uint64_t handle)
 {
     struct owner *owner = find_owner(id, number);
     struct node *node = node_get(id);
-    if (owner)
+    if (owner) {
+        owner->handle = handle;
         return owner->fd;
+    }
     int fd = node ? node_fd(node) : (errno = ESTALE, -1);
     if (fd < 0)
         return -1;
@@ -57,7 +59,7 @@ static int owner_fd(uint64_t id, uint64_t number)
     if (opened < 0)
         opened = open(path_of(fd).text, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (opened >= 0)
-        owners[owner_count++] = (struct owner){id, number, opened};
+        owners[owner_count++] = (struct owner){id, number, handle, opened};
     return opened;
 }
 
@@ -76,7 +78,7 @@ int do_getlk(const struct request *request)
     const struct fuse_lk_in *in = BODY(request, struct fuse_lk_in);
     struct flock range;
     int error = in ? to_range(&in->lk, &range) : EINVAL;
-    int fd = error ? -1 : owner_fd(request->head->nodeid, in->owner);
+    int fd = error ? -1 : owner_fd(request->head->nodeid, in->owner, in->fh);
     if (error || fd < 0 || fcntl(fd, F_OFD_GETLK, &range) < 0)
         return error ? error : errno;
     struct fuse_lk_out out = {.lk = {.start = (uint64_t)range.l_start, .type = (uint32_t)range.l_type,
@@ -100,7 +102,7 @@ static int try_lock(uint64_t node, const struct fuse_lk_in *in)
         return error;
     if (range.l_type == F_UNLCK && !find_owner(node, in->owner))
         return 0;
-    int fd = owner_fd(node, in->owner);
+    int fd = owner_fd(node, in->owner, in->fh);
     if (fd < 0 || fcntl(fd, F_OFD_SETLK, &range) < 0)
         return errno == EACCES ? EAGAIN : errno;
     return 0;
@@ -176,6 +178,13 @@ void locks_forget_node(uint64_t node)
 {
     for (unsigned i = owner_count; i-- > 0;)
         if (owners[i].node == node)
+            drop_owner(&owners[i]);
+}
+
+void locks_forget_handle(uint64_t handle)
+{
+    for (unsigned i = owner_count; i-- > 0;)
+        if (owners[i].handle == handle)
             drop_owner(&owners[i]);
 }
 

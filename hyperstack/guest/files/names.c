@@ -34,7 +34,7 @@ int do_mknod(const struct request *request)
     struct node *directory;
     int fd, error;
     if (!name)
-        return EINVAL;
+        return errno;
     if (!S_ISREG(in->mode) && !S_ISFIFO(in->mode) && !S_ISSOCK(in->mode))
         return EPERM; /* a device of the guest's would be one of the host's */
     if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
@@ -49,7 +49,7 @@ int do_mkdir(const struct request *request)
     struct node *directory;
     int fd, error;
     if (!name)
-        return EINVAL;
+        return errno;
     if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
         return error;
     return made(request, mkdirat(fd, name, in->mode & 07777), directory, name);
@@ -59,10 +59,12 @@ int do_symlink(const struct request *request)
 {
     size_t after;
     const char *name = take_name(request, 0, &after);
-    const char *target = name ? request->body + after : NULL;
+    const char *target = name ? request->body + after : "";
     struct node *directory;
     int fd, error;
-    if (!target || after >= request->size || strnlen(target, request->size - after) == request->size - after)
+    if (!name)
+        return errno;
+    if (after >= request->size || strnlen(target, request->size - after) == request->size - after)
         return EINVAL;
     if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
         return error;
@@ -76,7 +78,7 @@ int do_link(const struct request *request)
     struct node *node = in ? node_get(in->oldnodeid) : NULL, *directory;
     int fd, error;
     if (!name)
-        return EINVAL;
+        return errno;
     if ((error = open_directory(request, &directory, &fd)))
         return error;
     int old = node ? node_fd(node) : (errno = ESTALE, -1);
@@ -91,7 +93,7 @@ static int remove_name(const struct request *request, int flags)
     struct node *directory;
     int fd, error;
     if (!name)
-        return EINVAL;
+        return errno;
     if ((error = open_directory(request, &directory, &fd)))
         return error;
     node_keep(directory, name);
@@ -116,7 +118,7 @@ static int rename_to(const struct request *request, uint64_t target, size_t name
     struct node *from, *to = node_get(target);
     int from_fd, to_fd, error;
     if (!fresh)
-        return EINVAL;
+        return errno;
     if ((error = open_directory(request, &from, &from_fd)))
         return error;
     if (!to || (to_fd = node_fd(to)) < 0)
@@ -152,7 +154,7 @@ int do_create(const struct request *request)
     struct node *directory;
     int fd, error;
     if (!name)
-        return EINVAL;
+        return errno;
     if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
         return error;
     /* A new file only: what is there already could be a device or a pipe, and is opened by its node. */

@@ -130,6 +130,7 @@ int do_interrupt(const struct request *request);
 bool locks_waiting(void);
 void locks_try(void);                       /* those that wait */
 void locks_forget_node(uint64_t node);
+void locks_forget_handle(uint64_t handle);
 void locks_forget_all(void);
 
 /* Bodies: the record at their start, or NULL where they are too short; and the name after it. */

@@ -2,6 +2,7 @@
 #include "serve.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,18 +68,24 @@ void reply_later(uint64_t unique, int error)
 
 const void *take_body(const struct request *request, size_t size)
 {
+    errno = EINVAL;
     return request->size >= size ? request->body : NULL;
 }
 
 const char *take_name(const struct request *request, size_t offset, size_t *after)
 {
+    errno = EINVAL;
     if (offset >= request->size)
         return NULL;
     const char *name = request->body + offset;
     size_t size = strnlen(name, request->size - offset);
-    if (offset + size >= request->size || size == 0 || size > 255 || memchr(name, '/', size) ||
-        strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+    if (offset + size >= request->size || size == 0 || memchr(name, '/', size) || strcmp(name, ".") == 0 ||
+        strcmp(name, "..") == 0)
         return NULL;
+    if (size > NAME_MAX) {
+        errno = ENAMETOOLONG;
+        return NULL;
+    }
     if (after)
         *after = offset + size + 1;
     return name;
