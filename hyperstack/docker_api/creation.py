@@ -22,10 +22,13 @@ from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
 from hyperstack.docker_api.security import parse_security
 from hyperstack.docker_api.sharing import donor, parse_sharing
+from hyperstack.engine import cpusets
+from hyperstack.engine.logdrivers import DRIVERS
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import (
     DEFAULT_PROJECT,
+    HOST_GATEWAY,
     KERNEL_ANNOTATION,
     ContainerSpec,
     Healthcheck,
@@ -46,7 +49,6 @@ _SIZE = re.compile(r"([0-9]{1,12})([bkmgt]?)b?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _ULIMITS = frozenset({"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
                       "rtprio", "rttime", "sigpending", "stack"})
-_LOG_OPTIONS = frozenset({"max-size", "max-file"})
 _MAX_STOP_TIMEOUT_S = 7 * 24 * 3600
 _MIN_HEALTH_NS, _MAX_HEALTH_NS, _MAX_RETRIES = 1_000_000, 7 * 24 * 3600 * 10**9, 1_000_000
 
@@ -75,9 +77,13 @@ def parse_update(body: UpdateBody, current: Resources) -> tuple[Resources, Resta
     if body.ulimits:
         raise UnsupportedOption("Ulimits", "they cannot be changed while the container exists")
     changes = {name: value for name in Resources.__struct_fields__ if (value := getattr(body, name))}
+    # -1 lifts a limit where 0 means: as it is.
+    changes |= {name: 0 for name in ("pids_limit", "cpu_quota") if getattr(body, name) < 0}
     merged = msgspec.structs.replace(current, **changes)
     checked = _check_resources(merged)
-    return checked, parse_restart(body.restart_policy) if body.restart_policy is not None else None
+    # Docker's client sends a policy without a name along with every update.
+    restart = body.restart_policy
+    return checked, parse_restart(restart) if restart is not None and restart.name else None
 
 
 def parse_restart(body: RestartPolicyBody) -> RestartPolicy:
@@ -135,6 +141,7 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         annotations=host.annotations, mounts=parse_mounts(body), resources=parse_resources(host),
         security=parse_security(host), ulimits=tuple(parse_ulimit(item) for item in host.ulimits),
         sysctls=_sysctls(host.sysctls), stop_signal=body.stop_signal, stop_timeout=_stop_timeout(body.stop_timeout),
+        oom_score_adj=_oom_score(host.oom_score_adj),
         restart=restart, auto_remove=host.auto_remove, init=host.init, log=_log_config(host),
         disk_size=_disk_size(host.storage_opt), shm_size=parse_size_field("HostConfig.ShmSize", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
@@ -178,7 +185,8 @@ def parse_resources(body: ResourcesBody) -> Resources:
     """Limits of a new container. :raise InvalidArgument: out of range; says what the range is."""
     return _check_resources(Resources(
         memory=body.memory, memory_swap=body.memory_swap, nano_cpus=body.nano_cpus, cpu_shares=body.cpu_shares,
-        cpu_quota=max(body.cpu_quota, 0), cpu_period=body.cpu_period, pids_limit=max(body.pids_limit, 0)))
+        cpu_quota=max(body.cpu_quota, 0), cpu_period=body.cpu_period, pids_limit=max(body.pids_limit, 0),
+        memory_reservation=body.memory_reservation, cpuset_cpus=body.cpuset_cpus))
 
 
 def _check_resources(limits: Resources) -> Resources:
@@ -187,6 +195,13 @@ def _check_resources(limits: Resources) -> Resources:
 
     if limits.memory and limits.memory < MIN_MEMORY:
         raise wrong("Memory", limits.memory, "Minimum memory limit allowed is 6MB")
+    cpusets.parse(limits.cpuset_cpus)
+    reserved = limits.memory_reservation
+    if reserved and reserved < MIN_MEMORY:
+        raise wrong("MemoryReservation", reserved, "Minimum memory reservation allowed is 6MB")
+    if limits.memory and reserved > limits.memory:
+        raise wrong("MemoryReservation", reserved, "Minimum memory limit can not be less than memory reservation "
+                                                   "limit, see usage")
     if limits.memory_swap not in (0, -1):
         if not limits.memory:
             raise wrong("MemorySwap", limits.memory_swap, "You should always set the Memory limit when using "
@@ -224,6 +239,13 @@ def _sysctls(sysctls: dict[str, str]) -> dict[str, str]:
     return sysctls
 
 
+def _oom_score(value: int) -> int:
+    if not -1000 <= value <= 1000:
+        raise InvalidArgument(f"Invalid value {value}, range for oom score adj is [-1000, 1000]",
+                              field="HostConfig.OomScoreAdj", value=value)
+    return value
+
+
 def _stop_timeout(value: int | None) -> int | None:
     if value is not None and not -1 <= value <= _MAX_STOP_TIMEOUT_S:
         raise InvalidArgument(f"StopTimeout must be between -1 (for ever) and {_MAX_STOP_TIMEOUT_S} seconds",
@@ -233,14 +255,15 @@ def _stop_timeout(value: int | None) -> int | None:
 
 def _log_config(host: HostConfigBody) -> LogConfig:
     log = host.log_config
-    if log.type not in ("", "json-file"):
-        raise UnsupportedOption(f"HostConfig.LogConfig.Type={log.type[:64]}", "logs are kept by the daemon itself",
-                                hint="json-file, with max-size and max-file")
-    unknown = sorted(set(log.config) - _LOG_OPTIONS)
+    driver = log.type or "json-file"
+    if driver not in DRIVERS:
+        raise UnsupportedOption(f"HostConfig.LogConfig.Type={driver[:64]}", "logs are kept by the daemon itself",
+                                hint=", ".join(DRIVERS))
+    unknown = sorted(set(log.config) - DRIVERS[driver])
     if unknown:
         raise UnsupportedOption(f"HostConfig.LogConfig.Config.{unknown[0][:64]}", "the daemon's logs have no such "
-                                "option", hint="max-size and max-file")
-    return LogConfig(options=log.config)
+                                "option", hint=", ".join(sorted(DRIVERS[driver])) or "the driver none has no options")
+    return LogConfig(driver=driver, options=log.config)
 
 
 def _disk_size(options: dict[str, str]) -> int:
@@ -271,9 +294,9 @@ def _address(text: str, field: str) -> str:
 
 def parse_extra_host(text: str) -> str:
     name, _, address = text.partition(":")
-    if address == "host-gateway":
-        raise UnsupportedOption("HostConfig.ExtraHosts host-gateway", "pods have no way to the host's own services")
     if not name or len(name) > 253 or any(char.isspace() for char in name):
         raise InvalidArgument(f"bad format for add-host: {text[:128]!r}", field="HostConfig.ExtraHosts",
                               value=text[:128], hint="name:address")
+    if address == HOST_GATEWAY:
+        return f"{name}:{HOST_GATEWAY}"
     return f"{name}:{_address(address.strip('[]'), 'HostConfig.ExtraHosts')}"

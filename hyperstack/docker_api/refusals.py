@@ -23,20 +23,17 @@ class Refusal(NamedTuple):
 
 
 _NONE: tuple[Any, ...] = (0, -1, "", False, None, [], {})
-_HOST_CPUS = "the VM's CPUs are threads of the host, which the host places"
 _BLOCK = "block I/O is not throttled per container"
 _WINDOWS = "it is an option of Windows containers"
 _USE_CPUS = "use --cpus"
 
 RESOURCES: tuple[Refusal, ...] = (
-    Refusal("memory_reservation", _NONE, "a VM has no soft memory limit", "use --memory"),
     Refusal("memory_swappiness", (-1, 60), "the VM has no swap of the host"),
     Refusal("kernel_memory", _NONE, "cgroup v2 accounts kernel memory with the rest", "use --memory"),
     Refusal("kernel_memory_tcp", _NONE, "cgroup v2 accounts kernel memory with the rest", "use --memory"),
     Refusal("cpu_realtime_period", _NONE, "the VM's CPUs cannot promise real-time scheduling", _USE_CPUS),
     Refusal("cpu_realtime_runtime", _NONE, "the VM's CPUs cannot promise real-time scheduling", _USE_CPUS),
-    Refusal("cpuset_cpus", _NONE, _HOST_CPUS, _USE_CPUS),
-    Refusal("cpuset_mems", _NONE, _HOST_CPUS),
+    Refusal("cpuset_mems", ("", "0"), "the VM's memory is where the host places it"),
     Refusal("cpu_count", _NONE, _WINDOWS, _USE_CPUS),
     Refusal("cpu_percent", _NONE, _WINDOWS, _USE_CPUS),
     Refusal("oom_kill_disable", _NONE, "a container that waits for memory for ever would block its VM"),
@@ -62,9 +59,8 @@ HOST_CONFIG: tuple[Refusal, ...] = (
     Refusal("cgroup", _NONE, "the container's cgroup lives inside its VM"),
     Refusal("links", _NONE, "links are a legacy of Docker's first bridge",
             "docker network create one: its containers have names there, and links"),
-    Refusal("oom_score_adj", _NONE, "the VM's own kernel chooses among its own processes"),
     Refusal("uts_mode", ("", "private"), "a VM has a host name of its own"),
-    Refusal("userns_mode", _NONE, "root in the VM is nobody on the host already"),
+    Refusal("userns_mode", ("", "host"), "root in the VM is nobody on the host already"),
     Refusal("isolation", ("", "default"), _WINDOWS),
     Refusal("runtime", ("", "hyperstack"), "every container runs in a VM here; there is no other runtime",
             "choose a kernel with the annotation org.hyperstack.kernel"),

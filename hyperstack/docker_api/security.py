@@ -9,7 +9,10 @@ from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import Security
 
 _CAPABILITY = re.compile(r"(CAP_)?[A-Z][A-Z0-9_]{1,40}\Z")
-_GROUP = re.compile(r"[0-9]{1,10}\Z")
+_NUMBER = re.compile(r"[0-9]{1,10}\Z")
+_GROUP = re.compile(r"[^\s:\x00-\x1f]{1,255}\Z")
+_HIGHEST_ID = 2**31 - 1
+"""Docker's own limit of uids and gids."""
 _HARMLESS = frozenset({"label=disable", "label:disable", "apparmor=unconfined", "apparmor:unconfined",
                        "seccomp=builtin", "no-new-privileges=false", "no-new-privileges:false"})
 """What asks for the state that holds anyway: the guest has no SELinux and no AppArmor."""
@@ -35,7 +38,8 @@ def parse_security(host: HostConfigBody) -> Security:
         seccomp="unconfined" if seccomp_off else "default", read_only_rootfs=host.readonly_rootfs,
         masked_paths=() if masks_off else _paths(host.masked_paths),
         readonly_paths=() if masks_off else _paths(host.readonly_paths),
-        supplemental_groups=tuple(_group(group) for group in host.group_add))
+        supplemental_groups=tuple(int(group) for group in host.group_add if _is_number(group)),
+        group_names=tuple(_group(group) for group in host.group_add if not _is_number(group)))
 
 
 def _capabilities(names: list[str], field: str) -> tuple[str, ...]:
@@ -50,8 +54,13 @@ def _paths(paths: list[str] | None) -> tuple[str, ...] | None:
     return None if paths is None else tuple(paths)
 
 
-def _group(text: str) -> int:
-    if not _GROUP.match(text) or int(text) >= 2**32 - 1:
-        raise UnsupportedOption(f"HostConfig.GroupAdd={text[:64]}", "groups are added by number",
-                                hint="for instance 27")
-    return int(text)
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.match(text)) and int(text) <= _HIGHEST_ID
+
+
+def _group(text: str) -> str:
+    """A name, which the guest looks up in the image's own /etc/group."""
+    if not _GROUP.match(text) or _NUMBER.match(text):
+        raise InvalidArgument(f"invalid group: {text[:64]!r}", field="HostConfig.GroupAdd", value=text[:64],
+                              hint=f"a name of the image's /etc/group, or a number up to {_HIGHEST_ID}")
+    return text

@@ -59,6 +59,7 @@ def _check_network(body: CreateBody, sharing: Sharing) -> None:
              f"conflicting options: port publishing and {mode}"),
             ("ExposedPorts", body.exposed_ports, f"conflicting options: port exposing and {mode}"),
             ("HostConfig.Sysctls", host.sysctls, f"conflicting options: sysctls and {mode}"),
+            ("HostConfig.CpusetCpus", host.cpuset_cpus, f"conflicting options: CPUs and {mode}"),
             ("HostConfig.Annotations", "org.hyperstack.kernel" in host.annotations,
              f"conflicting options: a kernel and {mode}")):
         if wrong:

@@ -92,14 +92,16 @@ async def pump(connection: Duplex, attachment: Attachment, *, stdin: bool, keys:
 
     :param framed: the output of a process without a terminal goes in frames that name its stream.
     """
-    tasks = {asyncio.create_task(_output(connection, attachment, framed=framed and not attachment.tty)),
-             asyncio.create_task(_input(connection, attachment, stdin=stdin, keys=keys))}
+    output = asyncio.create_task(_output(connection, attachment, framed=framed and not attachment.tty))
+    reader = asyncio.create_task(_input(connection, attachment, stdin=stdin, keys=keys))
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((output, reader), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        output.cancel()
+        reader.cancel()
+        ends = await asyncio.gather(output, reader, return_exceptions=True)
+        if ends[1] is True:
+            attachment.detached()
         await attachment.close()
         connection.close()
     for end in ends:
@@ -112,7 +114,8 @@ async def _output(connection: Duplex, attachment: Attachment, *, framed: bool) -
         await connection.write(frame(record.stream, record.data) if framed else record.data)
 
 
-async def _input(connection: Duplex, attachment: Attachment, *, stdin: bool, keys: bytes) -> None:
+async def _input(connection: Duplex, attachment: Attachment, *, stdin: bool, keys: bytes) -> bool:
+    """Whether it ended because the user asked to detach."""
     detach = DetachKeys(keys) if attachment.tty else None
     with contextlib.suppress(HyperStackError):  # The process closed its stdin; its output may go on.
         while data := await connection.read():
@@ -122,12 +125,13 @@ async def _input(connection: Duplex, attachment: Attachment, *, stdin: bool, key
             if stdin and data:
                 await attachment.write(data)
             if asked:
-                return
+                return True
         if stdin:
             await _end_of_input(attachment, detach)
     while await connection.read():
         pass
     await connection.gone()
+    return False
 
 
 async def _end_of_input(attachment: Attachment, detach: DetachKeys | None) -> None:

@@ -15,6 +15,7 @@ from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.versions import LATEST, OLDEST
 from hyperstack.engine.api import Engine
+from hyperstack.engine.logdrivers import DRIVERS
 from hyperstack.engine.records import Event
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JSON_SEQUENCE, JsonLines, json_response
@@ -95,7 +96,7 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
                          ["Accelerator", str(info.get("accelerator", ""))],
                          ["Guest Kernel", str(info.get("guest_kernel", ""))], ["Pods", str(info.get("pods", 0))],
                          *_starts(info.get("starts")), *_pool(info.get("pool"))],
-        "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": ["json-file"]},
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": sorted(DRIVERS)},
         "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
         "CPUSet": False, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
         "NGoroutines": 0, "LoggingDriver": "json-file", "CgroupDriver": "none",

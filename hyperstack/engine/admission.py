@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine import joining, launch
+from hyperstack.engine import cpusets, joining, launch
 from hyperstack.engine.binds import BindService
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.logdrivers import keeping
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.runs import log_limits
 from hyperstack.engine.sandboxes import Kernels
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService
@@ -204,7 +204,8 @@ def _check(spec: ContainerSpec) -> None:
     if spec.auto_remove and spec.restart.kind is not RestartKind.NO:
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy", field="RestartPolicy",
                               value=spec.restart.kind)
-    log_limits(spec.log)
+    cpusets.check(spec.resources.cpuset_cpus)
+    keeping(spec.log)
     for mount in spec.mounts:
         if not mount.target.startswith("/") or mount.target == "/":
             raise InvalidArgument(f"invalid mount path: '{mount.target}' mount path must be absolute and not /",

@@ -113,6 +113,9 @@ class Attachment(Protocol):
 
     async def close_stdin(self) -> None: ...
 
+    def detached(self) -> None:
+        """The user asked to detach, which is told as an event; `close` follows."""
+
     async def close(self) -> None:
         """Detach; the process goes on."""
 

@@ -7,7 +7,7 @@ nobody, and any number may attach. An exec's output goes to its one client, at t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 
 from hyperstack.engine.logreader import read_chunks
 from hyperstack.engine.records import ExecRecord, LogRecord
@@ -18,9 +18,12 @@ from hyperstack.pod.errors import Conflict
 
 
 class ContainerAttachment:
-    def __init__(self, run: Run, *, stdin: bool, streams: Collection[int], past: bool, follow: bool) -> None:
+    def __init__(self, run: Run, *, stdin: bool, streams: Collection[int], past: bool, follow: bool,
+                 tell: Callable[[str], None]) -> None:
+        """:param tell: of an event of the container's."""
         self.tty = run.tty
         self._run = run
+        self._tell = tell
         self._stdin = stdin
         wanted = {1} if run.tty and streams else set(streams)
         self._chunks: AsyncIterator[LogRecord] = read_chunks(
@@ -45,14 +48,18 @@ class ContainerAttachment:
         if self._stdin and self._run.stdin_once and not self.tty:
             await self._run.close_stdin()
 
+    def detached(self) -> None:
+        self._tell("detach")
+
     async def close(self) -> None:
         """Detach. The iterator ends by itself when the run does."""
 
 
 class ExecAttachment:
-    def __init__(self, channel: AgentChannel, record: ExecRecord, stream: ProcessStream, recorded: asyncio.Task[None]
-                 ) -> None:
-        """:param recorded: done when the exit code is stored."""
+    def __init__(self, channel: AgentChannel, record: ExecRecord, stream: ProcessStream, recorded: asyncio.Task[None],
+                 tell: Callable[[str], None]) -> None:
+        """:param recorded: done when the exit code is stored. :param tell: of an event of the container's."""
+        self._tell = tell
         self.tty = record.request.tty
         self._channel = channel
         self._record = record
@@ -74,6 +81,9 @@ class ExecAttachment:
     async def close_stdin(self) -> None:
         if self._record.request.attach_stdin:
             await self._channel.close_stdin(self._record.handle)
+
+    def detached(self) -> None:
+        self._tell("exec_detach")
 
     async def close(self) -> None:
         self._stream.close()

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection
 
 from msgspec.structs import asdict, replace
 
-from hyperstack.engine import launch, top
+from hyperstack.engine import cpusets, launch, top
 from hyperstack.engine.admission import Admission
 from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
@@ -16,6 +16,7 @@ from hyperstack.engine.attachments import ContainerAttachment
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.lives import ACTIVE, ALIVE
+from hyperstack.engine.logdrivers import check_readable
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
@@ -25,7 +26,7 @@ from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.linux import signal_number
 from hyperstack.identity.api import Principal
-from hyperstack.pod.errors import Conflict, InvalidArgument, NameTaken
+from hyperstack.pod.errors import Conflict, InvalidArgument, NameTaken, UnsupportedOption
 from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 from hyperstack.pod.states import ContainerState
@@ -131,11 +132,18 @@ class ContainerService:
                                    field="restart", value=restart.kind)
                 spec = replace(spec, restart=restart)
             if resources is not None:
+                cpusets.check(resources.cpuset_cpus)
+                if resources.cpuset_cpus and spec.sharing.network:
+                    raise UnsupportedOption("CpusetCpus of a container that joined another", "they are in one VM",
+                                            hint="update the other one")
                 spec = replace(spec, resources=resources)
                 sandbox = self._sandboxes.get(pod.id)
                 if sandbox is not None and container.id in sandbox.prepared:
                     check_room(pod, resources, container, self._sandboxes.containers_of(pod.id))
-                    await sandbox.channel.update(container.id, launch.limits(resources))
+                    changed = launch.changed_limits(container.spec.resources, resources)
+                    await sandbox.channel.update(container.id, changed)
+                    if resources.cpuset_cpus != container.spec.resources.cpuset_cpus:
+                        await sandbox.machine.pin(cpusets.parse(resources.cpuset_cpus))
             self._store.containers.put(replace(container, spec=spec))
         self._supervisor.emit(container, "update")
         return []
@@ -176,13 +184,17 @@ class ContainerService:
         else:
             run = self._supervisor.runs.past(container)
         streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
-        self._supervisor.emit(container, "attach")
+        def tell(action: str) -> None:
+            self._supervisor.emit(container, action)
+
+        tell("attach")
         return ContainerAttachment(run, stdin=stdin and container.spec.open_stdin, streams=streams, past=logs,
-                                   follow=stream)
+                                   follow=stream, tell=tell)
 
     def logs(self, who: Principal, ref: str, *, follow: bool = False, stdout: bool = True, stderr: bool = True,
              since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
         container = self.get(who, ref)
+        check_readable(container.spec.log)
         streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}
         return read_lines(self._supervisor.runs.log(container), streams=streams, since_ns=since_ns, until_ns=until_ns,
                           tail=tail, follow=follow and container.state in ACTIVE)

@@ -84,7 +84,10 @@ class ExecService:
         await sandbox.channel.attach(record.handle, stream, stdout=0, stderr=None if record.request.tty else 0)
         recorded = self._supervisor.spawn(self._record_end(record, ended))
         self._supervisor.spawn(self._forget_process(sandbox, record, recorded, stream))
-        return None if detach else ExecAttachment(sandbox.channel, record, stream, recorded)
+        if detach:
+            return None
+        return ExecAttachment(sandbox.channel, record, stream, recorded,
+                              lambda action: self._supervisor.emit(container, action, execID=record.id))
 
     async def resize(self, who: Principal, ident: str, *, rows: int, columns: int) -> None:
         record = self.get(who, ident)

@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterable
 from typing import TypedDict
 
+from msgspec.structs import replace
+
+from hyperstack.engine import cpusets
 from hyperstack.engine.binds import files_volume, share_path
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import ContainerDisks
@@ -17,7 +20,7 @@ from hyperstack.guest.seccomp import default_profile
 from hyperstack.network.api import Binding
 from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.kernel import Kernel
-from hyperstack.pod.spec import Mount, MountKind, Resources, Security, Sharing
+from hyperstack.pod.spec import HOST_GATEWAY, Mount, MountKind, Resources, Security, Sharing
 
 MASKED_PATHS = ("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
@@ -70,7 +73,8 @@ def machine_vcpus(pod: PodRecord, containers: Iterable[ContainerRecord]) -> int:
     """As many as the containers may use together, rounded up; one where nothing is said."""
     if pod.spec.vcpus:
         return pod.spec.vcpus
-    nano = sum(c.spec.resources.nano_cpus or _quota_as_nano(c.spec.resources) for c in containers if not c.init)
+    nano = sum(c.spec.resources.nano_cpus or _quota_as_nano(c.spec.resources)
+               or len(cpusets.parse(c.spec.resources.cpuset_cpus)) * 10**9 for c in containers if not c.init)
     return max(1, -(-nano // 10**9))
 
 
@@ -164,9 +168,9 @@ def main_process(pod: PodRecord, container: ContainerRecord) -> messages.Process
     return messages.Process(
         argv=_encode(argv), env=_encode(environment(container, hostname(pod), tty=spec.tty)),
         cwd=(spec.working_dir or image.working_dir or "/").encode(), user=(spec.user or image.user).encode(),
-        tty=spec.tty, stdin=spec.open_stdin, groups=spec.security.supplemental_groups, init=spec.init,
+        tty=spec.tty, stdin=spec.open_stdin, init=spec.init, oom_score_adj=spec.oom_score_adj,
         rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
-        **_sharing(spec.sharing), **_privileges(spec.security))
+        **_groups(spec.security), **_sharing(spec.sharing), **_privileges(spec.security))
 
 
 def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecRequest) -> messages.Process:
@@ -179,9 +183,9 @@ def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecReques
         argv=_encode(request.argv), env=_encode(env),
         cwd=(request.working_dir or spec.working_dir or image.working_dir or "/").encode(),
         user=(request.user or spec.user or image.user).encode(), tty=request.tty, stdin=request.attach_stdin,
-        groups=spec.security.supplemental_groups,
+        oom_score_adj=spec.oom_score_adj,
         rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
-        **_privileges(security))
+        **_groups(spec.security), **_privileges(security))
 
 
 def command_line(container: ContainerRecord) -> tuple[str, ...]:
@@ -209,10 +213,19 @@ def limits(resources: Resources) -> messages.Limits:
         # Docker's memory_swap counts both; guests have no swap device, so none is promised.
         swap = 0
     return messages.Limits(
-        memory=resources.memory or None, swap=swap, cpu_quota_us=quota if quota > 0 else None,
+        memory=resources.memory or None, memory_low=resources.memory_reservation or None, swap=swap,
+        cpu_quota_us=quota if quota > 0 else None,
         cpu_period_us=period if quota > 0 else None,
         cpu_weight=_weight(resources.cpu_shares) if resources.cpu_shares else None,
         pids=resources.pids_limit if resources.pids_limit > 0 else None)
+
+
+def changed_limits(before: Resources, after: Resources) -> messages.Limits:
+    """For a container that runs: what is not limited any more is lifted."""
+    old, new = limits(before), limits(after)
+    lifted = {name: 0 for name in new.__struct_fields__
+              if getattr(new, name) is None and getattr(old, name) is not None}
+    return replace(new, **lifted)
 
 
 class _Namespaces(TypedDict):
@@ -228,6 +241,15 @@ def _sharing(sharing: Sharing) -> _Namespaces:
     none = sharing.ipc_mode == "none"
     return {"pid_of": sharing.pid, "ipc_of": sharing.ipc, "no_shm": none,
             "own_ipc": none or bool(sharing.network and not sharing.ipc)}
+
+
+class _Groups(TypedDict):
+    groups: tuple[int, ...]
+    group_names: tuple[bytes, ...]
+
+
+def _groups(security: Security) -> _Groups:
+    return {"groups": security.supplemental_groups, "group_names": _encode(security.group_names)}
 
 
 class _Privileges(TypedDict):
@@ -288,7 +310,10 @@ def _hosts(pod: PodRecord, host: str) -> str:
              "ff00::\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]
     for entry in pod.spec.extra_hosts:
         name, _, address = entry.partition(":")
-        if address == "host-gateway" and pod.binding is not None:
+        if address == HOST_GATEWAY:
+            if pod.binding is None or not pod.binding.gateway:
+                raise InvalidArgument("unable to derive the IP value for host-gateway", field="ExtraHosts", value=entry,
+                                      hint="the pod's network has no gateway; give an address")
             address = pod.binding.gateway
         lines.append(f"{address}\t{name}")
     full = f"{host}.{pod.spec.domainname} {host}" if pod.spec.domainname else host

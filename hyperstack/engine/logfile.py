@@ -5,8 +5,8 @@ Terms
                 lines: whoever reads from the end sees that a stream which is quiet since has no line begun.
     life        one run of the container's main process; the offsets of its streams begin at 0 with it. A marker record
                 begins a life.
-    segment     one file of the log: `path`, then `path.1`, `path.2`...; names never change. There is only the first
-                unless a size limit is set.
+    segment     one file of the log: `path`, then `path.1`, `path.2`...; numbers never change, and full ones may be
+                packed, see `hyperstack.engine.segments`. There is only the first unless a size limit is set.
 
 The daemon is the only writer. What `append` has returned from is in the kernel's hands, hence safe from the death of
 the daemon; a record that was half-written then is cut off by the next `open`, and the guest still has its bytes, as
@@ -35,6 +35,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from hyperstack.engine.segments import pack, remove_segment, segment_path, segments_of, unfinished
 from hyperstack.pod.errors import Exhausted
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def read_mark(fd: int) -> bytes | None:
 class LogFile:
     """Made by `open`. Belongs to one event loop; readers are in `hyperstack.engine.logreader`."""
 
-    def __init__(self, path: Path, segments: list[int], max_size: int, max_files: int) -> None:
+    def __init__(self, path: Path, segments: list[int], max_size: int, max_files: int, compress: bool) -> None:
         self.path = path
         self.life = 0
         """Number of the newest life; 0 before the first."""
@@ -132,6 +133,8 @@ class LogFile:
         self._segments = segments
         self._max_size = max_size
         self._max_files = max_files
+        self._compress = compress
+        self._packing: asyncio.Future[None] | None = None
         self._fd = -1
         self._mark = b""
         self._size = 0
@@ -139,14 +142,15 @@ class LogFile:
         self._closed = False
 
     @classmethod
-    def open(cls, path: Path, *, max_size: int = 0, max_files: int = 1) -> LogFile:
+    def open(cls, path: Path, *, max_size: int = 0, max_files: int = 1, compress: bool = False) -> LogFile:
         """The log at `path`, which need not exist; nothing is made before something is written.
 
         :param max_size: bytes of one segment, some more for its last record; 0 for no limit.
         :param max_files: segments that are kept, with `max_size`.
+        :param compress: pack full ones, in a thread; for a log that is written within an event loop.
         :raise OSError: it cannot be read, or a half-written record cannot be cut off.
         """
-        log = cls(path, _segments_of(path), max_size, max(1, max_files))
+        log = cls(path, segments_of(path), max_size, max(1, max_files), compress)
         while log._segments and not log._recover(log._segments[-1]):
             logger.error("%s holds no log record and is removed", log.segment_path(log._segments[-1]))
             log.segment_path(log._segments.pop()).unlink()
@@ -155,9 +159,9 @@ class LogFile:
     @staticmethod
     def remove(path: Path) -> None:
         """Delete the log and all its segments, where they exist."""
-        for segment in _segments_of(path):
-            _segment_path(path, segment).unlink(missing_ok=True)
-        _unfinished(path).unlink(missing_ok=True)
+        for segment in segments_of(path):
+            remove_segment(path, segment)
+        unfinished(path).unlink(missing_ok=True)
 
     def next_offset(self, stream: int) -> int:
         """Of the first byte of the stream, in this life, that the log lacks."""
@@ -224,7 +228,7 @@ class LogFile:
         return self._closed
 
     def segment_path(self, segment: int) -> Path:
-        return _segment_path(self.path, segment)
+        return segment_path(self.path, segment)
 
     async def changed(self) -> None:
         """Wait until something is appended, a life begins or ends, or the log is closed."""
@@ -276,7 +280,8 @@ class LogFile:
         elif self._max_size and self._size >= self._max_size:
             self._new_segment(self._segments[-1] + 1, time_ns)
             while len(self._segments) > self._max_files:
-                self.segment_path(self._segments.pop(0)).unlink(missing_ok=True)
+                remove_segment(self.path, self._segments.pop(0))
+            self._pack()
         elif self._fd < 0:
             self._fd = os.open(self.segment_path(self._segments[-1]), os.O_WRONLY | os.O_CLOEXEC)
 
@@ -286,21 +291,38 @@ class LogFile:
         head, tail = _encode(mark, _MARKER, time_ns, self.life, (self._ends[0], self._ends[1]),
                              (self._between[0], self._between[1]), b"")
         first = _MAGIC + mark + head + tail
-        unfinished = _unfinished(self.path)
-        fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        half = unfinished(self.path)
+        fd = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             if os.write(fd, first) < len(first):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            unfinished.rename(self.segment_path(segment))
+            half.rename(self.segment_path(segment))
         except BaseException:
             os.close(fd)
             with contextlib.suppress(OSError):
-                unfinished.unlink()
+                half.unlink()
             raise
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._mark, self._size = fd, mark, len(first)
         self._segments.append(segment)
+
+    def _pack(self) -> None:
+        """The full segments, where nobody is at it: the next full one finds those that come meanwhile."""
+        if not self._compress or self._packing is not None:
+            return
+
+        def packed(done: asyncio.Future[None]) -> None:
+            self._packing = None
+            if not done.cancelled() and (error := done.exception()) is not None:
+                logger.warning("%s: full segments stay as they are: %s", self.path, error)
+            for segment in full:
+                if segment not in self._segments:  # dropped meanwhile
+                    remove_segment(self.path, segment)
+
+        full = self._segments[:-1]
+        self._packing = asyncio.get_running_loop().run_in_executor(None, pack, self.path, full)
+        self._packing.add_done_callback(packed)
 
     # --- recovery ---
 
@@ -344,21 +366,3 @@ def _last_record(fd: int, mark: bytes, size: int) -> tuple[int, Stored] | None:
                 return low + at + record.size, record
         high = low
     return None
-
-
-def _segments_of(path: Path) -> list[int]:
-    """Numbers of the segments that exist, oldest first."""
-    prefix = f"{path.name}."
-    found = [0] if path.exists() else []
-    if path.parent.exists():
-        suffixes = (entry.name.removeprefix(prefix) for entry in path.parent.iterdir() if entry.name.startswith(prefix))
-        found += [int(suffix) for suffix in suffixes if suffix.isascii() and suffix.isdigit()]
-    return sorted(found)
-
-
-def _segment_path(path: Path, segment: int) -> Path:
-    return path.with_name(f"{path.name}.{segment}") if segment else path
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.name}.new")

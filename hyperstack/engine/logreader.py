@@ -22,6 +22,7 @@ from hyperstack.engine.logfile import (
     read_mark,
 )
 from hyperstack.engine.records import LogRecord
+from hyperstack.engine.segments import open_segment
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ async def _scan(log: LogFile, start: LogPosition, end: LogPosition | None, life:
     segment, offset = max(start, log.start)
     while end is None or (segment, offset) < end:
         try:
-            fd = os.open(log.segment_path(segment), os.O_RDONLY | os.O_CLOEXEC)
+            fd = await _open(log, segment)
         except FileNotFoundError:
             # Rotated away before it was read, or not written yet.
             if segment < log.start.segment:
@@ -132,6 +133,13 @@ async def _scan(log: LogFile, start: LogPosition, end: LogPosition | None, life:
         finally:
             os.close(fd)
         segment, offset = max(LogPosition(segment + 1, FILE_HEADER_SIZE), log.start)
+
+
+async def _open(log: LogFile, segment: int) -> int:
+    """A plain file is opened at once; a packed one by a thread. :raise FileNotFoundError: it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(log.segment_path(segment), os.O_RDONLY | os.O_CLOEXEC)
+    return await asyncio.to_thread(open_segment, log.path, segment)
 
 
 async def _more(log: LogFile, life: int, until_ns: int) -> bool:
@@ -226,7 +234,7 @@ def _find_tail(log: LogFile, start: LogPosition, end: LogPosition, streams: froz
     found, life, dispensable = 0, -1, set[int]()
     for segment in range(end.segment, start.segment - 1, -1):
         try:
-            for offset, record in _backwards(log.segment_path(segment), end.offset if segment == end.segment else None):
+            for offset, record in _backwards(log.path, segment, end.offset if segment == end.segment else None):
                 if record.life != life:
                     life, dispensable = record.life, set()
                 if record.stream in streams and (feeds := record.data.count(b"\n")):
@@ -248,9 +256,9 @@ def _torn(record: Stored) -> frozenset[int]:
                      if (end > len(record.data) if stream == record.stream else end and not between))
 
 
-def _backwards(path: Path, end: int | None) -> Iterator[tuple[int, Stored]]:
+def _backwards(path: Path, segment: int, end: int | None) -> Iterator[tuple[int, Stored]]:
     """The records of a segment before `end` (None: all), newest first, each with where it begins."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_segment(path, segment)
     try:
         mark = read_mark(fd)
         high = os.fstat(fd).st_size if end is None else end

@@ -8,17 +8,15 @@ import logging
 import time
 
 from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.logdrivers import keeping
 from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
-from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
-from hyperstack.pod.spec import LogConfig
-from hyperstack.volume.local.sizes import parse_size
+from hyperstack.pod.errors import Conflict, Exhausted
 
 log = logging.getLogger(__name__)
 
-_MAX_FILES = 1000
 _FULL_DISK_PAUSE_S = 1.0
 
 
@@ -141,6 +139,8 @@ class Runs:
         """The run that the next start will be."""
         run = self._runs.get(container.id)
         if run is None or run.over:
+            if not keeping(container.spec.log).readable:
+                self._forget_log(container)
             file = self.log(container)
             run = self._runs[container.id] = Run(container, file, life=file.life + 1)
         return run
@@ -163,8 +163,16 @@ class Runs:
         run = self._runs.get(container.id)
         if run is not None and not run.log.closed:
             return run.log
-        max_size, max_files = log_limits(container.spec.log)
-        return LogFile.open(self._disks.log_path(container), max_size=max_size, max_files=max_files)
+        kept = keeping(container.spec.log)
+        return LogFile.open(self._disks.log_path(container), max_size=kept.max_size, max_files=kept.max_files,
+                            compress=kept.compress)
+
+    def _forget_log(self, container: ContainerRecord) -> None:
+        """Of earlier runs."""
+        run = self._runs.pop(container.id, None)
+        if run is not None:
+            run.log.close()
+        LogFile.remove(self._disks.log_path(container))
 
     def end(self, container_id: str) -> None:
         run = self._runs.get(container_id)
@@ -181,22 +189,6 @@ class Runs:
     def close(self) -> None:
         for run in self._runs.values():
             run.log.close()
-
-
-def log_limits(config: LogConfig) -> tuple[int, int]:
-    """(bytes of one file, 0 for no limit; how many files) from Docker's options max-size and max-file.
-
-    :raise InvalidArgument: a bad value. :raise UnsupportedOption: another driver, or another option.
-    """
-    if config.driver not in ("json-file", "local"):
-        raise UnsupportedOption(f"--log-driver {config.driver}", "only json-file and local are")
-    for name in config.options.keys() - {"max-size", "max-file"}:
-        raise UnsupportedOption(f"--log-opt {name}", "only max-size and max-file are")
-    size, files = config.options.get("max-size"), config.options.get("max-file", "1")
-    if not files.isdecimal() or not 1 <= int(files) <= _MAX_FILES:
-        raise InvalidArgument(f"invalid max-file: {files[:32]}", field="max-file", value=files[:32],
-                              hint=f"a number from 1 to {_MAX_FILES}")
-    return parse_size(size) if size else 0, int(files)
 
 
 async def _within(event: asyncio.Event, timeout: float | None) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from hyperstack.engine import greeting, launch
+from hyperstack.engine import cpusets, greeting, launch
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.liveness import lost
@@ -252,6 +252,8 @@ class Sandboxes:
                 await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
         for volume in launch.scratch_volumes(pod, containers):
             await channel.volume(volume)
+        if cpus := cpusets.of_pod(containers):
+            await machine.pin(cpus)
         return Sandbox(pod.id, machine, channel)
 
     async def _move_in(self, pod: PodRecord, containers: list[ContainerRecord], ready: Ready) -> bool:

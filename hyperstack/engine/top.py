@@ -16,9 +16,9 @@ def table(processes: Collection[ProcessInfo], ps_args: str, *, now_ns: int) -> t
 
     :raise UnsupportedOption: an option or a column that is not known here; names it.
     """
-    titles = _columns(ps_args)
-    rows = [[_COLUMNS[title](process, now_ns) for title in titles] for process in processes]
-    return [_SHOWN.get(title, title) for title in titles], rows
+    columns = _columns(ps_args)
+    rows = [[_COLUMNS[column](process, now_ns) for column in columns] for process in processes]
+    return [_HEADINGS.get(column, column) for column in columns], rows
 
 
 def _columns(ps_args: str) -> list[str]:
@@ -30,7 +30,7 @@ def _columns(ps_args: str) -> list[str]:
     if words[0] in ("-e", "-A", "ax", "a", "x"):
         words = words[1:]
         if not words:
-            return ["PID", "TTY", "TIME", "COMM"]
+            return ["PID", "TTY", "TIME", "UCMD"]
     if words[0] in ("-o", "o", "-eo", "axo", "-Ao", "--format") and len(words) > 1:
         names = [name for word in words[1:] for name in word.split(",") if name]
         return [_column(name) for name in names]
@@ -89,6 +89,7 @@ _COLUMNS: dict[str, Callable[[ProcessInfo, int], str]] = {
     "COMMAND": _command,
     "ARGS": _command,
     "COMM": lambda p, now: _printable(p.command),
+    "UCMD": lambda p, now: _printable(p.command),
     "VSZ": lambda p, now: str(p.vsz // _KIB),
     "RSS": lambda p, now: str(p.rss // _KIB),
     "STAT": lambda p, now: p.state,
@@ -103,4 +104,7 @@ _SHOWN = {"COMM": "COMMAND", "ARGS": "COMMAND"}
 
 _ALIASES = {"euser": "USER", "uname": "USER", "pcpu": "%CPU", "pmem": "%MEM", "stime": "STIME", "tt": "TTY",
             "tname": "TTY", "cputime": "TIME", "state": "S", "nice": "NI", "thcount": "NLWP", "rssize": "RSS",
-            "vsize": "VSZ", "start_time": "STIME", "ucmd": "COMM"}
+            "vsize": "VSZ", "start_time": "STIME"}
+
+_HEADINGS = {"ARGS": "COMMAND", "COMM": "COMMAND", "UCMD": "CMD"}
+"""Of columns that ps heads otherwise than it calls them."""

@@ -215,6 +215,12 @@ class Machine(Protocol):
 
     async def resume(self) -> None: ...
 
+    async def pin(self, cpus: Collection[int]) -> None:
+        """Hold all its threads, those to come too, to these CPUs of the host; none: to all that there are.
+
+        :raise Unavailable: it is gone.
+        """
+
     async def console_tail(self) -> str:
         """The last lines (at most 64 KiB) of the guest's console, control characters replaced."""
 

@@ -20,6 +20,9 @@ DEFAULT_STOP_TIMEOUT_S = 10
 KERNEL_ANNOTATION = "org.hyperstack.kernel"
 """Annotation that names the pod's kernel where an API has no field for it (Docker: HostConfig.Annotations)."""
 
+HOST_GATEWAY = "host-gateway"
+"""Address of an extra host that stands for the gateway of the pod's network."""
+
 NO_NETWORK = "none"
 """In place of a network's name: the loopback alone."""
 
@@ -110,6 +113,10 @@ class Resources(Struct, frozen=True, kw_only=True):
     cpu_quota: int = 0
     cpu_period: int = 0
     pids_limit: int = 0
+    memory_reservation: int = 0
+    """What the kernel leaves it when memory gets short, as far as it can."""
+    cpuset_cpus: str = ""
+    """Of the host's CPUs, as "0-2,5"."""
 
 
 class Security(Struct, frozen=True, kw_only=True):
@@ -126,6 +133,8 @@ class Security(Struct, frozen=True, kw_only=True):
     """None: runc's defaults."""
     run_as_non_root: bool = False
     supplemental_groups: tuple[int, ...] = ()
+    group_names: tuple[str, ...] = ()
+    """More of them, looked up in the image's /etc/group."""
 
 
 class Healthcheck(Struct, frozen=True, kw_only=True):
@@ -189,6 +198,7 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     resources: Resources = msgspec.field(default_factory=Resources)
     security: Security = msgspec.field(default_factory=Security)
     ulimits: tuple[Ulimit, ...] = ()
+    oom_score_adj: int = 0
     sysctls: dict[str, str] = {}
     stop_signal: str = ""
     stop_timeout: int | None = None
@@ -252,7 +262,7 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
-    """name:address"""
+    """name:address, or name:HOST_GATEWAY"""
     share_process_namespace: bool = False
     restart: RestartKind = RestartKind.NO
     """Pods from a manifest: the policy of all their containers."""

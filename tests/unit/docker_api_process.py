@@ -26,6 +26,7 @@ class Attached:
         self.process = process
         self.stdin = stdin
         self.closed = False
+        self.left = False
         self.queue: asyncio.Queue[LogRecord | None] = asyncio.Queue(maxsize=8)
 
     async def read(self) -> LogRecord | None:
@@ -38,6 +39,9 @@ class Attached:
 
     async def close_stdin(self) -> None:
         await self.process.close_stdin()
+
+    def detached(self) -> None:
+        self.left = True
 
     async def close(self) -> None:
         self.closed = True

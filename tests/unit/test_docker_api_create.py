@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hyperstack.docker_api import bodies, refusals
 from hyperstack.docker_api.bodies import CreateBody, HostConfigBody, UpdateBody
 from hyperstack.docker_api.creation import parse_create, parse_update
+from hyperstack.engine.launch import changed_limits
+from hyperstack.guest.messages import Limits
 from hyperstack.http.body import decode
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import ContainerSpec, Endpoint, Mount, MountKind, PodSpec, Resources, RestartKind, Sharing
@@ -64,9 +66,12 @@ def test_everything_that_is_honoured_arrives() -> None:
             "Mounts": [{"Type": "volume", "Source": "v2", "Target": "/two"}, {"Type": "tmpfs", "Target": "/three"}],
             "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "53/udp": [{"HostPort": ""}]},
             "CapAdd": ["net_admin"], "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
-            "Privileged": True, "ReadonlyRootfs": True, "GroupAdd": ["27"], "Sysctls": {"net.core.somaxconn": "9"},
+            "Privileged": True, "ReadonlyRootfs": True, "GroupAdd": ["27", "video"],
+            "Sysctls": {"net.core.somaxconn": "9"},
             "Ulimits": [{"Name": "nofile", "Soft": 5, "Hard": -1}], "StorageOpt": {"size": "1G"}, "ShmSize": 1 << 20,
-            "Dns": ["10.0.0.1"], "DnsSearch": ["a"], "DnsOptions": ["ndots:1"], "ExtraHosts": ["db:10.0.0.2"],
+            "Dns": ["10.0.0.1"], "DnsSearch": ["a"], "DnsOptions": ["ndots:1"],
+            "ExtraHosts": ["db:10.0.0.2", "up:host-gateway"],
+            "OomScoreAdj": -5, "MemoryReservation": 32 << 20, "CpusetCpus": "0-1", "UsernsMode": "host",
             "Annotations": {"org.hyperstack.kernel": "mine"}, "PublishAllPorts": True,
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}})
     assert (spec.name, pod.name, pod.hostname, pod.domainname, pod.kernel) == ("web", "web", "h", "d", "mine")
@@ -82,11 +87,14 @@ def test_everything_that_is_honoured_arrives() -> None:
     security = spec.security
     assert (security.privileged, security.read_only_rootfs, security.no_new_privileges) == (True, True, True)
     assert (security.cap_add, security.cap_drop, security.seccomp) == (("NET_ADMIN",), ("ALL",), "unconfined")
-    assert (security.supplemental_groups, spec.sysctls) == ((27,), {"net.core.somaxconn": "9"})
+    assert (security.supplemental_groups, security.group_names) == ((27,), ("video",))
+    assert spec.sysctls == {"net.core.somaxconn": "9"}
+    assert (spec.oom_score_adj, spec.resources.memory_reservation, spec.resources.cpuset_cpus) == (-5, 32 << 20, "0-1")
     assert (spec.ulimits[0].name, spec.ulimits[0].soft, spec.ulimits[0].hard) == ("nofile", 5, -1)
     assert (spec.disk_size, spec.shm_size, spec.stop_timeout, spec.stop_signal) == (1 << 30, 1 << 20, 3, "SIGINT")
     assert (pod.dns, pod.dns_search, pod.dns_options) == (("10.0.0.1",), ("a",), ("ndots:1",))
-    assert (pod.extra_hosts, pod.publish_all, spec.init, spec.auto_remove) == (("db:10.0.0.2",), True, True, True)
+    assert (pod.extra_hosts, pod.publish_all, spec.init, spec.auto_remove) == (
+        ("db:10.0.0.2", "up:host-gateway"), True, True, True)
     assert spec.log.options == {"max-size": "1m"}
 
 
@@ -157,9 +165,9 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"SecurityOpt": ["apparmor=mine"]}}, "SecurityOpt apparmor=mine is not supported"),
     ({"HostConfig": {"LogConfig": {"Type": "syslog"}}}, "LogConfig.Type=syslog is not supported"),
     ({"HostConfig": {"StorageOpt": {"dm.x": "1"}}}, "StorageOpt.dm.x is not supported"),
-    ({"HostConfig": {"ExtraHosts": ["a:host-gateway"]}}, "host-gateway is not supported"),
+    ({"HostConfig": {"LogConfig": {"Type": "none", "Config": {"max-size": "1m"}}}}, "LogConfig.Config.max-size is not"),
+    ({"HostConfig": {"LogConfig": {"Config": {"tag": "x"}}}}, "LogConfig.Config.tag is not supported"),
     ({"HostConfig": {"PortBindings": {"80": [{"HostPort": "80-90"}]}}}, "HostPort=80-90 is not supported"),
-    ({"HostConfig": {"GroupAdd": ["audio"]}}, "GroupAdd=audio is not supported"),
     ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Links": ["x"]}}}}, "EndpointsConfig.bridge.Links is not"),
     ({"hostconfig": {"pidmode": "host"}}, "HostConfig.PidMode=host is not supported"),
 ])
@@ -205,6 +213,14 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
     ({"HostConfig": {"Ulimits": [{"Name": "x", "Soft": 1, "Hard": 1}]}}, "invalid ulimit type: x"),
     ({"HostConfig": {"Ulimits": [{"Name": "nofile", "Soft": 9, "Hard": 1}]}}, "soft limit must be less"),
     ({"HostConfig": {"ShmSize": -1}}, "can not be less than 0"),
+    ({"HostConfig": {"GroupAdd": ["a:b"]}}, "invalid group"),
+    ({"HostConfig": {"GroupAdd": ["4294967295"]}}, "invalid group"),
+    ({"HostConfig": {"OomScoreAdj": 1001}}, "range for oom score adj is [-1000, 1000]"),
+    ({"HostConfig": {"MemoryReservation": 5}}, "Minimum memory reservation allowed is 6MB"),
+    ({"HostConfig": {"Memory": 8 << 20, "MemoryReservation": 9 << 20}}, "can not be less than memory reservation"),
+    ({"HostConfig": {"CpusetCpus": "0-x"}}, "Invalid value 0-x for cpuset"),
+    ({"HostConfig": {"CpusetCpus": "3-1"}}, "Invalid value 3-1 for cpuset"),
+    ({"HostConfig": {"CpusetCpus": "0,,1"}}, "Invalid value 0,,1 for cpuset"),
     ({"HostConfig": {"Dns": ["here"]}}, "not an IP address"),
     ({"HostConfig": {"Sysctls": {"a b": "1"}}}, "invalid sysctl"),
     ({"HostConfig": {"PidMode": "container:"}}, "no container is named"),
@@ -243,7 +259,15 @@ def test_an_update_keeps_what_it_does_not_name() -> None:
     assert restart.kind is RestartKind.ALWAYS
 
 
-@pytest.mark.parametrize("body", [b'{"CpusetCpus": "0"}', b'{"Ulimits": [{"Name": "nofile"}]}'])
+def test_an_update_lifts_what_it_says_is_unlimited() -> None:
+    current = Resources(pids_limit=9, cpu_quota=50_000, memory=64 << 20)
+    resources, restart = parse_update(decode(b'{"PidsLimit": -1, "CpuQuota": -1}', UpdateBody), current)
+    assert (resources, restart) == (Resources(memory=64 << 20), None)
+    assert changed_limits(current, resources) == Limits(memory=64 << 20, swap=0, pids=0, cpu_quota_us=0,
+                                                        cpu_period_us=0)
+
+
+@pytest.mark.parametrize("body", [b'{"BlkioWeight": 10}', b'{"Ulimits": [{"Name": "nofile"}]}'])
 def test_an_update_refuses_what_a_create_refuses(body: bytes) -> None:
     with pytest.raises(UnsupportedOption):
         parse_update(decode(body, UpdateBody), Resources())

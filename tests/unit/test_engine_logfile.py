@@ -17,10 +17,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hyperstack.engine.logdrivers import Keeping, keeping
 from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
 from hyperstack.engine.logreader import LINE_LIMIT, read_chunks, read_lines
 from hyperstack.engine.records import LogRecord
-from hyperstack.pod.errors import Exhausted
+from hyperstack.engine.segments import open_segment, pack, segments_of
+from hyperstack.pod.errors import Exhausted, InvalidArgument
+from hyperstack.pod.spec import LogConfig
 
 
 @pytest.fixture
@@ -222,6 +225,73 @@ async def test_segments_are_limited_in_size_and_number(path: Path) -> None:
     again.close()
     LogFile.remove(path)
     assert not list(path.parent.iterdir())
+
+
+async def test_full_segments_are_packed_and_read_as_before(path: Path) -> None:
+    log = LogFile.open(path, max_size=4096, max_files=4, compress=True)
+    log.begin_life(1)
+    lines = [b"line %d\n" % number for number in range(1000)]
+
+    def packed() -> list[str]:
+        return sorted(entry.name for entry in path.parent.iterdir() if entry.suffix == ".gz")
+
+    follower = read_lines(log, follow=True)
+    for number, line in enumerate(lines):
+        write(log, line)
+        if number % 10 == 0:
+            await asyncio.sleep(0.001)  # the packing thread has its turns
+    async with asyncio.timeout(60):
+        while len(packed()) < 2:
+            write(log, b"x" * 5000 + b"\n")
+            await asyncio.sleep(0.01)
+    kept = await collect(read_lines(log))
+    assert await collect(read_lines(log, tail=len(kept))) == kept
+    assert await collect(read_lines(log, tail=3)) == kept[-3:]
+    assert len(list(path.parent.iterdir())) <= 2 * 4
+    log.end_life()
+    assert (await collect(follower))[-1] == kept[-1]
+    log.close()
+    again = LogFile.open(path, max_size=4096, max_files=4, compress=True)
+    assert await collect(read_lines(again)) == kept
+    again.close()
+    LogFile.remove(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_a_half_packed_segment_is_packed_again(path: Path) -> None:
+    path.with_name(path.name + ".1").write_bytes(b"plain")
+    path.with_name(path.name + ".1.gz").write_bytes(b"half of an earlier try")
+    path.with_name(path.name + ".1.gz.new").write_bytes(b"half of an earlier try")
+    assert segments_of(path) == [1]
+    pack(path, [1, 2])
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name + ".1.gz"]
+    descriptor = open_segment(path, 1)
+    assert os.pread(descriptor, 100, 0) == b"plain"
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize(("config", "kept"), [
+    (LogConfig(), Keeping(max_size=0, max_files=1)),
+    (LogConfig(options={"max-size": "1m", "max-file": "3"}), Keeping(max_size=1 << 20, max_files=3)),
+    (LogConfig(options={"max-size": "-1"}), Keeping(max_size=0, max_files=1)),
+    (LogConfig(driver="local"), Keeping(max_size=20 << 20, max_files=5, compress=True)),
+    (LogConfig(driver="local", options={"compress": "false"}), Keeping(max_size=20 << 20, max_files=5)),
+    (LogConfig(driver="none"), Keeping(max_size=1 << 20, max_files=2, readable=False)),
+])
+def test_drivers_have_dockers_defaults(config: LogConfig, kept: Keeping) -> None:
+    assert keeping(config) == kept
+
+
+@pytest.mark.parametrize(("driver", "options", "words"), [
+    ("syslog", {}, "--log-driver syslog is not supported"), ("none", {"max-size": "1m"}, "--log-opt max-size"),
+    ("json-file", {"tag": "x"}, "--log-opt tag"), ("json-file", {"max-file": "0"}, "invalid max-file"),
+    ("json-file", {"max-size": "lots"}, "invalid size"), ("json-file", {"compress": "yes"}, "invalid compress"),
+    ("json-file", {"compress": "true", "max-size": "1m"}, "compress cannot be true when max-file is less than 2"),
+    ("json-file", {"compress": "true", "max-file": "2"}, "or max-size is not set"),
+])
+def test_what_no_driver_honours_is_refused(driver: str, options: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words):
+        keeping(LogConfig(driver=driver, options=options))
 
 
 async def test_chunks_are_joined_to_lines_per_stream(log: LogFile) -> None:

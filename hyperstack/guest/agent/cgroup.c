@@ -30,6 +30,8 @@ bool cgroups_init(void)
     if (make_directory(GROUPS_PATH, 0755) < 0)
         return false;
     enable_controllers(GROUPS_PATH "/cgroup.subtree_control");
+    /* What a container is left when memory gets short is bounded by what its parent is. */
+    write_text(AT_FDCWD, GROUPS_PATH "/memory.low", "max");
     tools_fd = cgroup_make("tools", true, &problem);
     return tools_fd >= 0;
 }

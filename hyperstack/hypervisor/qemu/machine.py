@@ -8,7 +8,7 @@ import binascii
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -260,6 +260,9 @@ class QemuMachine:
 
     async def resume(self) -> None:
         await self._execute("cont")
+
+    async def pin(self, cpus: Collection[int]) -> None:
+        self._process.pin(cpus)
 
     async def usage(self, *, pss: bool = False) -> HostUsage:
         return replace(self._place.cgroup.usage(), pss_bytes=await self._process.pss_bytes() if pss else 0)

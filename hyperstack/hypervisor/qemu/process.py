@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+
+from hyperstack.pod.errors import Unavailable
 
 
 class VmmProcess:
@@ -71,6 +73,20 @@ class VmmProcess:
     def alive(self) -> bool:
         return not self._end.done()
 
+    def pin(self, cpus: Collection[int]) -> None:
+        """Hold its threads to these CPUs; new ones take after those that make them. None: to all that we may use.
+
+        :raise Unavailable: it has ended.
+        """
+        wanted, held = set(cpus) or os.sched_getaffinity(0), set[str]()
+        while fresh := set(_threads(self.pid)) - held:
+            for thread in fresh:
+                with contextlib.suppress(ProcessLookupError):  # that thread has ended
+                    os.sched_setaffinity(int(thread), wanted)
+            held |= fresh
+        if not held or not self.alive:
+            raise Unavailable("the machine is gone")
+
     def kill(self) -> None:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -84,6 +100,13 @@ class VmmProcess:
             self._pidfd = -1
         if not self._end.done():
             self._end.cancel()
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except FileNotFoundError:
+        return []
 
 
 def _read_pss(pid: int) -> int:
