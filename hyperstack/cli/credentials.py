@@ -18,6 +18,7 @@ from hyperstack.cli import docker_config, references
 from hyperstack.cli.errors import CliError
 
 HEADER = "X-Registry-Auth"
+ALL_HEADER = "X-Registry-Config"
 
 _HUB_KEY = "https://index.docker.io/v1/"
 """Under which Docker files the credentials of docker.io."""
@@ -36,6 +37,20 @@ def headers_for(reference: str) -> dict[str, str]:
     if not found:
         return {}
     return {HEADER: base64.urlsafe_b64encode(json.dumps({**found, "serveraddress": registry}).encode()).decode()}
+
+
+def header_for_all() -> dict[str, str]:
+    """The header that lets hyperd pull whatever a build is made from; none where nothing is known.
+
+    :raise CliError: as `headers_for`.
+    """
+    configuration = docker_config.read()
+    registries = [*(configuration.get("auths") or {}), *(configuration.get("credHelpers") or {})]
+    found = {name: known for name in registries if (known := _lookup(
+        configuration, references.DEFAULT_REGISTRY if name == _HUB_KEY else _host(name)))}
+    if not found:
+        return {}
+    return {ALL_HEADER: base64.urlsafe_b64encode(json.dumps(found).encode()).decode()}
 
 
 def remember(registry: str, user: str, password: str) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, str] = {
     "attach": "hyperctl attach web                    # Ctrl-P Ctrl-Q leaves it running",
+    "build": "hyperctl build -t app:1 .\nhyperctl build -t app:1 --build-arg VERSION=2 --target test .\n"
+             "hyperctl build -f other/Dockerfile --no-cache --pull .\nhyperctl build - < Dockerfile",
+    "builder prune": "hyperctl builder prune -af --filter until=24h",
     "commit": "hyperctl commit web web:patched\n"
               "hyperctl commit -m 'with curl' -c 'CMD [\"serve\"]' -c 'ENV MODE=fast' web web:2",
     "container prune": "hyperctl container prune -f --filter until=24h",

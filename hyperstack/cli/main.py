@@ -30,7 +30,8 @@ _CONTAINER = {
     "wait": _C + "lifecycle:wait",
 }
 _IMAGE = {
-    "history": _C + "images:history", "import": _C + "image_files:import_", "inspect": _C + "inspect:image_inspect",
+    "build": _C + "build:build", "history": _C + "images:history",
+    "import": _C + "image_files:import_", "inspect": _C + "inspect:image_inspect",
     "load": _C + "image_files:load", "ls": _C + "images:images", "list": _C + "images:images",
     "prune": _C + "prune:image_prune", "pull": _C + "images:pull", "push": _C + "images:push", "rm": _C + "images:rmi",
     "remove": _C + "images:rmi", "save": _C + "image_files:save", "search": _C + "images:search",
@@ -61,6 +62,7 @@ _KERNEL = {
     "rm": _C + "kernels:rm", "remove": _C + "kernels:rm",
 }
 
+_BUILDER = {"build": _C + "build:build", "prune": _C + "prune:builder_prune"}
 _TLS = {"client": _C + "tls:client", "init": _C + "tls:init"}
 _CONTEXT = {
     "create": _C + "contexts:create", "inspect": _C + "contexts:inspect", "ls": _C + "contexts:ls",
@@ -70,15 +72,16 @@ _CONTEXT = {
 
 _TOP = {
     **{name: where for name, where in _CONTAINER.items() if name not in ("ls", "list", "remove", "prune", "inspect")},
-    "completion": _C + "completion:completion", "doctor": _C + "system:doctor", "events": _C + "events:events",
+    "build": _C + "build:build", "completion": _C + "completion:completion",
+    "doctor": _C + "system:doctor", "events": _C + "events:events",
     "history": _IMAGE["history"], "images": _IMAGE["ls"], "import": _IMAGE["import"], "info": _SYSTEM["info"],
     "inspect": _C + "inspect:inspect", "load": _IMAGE["load"], "login": _C + "login:login",
     "logout": _C + "login:logout", "pull": _IMAGE["pull"], "push": _IMAGE["push"], "rmi": _IMAGE["rm"],
     "save": _IMAGE["save"], "search": _IMAGE["search"], "tag": _IMAGE["tag"], "version": _C + "system:version",
 }
 
-_MANAGEMENT = ("container", "context", "image", "kernel", "network", "pod", "system", "tls", "volume")
-_COMMON = ("run", "exec", "ps", "logs", "stop", "rm", "pull", "images", "inspect", "version", "info", "doctor")
+_MANAGEMENT = ("builder", "container", "context", "image", "kernel", "network", "pod", "system", "tls", "volume")
+_COMMON = ("run", "exec", "ps", "logs", "stop", "rm", "build", "pull", "images", "inspect", "version", "info", "doctor")
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -119,6 +122,7 @@ def _management(name: str, summary: str, commands: dict[str, str]) -> None:
                                      subcommand_metavar="COMMAND [ARG...]", hidden_names=("list", "remove"))(group))
 
 
+_management("builder", "Build images, and tidy what builds keep", _BUILDER)
 _management("container", "Manage containers", _CONTAINER)
 _management("context", "Manage contexts of the docker command line", _CONTEXT)
 _management("image", "Manage images", _IMAGE)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from hyperstack.cli.errors import CliError
 
 _CHUNK = 256 * 1024
-_END = b"\0" * (2 * tarfile.BLOCKSIZE)
+END = b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
 def pack(source: str, name: str, *, follow: bool = False) -> Iterator[bytes]:
@@ -25,7 +25,7 @@ def pack(source: str, name: str, *, follow: bool = False) -> Iterator[bytes]:
         source = os.path.realpath(source)
     try:
         yield from _tree(writer, source, name)
-        yield _END
+        yield END
     except OSError as error:
         raise CliError(f"cannot read {error.filename or source}: {error.strerror}") from error
 
@@ -33,13 +33,14 @@ def pack(source: str, name: str, *, follow: bool = False) -> Iterator[bytes]:
 def _tree(writer: tarfile.TarFile, path: str, name: str) -> Iterator[bytes]:
     """One entry, and those below it, a directory before its content."""
     if name:
-        yield from _entry(writer, path, name)
+        yield from entry(writer, path, name)
     if os.path.isdir(path) and not os.path.islink(path):
         for child in sorted(os.listdir(path)):
             yield from _tree(writer, os.path.join(path, child), f"{name}/{child}" if name else child)
 
 
-def _entry(writer: tarfile.TarFile, path: str, name: str) -> Iterator[bytes]:
+def entry(writer: tarfile.TarFile, path: str, name: str) -> Iterator[bytes]:
+    """One file with its data, or a directory without what is in it."""
     info = writer.gettarinfo(path, arcname=name)
     if info is None:
         return  # a socket, which no archive can hold

@@ -49,8 +49,11 @@ def _checked(messages: Iterable[Any]) -> Iterable[dict[str, Any]]:
     for message in messages:
         if not isinstance(message, dict):
             raise CliError(f"hyperd sent a progress message that is none: {str(message)[:80]}")
-        if failure := message.get("errorDetail", {}).get("message") or message.get("error"):
-            raise CliError(str(failure))
+        detail = message.get("errorDetail") or {}
+        if failure := detail.get("message") or message.get("error"):
+            # A build's is the exit code of what it ran; others are statuses of HTTP.
+            code = detail.get("code")
+            raise CliError(str(failure), exit_code=code if isinstance(code, int) and 0 < code < 256 else 1)
         yield message
 
 

@@ -16,13 +16,16 @@ from hyperstack.docker_api.bodies import AuthBody, HostConfigBody, ResourcesBody
 from hyperstack.docker_api.creation import parse_extra_host, parse_resources, parse_size_field, parse_ulimit
 from hyperstack.docker_api.endpoints import network_mode
 from hyperstack.docker_api.filters import Filters
+from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.platforms import parse_platform
 from hyperstack.docker_api.progress import Pending, error_line, tell_progress
 from hyperstack.docker_api.registry_auth import credentials, registry_of
+from hyperstack.docker_api.streams import RAW
+from hyperstack.docker_api.versions import HEADERS
 from hyperstack.engine.api import BuildEvent, BuildRequest, CachedStep, Credentials, Engine, StepFailed
 from hyperstack.http import body
 from hyperstack.http.call import Call
-from hyperstack.http.responses import JsonLines, json_response
+from hyperstack.http.responses import JsonLines, Spent, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import HyperStackError, InvalidArgument, Unsupported, UnsupportedOption
@@ -58,8 +61,22 @@ class BuildRoutes:
 
     def table(self) -> list[Route]:
         return [Route("POST", "/build", self.build, cancellable=True), Route("POST", "/build/prune", self.prune),
-                Route("POST", "/build/cancel", self.cancel), Route("POST", "/session", self.buildkit),
+                Route("POST", "/build/cancel", self.cancel), Route("POST", "/session", self.session, cancellable=True),
                 Route("POST", "/grpc", self.buildkit)]
+
+    async def session(self, call: Call) -> web.StreamResponse:
+        """Where a BuildKit client waits for questions. It shows what the build says only once it has one of these, so
+        it gets one, in which nothing is ever asked."""
+        if call.request.headers.get("Upgrade", "").lower() != "h2c":
+            raise BuildKitWanted
+        await body.read(call.request)
+        connection = await hijack(call.request, content_type=RAW, headers=HEADERS)
+        try:
+            while await connection.read():
+                pass
+        finally:
+            connection.close()
+        return Spent()
 
     async def buildkit(self, call: Call) -> web.StreamResponse:
         raise BuildKitWanted
@@ -126,7 +143,7 @@ def parse_build(call: Call) -> BuildRequest:
     if call.text("version") not in ("", "1"):
         raise BuildKitWanted
     for name, (reason, hint) in _REFUSED.items():
-        if call.text(name) not in ("", "0", "false", "null", "[]", "{}"):
+        if call.flag(name) if name == "squash" else call.text(name) not in ("", "null", "[]", "{}"):
             raise UnsupportedOption(f"build parameter {name}", reason, hint=hint or None)
     if call.text("isolation") not in ("", "default"):
         raise UnsupportedOption("build parameter isolation", "it is an option of Windows containers")

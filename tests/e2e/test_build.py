@@ -6,13 +6,13 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.harness import Daemon, Output
+from tests.harness import Daemon, Output, wait_until
 from tests.images import BUSYBOX
 
 
@@ -149,3 +149,113 @@ def test_a_malformed_dockerfile_is_told(builds: Builds) -> None:
     done = builds.build("FROM BUSYBOX\nCOPY absent /\n", check=False)
     assert done.returncode == 1
     assert b"COPY failed: file not found in build context or excluded by .dockerignore: stat absent" in done.stderr
+
+
+def test_output_and_options(builds: Builds) -> None:
+    quiet = builds.build("FROM BUSYBOX\nRUN echo loud\n", "-q", "--no-cache")
+    assert quiet.stdout.startswith(b"sha256:")
+    assert b"loud" not in quiet.stdout
+    ident = builds.root / "ident"
+    builds.build("FROM BUSYBOX\nRUN echo loud\n", "--iidfile", str(ident))
+    assert ident.read_text() == quiet.stdout.decode().strip()
+    limited = ("FROM BUSYBOX\nRUN cat /sys/fs/cgroup/memory.max; ls /sys/class/net; df -k /dev/shm | tail -1; "
+               "grep extra /etc/hosts; ulimit -n; echo $HTTP_PROXY\n")
+    out = builds.build(limited, "--memory", "64m", "--network", "none", "--shm-size", "8m", "--add-host",
+                       "extra:10.1.2.3", "--ulimit", "nofile=99:99", "--build-arg", "HTTP_PROXY=http://proxy:1",
+                       "--build-arg", "UNUSED=1").stdout.decode()
+    assert "\n67108864\n" in out
+    assert "eth0" not in out
+    assert " 8192 " in out
+    assert "10.1.2.3" in out
+    assert "\n99\n" in out
+    assert "http://proxy:1\n" in out
+    assert "[Warning] One or more build-args [UNUSED] were not consumed" in out
+    for options, words in ((("--network", "host"), b"networkmode=host is not supported"),
+                           (("--security-opt", "seccomp=x"), b"securityopt is not supported"),
+                           (("--cgroup-parent", "x"), b"cgroupparent is not supported"),
+                           (("--cpuset-cpus", "0"), b"cpusetcpus is not supported"),
+                           (("-t", "BAD"), b"invalid reference format"),
+                           (("--target", "absent"), b"failed to reach build target absent"),
+                           (("--platform", "linux/s390x"), b"s390x")):
+        done = builds.build("FROM BUSYBOX\nRUN true\n", *options, check=False)
+        assert done.returncode != 0
+        assert words in done.stderr, done.stderr
+
+
+def test_buildkit_is_told_what_to_use(builds: Builds) -> None:
+    with builds.daemon.sdk() as client:
+        answer = client.api.post(client.api._url("/build"), params={"version": "2"})
+        assert answer.status_code == 501
+        assert "set DOCKER_BUILDKIT=0" in answer.json()["message"]
+        assert client.api.head(client.api._url("/_ping")).headers["Builder-Version"] == "1"
+
+
+def test_triggers_and_stages_of_others(builds: Builds) -> None:
+    builds.write(app__txt="app")
+    builds.build("FROM BUSYBOX\nONBUILD COPY app.txt /app\nONBUILD RUN cat /app > /built\n", "-t", "parent:1")
+    out = builds.build("FROM parent:1\nFROM scratch\nCOPY --from=0 /built /x\n"
+                       "COPY --from=parent:1 /bin/busybox /busybox\n", "-t", "child:1").stdout.decode()
+    assert "# Executing 2 build triggers" in out
+    assert builds.config("child:1").get("OnBuild") is None
+    assert builds.run("child:1", "/busybox", "cat", "/x") == "app"
+
+
+def test_the_cache_follows_contents_and_arguments(builds: Builds) -> None:
+    dockerfile = "FROM BUSYBOX\nARG A=1\nRUN echo $A > /a\nCOPY f /f\nRUN cat /f\n"
+
+    def cached(*options: str) -> int:
+        return builds.build(dockerfile, *options).stdout.count(b"Using cache")
+
+    builds.write(f="one")
+    cached()
+    assert cached() == 4
+    (builds.root / "f").touch()
+    assert cached() == 4, "a mere time is no change"
+    builds.write(f="two")
+    assert cached() == 2
+    assert cached("--build-arg", "A=2") == 1
+    assert cached("--no-cache") == 0
+    assert cached() == 4
+    df = builds.daemon.docker_cli("system", "df").stdout.decode()
+    assert "Build Cache" in df
+    builds.daemon.docker_cli("builder", "prune", "-af")
+    assert cached() == 0
+    assert b"<none>" not in builds.daemon.docker_cli("images", "--filter", "dangling=false").stdout
+
+
+def test_a_client_that_vanishes_ends_its_build(builds: Builds) -> None:
+    (builds.root / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN echo begun; sleep 600\n")
+    environment = {**builds.daemon.environment, "DOCKER_BUILDKIT": "0"}
+    with subprocess.Popen(["docker", "build", "--no-cache", str(builds.root)], env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
+        assert client.stdout is not None
+        assert any(line == b"begun\n" for line in client.stdout)
+        client.kill()
+    daemon = builds.daemon
+    wait_until(lambda: not daemon.docker_cli("ps", "-aq").stdout, "the step's container is gone")
+    wait_until(lambda: not daemon.vms(), "and its machine")
+    assert list((daemon.state / "images/tmp").iterdir()) == []
+
+
+def test_a_killed_daemon_leaves_nothing_of_a_build(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    first = f"FROM {BUSYBOX}\nRUN echo first > /one\n"
+    (tmp_path / "Dockerfile").write_text(f"{first}VOLUME /v\nRUN echo begun; sleep 600\n")
+    with daemon.ctl_popen("build", str(tmp_path)) as client:
+        assert client.stdout is not None
+        assert any(line == b"begun\n" for line in client.stdout)
+        daemon.kill()
+        assert client.wait() != 0
+    daemon.start()
+    wait_until(lambda: not daemon.docker_cli("ps", "-aq").stdout, "the step's container is gone")
+    wait_until(lambda: not daemon.vms(), "and its machine")
+    assert daemon.docker_cli("volume", "ls", "-q").stdout == b""
+    assert list((daemon.state / "images/tmp").iterdir()) == []
+    assert list((daemon.state / "pods").iterdir()) == []
+    # What the first step made is still known.
+    (tmp_path / "Dockerfile").write_text(first)
+    assert "Using cache" in daemon.text("build", "-t", "kept:1", str(tmp_path))
+    assert daemon.text("run", "--rm", "kept:1", "cat", "/one") == "first"
+    daemon.stop()

@@ -1,4 +1,4 @@
-"""hyperctl container, image, network, volume and system prune."""
+"""hyperctl builder, container, image, network, volume and system prune."""
 
 from __future__ import annotations
 
@@ -10,10 +10,24 @@ import click
 from hyperstack.cli import units
 from hyperstack.cli.app import App, Command, confirm, pass_app
 from hyperstack.cli.client import Client, filters
+from hyperstack.cli.units import parse_size
 
 _FORCE = click.option("-f", "--force", is_flag=True, help="Do not ask")
 _FILTER = click.option("--filter", "chosen", multiple=True, metavar="KEY=VALUE",
                        help="Only those that match: until=24h, label=KEY=VALUE")
+
+
+@click.command("prune", cls=Command)
+@click.option("-a", "--all", "every", is_flag=True, help="Also what images of this host are made from")
+@click.option("--keep-storage", default="", metavar="BYTES", help="Keep so much of what was used last")
+@_FILTER
+@_FORCE
+@pass_app
+def builder_prune(app: App, *, every: bool, keep_storage: str, chosen: Sequence[str], force: bool) -> None:
+    """Forget what steps of builds made."""
+    what = "all build cache" if every else "all build cache that no image needs"
+    if confirm(f"This will remove {what}.", force=force):
+        _report(_cached(app.client, chosen, every=every, keep=parse_size(keep_storage) if keep_storage else 0))
 
 
 @click.command("prune", cls=Command)
@@ -73,13 +87,15 @@ def system_prune(app: App, *, every: bool, volumes: bool, chosen: Sequence[str],
     lines = ["This will remove:", "  - all stopped containers",
              "  - all networks not used by at least one container",
              *(["  - all anonymous volumes not used by at least one container"] if volumes else []),
-             "  - all images without at least one container associated to them" if every else "  - all dangling images"]
+             "  - all images without at least one container associated to them" if every else "  - all dangling images",
+             "  - all build cache" if every else "  - all build cache that no image needs"]
     if not confirm("\n".join(lines), force=force):
         return
     steps = [_containers(app.client, chosen), _networks(app.client, chosen)]
     if volumes:
         steps.append(_volumes(app.client, [value for value in chosen if not value.startswith("until")], every=False))
     steps.append(_images(app.client, chosen, every=every))
+    steps.append(_cached(app.client, [value for value in chosen if value.startswith("until")], every=every))
     _report(*steps)
 
 
@@ -96,6 +112,11 @@ def _images(client: Client, chosen: Sequence[str], *, every: bool) -> _Pruned:
     answer = client.post("/images/prune", {"filters": filters([*chosen, *(["dangling=false"] if every else [])])})
     lines = [f"{what.lower()}: {name}" for step in answer.get("ImagesDeleted") or () for what, name in step.items()]
     return "Deleted Images", lines, _freed(answer)
+
+
+def _cached(client: Client, chosen: Sequence[str], *, every: bool, keep: int = 0) -> _Pruned:
+    answer = client.post("/build/prune", {"filters": filters(chosen), "all": every, "keep-storage": keep or None})
+    return "Deleted build cache objects", list(answer.get("CachesDeleted") or ()), _freed(answer)
 
 
 def _networks(client: Client, chosen: Sequence[str]) -> _Pruned:
