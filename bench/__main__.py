@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from bench import bed, density, io, memory, net, plots, rate, start
+from bench import bed, density, engine_api, io, memory, net, plots, rate, start
 from bench.host import Facts
 from bench.report import Report, say
 from hyperstack.pod.errors import HyperStackError
@@ -110,6 +110,15 @@ def io_command(as_json: bool, mib: int, rounds: int, count: int) -> None:
 def net_command(as_json: bool, seconds: int, rounds: int, count: int) -> None:
     """Network: between a pod and the host, and between two pods."""
     _run(lambda made: net.measure(made, seconds, rounds, count), as_json)
+
+
+@main.command("api")
+@_json_option
+@_count("--samples", default=12, least=3, text="Runs of docker and of podman; transfers a third of it.")
+@_count("--megabytes", default=100, text="Of each transfer.")
+def api_command(as_json: bool, samples: int, megabytes: int) -> None:
+    """The API: requests a second, answers beside many containers, and docker run, cp, logs, attach beside podman."""
+    _run(lambda made: engine_api.measure(made, samples, megabytes), as_json)
 
 
 @main.command("plots")

@@ -33,14 +33,14 @@ class Podman:
         self._base = ["podman", "--root", str(directory / "storage"), "--runroot", str(directory / "runroot"),
                       "--tmpdir", str(directory / "tmp"), "--runtime", runtime, "--cgroup-manager", "cgroupfs",
                       "--events-backend", "none"]
-        self._limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+        self.limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
 
     def pull(self, image: str) -> None:
         self._call("pull", "-q", "--tls-verify=false", image)
 
     def run_ms(self, image: str, command: Sequence[str]) -> float:
         """From the start of the podman process to its first output byte."""
-        argv = self._namespace.inside([*self._base, "run", "--rm", *self._limits, image, *command])
+        argv = self.words("run", "--rm", *self.limits, image, *command)
         began = time.perf_counter()
         with self._spawned(argv) as process:
             assert process.stdout is not None
@@ -53,10 +53,14 @@ class Podman:
             raise RuntimeError(f"podman run failed ({process.returncode}): {words.strip()[-_TAIL:]}")
         return took * 1000
 
+    def words(self, *words: str) -> list[str]:
+        """The whole command line of a podman command."""
+        return self._namespace.inside([*self._base, *words])
+
     def run(self, image: str, command: Sequence[str], *, binds: Sequence[str] = ()) -> str:
         """A running container's id. :param binds: VOLUME:PATH."""
         volumes = [word for bind in binds for word in ("-v", bind)]
-        return self._call("run", "-d", *self._limits, *volumes, image, *command)
+        return self._call("run", "-d", *self.limits, *volumes, image, *command)
 
     def exec(self, ident: str, argv: Sequence[str]) -> str:
         return self._call("exec", ident, *argv)
@@ -84,7 +88,7 @@ class Podman:
                 say(str(error))
 
     def _call(self, *words: str) -> str:
-        argv = self._namespace.inside([*self._base, *words])
+        argv = self.words(*words)
         with self._spawned(argv) as process:
             output, errors = (part.decode(errors="replace").strip() for part in process.communicate())
         if process.returncode != 0:

@@ -87,8 +87,8 @@ class OutputRoutes:
         response = web.StreamResponse(headers={"Content-Type": streams.media_type(tty=tty, version=call.version)})
         async with streams.closing(records):
             await response.prepare(call.request)
-            async for line in records:
-                await response.write(_log_chunk(line, lead, tty=tty, stamped=stamped))
+            async for batch in records:
+                await response.write(b"".join([_log_chunk(line, lead, tty=tty, stamped=stamped) for line in batch]))
         await response.write_eof()
         return response
 

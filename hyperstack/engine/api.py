@@ -160,8 +160,9 @@ class Containers(Protocol):
         """May be called before start: it then begins with the first byte."""
 
     def logs(self, who: Principal, ref: str, *, follow: bool = False, stdout: bool = True, stderr: bool = True,
-             since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
-        """One record per line where the output has lines (the last may lack its end); `tail` counts lines."""
+             since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[list[LogRecord]]:
+        """One record per line where the output has lines (the last may lack its end), some at a time; `tail` counts
+        lines."""
 
     async def resize(self, who: Principal, ref: str, *, rows: int, columns: int) -> None: ...
     async def archive_stat(self, who: Principal, ref: str, path: str) -> PathStat: ...

@@ -192,7 +192,7 @@ class ContainerService:
                                    follow=stream, tell=tell)
 
     def logs(self, who: Principal, ref: str, *, follow: bool = False, stdout: bool = True, stderr: bool = True,
-             since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
+             since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[list[LogRecord]]:
         container = self.get(who, ref)
         check_readable(container.spec.log)
         streams = {n for n, wanted in ((1, stdout), (2, stderr)) if wanted}

@@ -19,7 +19,7 @@ Example
     log = LogFile.open(path)
     log.begin_life(time.time_ns())
     log.append(STDOUT, log.next_offset(STDOUT), b"hello\n", time.time_ns())
-    async for line in read_lines(log, tail=10): ...     # hyperstack.engine.logreader
+    async for lines in read_lines(log, tail=10): ...    # hyperstack.engine.logreader
     log.end_life()                                      # followers come to their end
 """
 

@@ -30,6 +30,8 @@ BOTH = frozenset({STDOUT, STDERR})
 LINE_LIMIT = 16384
 """Bytes of one line record; longer lines are cut, as Docker does."""
 
+_BATCH = 2048
+"""Lines that are handed on together: each step of the way costs more than a line does."""
 _BLOCK = 256 << 10
 _MAX_BLOCK = 2 << 20
 """More than the largest record."""
@@ -56,9 +58,10 @@ async def _chunks(stored: AsyncGenerator[Stored, None], streams: Collection[int]
 
 
 def read_lines(log: LogFile, *, streams: Collection[int] = BOTH, since_ns: int = 0, until_ns: int = 0,
-               tail: int | None = None, follow: bool = False) -> AsyncGenerator[LogRecord, None]:
+               tail: int | None = None, follow: bool = False) -> AsyncGenerator[list[LogRecord], None]:
     """One record per line, with its line feed (the last may lack it), in the order in which lines were completed; the
-    time is that of the chunk in which the line began. Lines above `LINE_LIMIT` come in several records.
+    time is that of the chunk in which the line began. Lines above `LINE_LIMIT` come in several records. Some records
+    come at a time, none is empty.
 
     :param since_ns, until_ns: bounds of the records' times, 0 for none.
     :param tail: so many of the newest records (counted before the bounds are applied), then what follows them.
@@ -68,31 +71,34 @@ def read_lines(log: LogFile, *, streams: Collection[int] = BOTH, since_ns: int =
 
 
 async def _newest_lines(log: LogFile, streams: frozenset[int], since_ns: int, until_ns: int, tail: int | None,
-                        follow: bool, life: int, end: LogPosition) -> AsyncGenerator[LogRecord, None]:
+                        follow: bool, life: int, end: LogPosition) -> AsyncGenerator[list[LogRecord], None]:
     start, headless, surplus = log.start, frozenset[int](), 0
     if tail is not None:
         start, headless = await asyncio.to_thread(_find_tail, log, start, end, streams, tail)
         async with contextlib.aclosing(_lines(_scan(log, start, end, life, 0), streams, headless, 0)) as lines:
-            surplus = sum([1 async for _ in lines]) - tail
+            surplus = sum([len(batch) async for batch in lines]) - tail
     stored = _scan(log, start, None if follow else end, life, until_ns)
     async with contextlib.aclosing(_lines(stored, streams, headless, until_ns)) as lines:
-        async for line in lines:
-            surplus -= 1
-            if surplus < 0 and line.time_ns >= since_ns:
-                yield line
+        async for batch in lines:
+            wanted = batch[surplus:] if surplus > 0 else batch
+            surplus -= len(batch)
+            if since_ns:
+                wanted = [line for line in wanted if line.time_ns >= since_ns]
+            if wanted:
+                yield wanted
 
 
 async def _lines(stored: AsyncGenerator[Stored, None], streams: frozenset[int], headless: frozenset[int],
-                 until_ns: int) -> AsyncGenerator[LogRecord, None]:
+                 until_ns: int) -> AsyncGenerator[list[LogRecord], None]:
     joiner = _Joiner(streams, headless)
     async with contextlib.aclosing(stored):
         async for record in stored:
             if until_ns and record.time_ns > until_ns:
                 break
-            for line in joiner.add(record):
-                yield line
-    for line in joiner.flush():
-        yield line
+            for batch in joiner.add(record):
+                yield batch
+    if last := joiner.flush():
+        yield last
 
 
 async def _scan(log: LogFile, start: LogPosition, end: LogPosition | None, life: int, until_ns: int
@@ -187,11 +193,12 @@ class _Joiner:
         self._headless = set(headless)
         self._life = -1
 
-    def add(self, record: Stored) -> Iterator[LogRecord]:
+    def add(self, record: Stored) -> Iterator[list[LogRecord]]:
         """The lines that a chunk completes, and those that the end of a life does."""
         if record.life != self._life:
             if self._life >= 0:
-                yield from self.flush()
+                if last := self.flush():
+                    yield last
                 self._headless.clear()
             self._life = record.life
         if record.stream not in self._pending:
@@ -202,20 +209,37 @@ class _Joiner:
             if not start:
                 return
             self._headless.discard(record.stream)
-        pending = self._pending[record.stream]
-        while start < len(record.data):
-            feed = record.data.find(b"\n", start)
-            stop = feed + 1 if feed >= 0 else len(record.data)
-            if not pending:
-                self._times[record.stream] = record.time_ns
-            pending += record.data[start:stop]
-            yield from self._cut(record.stream, whole=feed >= 0)
-            start = stop
+        *lines, rest = record.data[start:].split(b"\n", _BATCH)
+        while lines:
+            batch = self._complete(record, lines)
+            more = len(lines) == _BATCH
+            yield batch
+            if not more:
+                break
+            *lines, rest = rest.split(b"\n", _BATCH)
+        if rest:
+            yield from filter(None, [self._grow(record, rest, whole=False)])
 
-    def flush(self) -> Iterator[LogRecord]:
+    def flush(self) -> list[LogRecord]:
         """The lines that have no end."""
-        for stream in self._pending:
-            yield from self._cut(stream, whole=True)
+        return [line for stream in self._pending for line in self._cut(stream, whole=True)]
+
+    def _complete(self, record: Stored, lines: list[bytes]) -> list[LogRecord]:
+        time_ns, stream = record.time_ns, record.stream
+        batch = self._grow(record, lines[0] + b"\n", whole=True)
+        for line in lines[1:]:
+            if len(line) < LINE_LIMIT:
+                batch.append(LogRecord(time_ns=time_ns, stream=stream, data=line + b"\n"))
+            else:
+                batch += self._grow(record, line + b"\n", whole=True)
+        return batch
+
+    def _grow(self, record: Stored, data: bytes, *, whole: bool) -> list[LogRecord]:
+        pending = self._pending[record.stream]
+        if not pending:
+            self._times[record.stream] = record.time_ns
+        pending += data
+        return list(self._cut(record.stream, whole=whole))
 
     def _cut(self, stream: int, *, whole: bool) -> Iterator[LogRecord]:
         pending = self._pending[stream]

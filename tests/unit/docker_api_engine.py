@@ -225,7 +225,7 @@ class Containers:
         return self.processes[self.get(who, ref).id].attach(stdin=stdin)
 
     async def logs(self, who: Principal, ref: str, *, follow: bool = False, stdout: bool = True, stderr: bool = True,
-                   since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[LogRecord]:
+                   since_ns: int = 0, until_ns: int = 0, tail: int | None = None) -> AsyncIterator[list[LogRecord]]:
         process, position = self.processes[self.get(who, ref).id], 0
         if tail is not None:
             position = max(len(process.log) - tail, 0)
@@ -234,7 +234,7 @@ class Containers:
                 record = process.log[position]
                 position += 1
                 if (stdout if record.stream == 1 else stderr) and record.time_ns >= since_ns:
-                    yield record
+                    yield [record]
             if not follow or process.code.done():
                 return
             async with process.grown:

@@ -47,8 +47,10 @@ async def chunks(log: LogFile, stream: int = STDOUT) -> bytes:
     return b"".join([record.data async for record in read_chunks(log, streams={stream})])
 
 
-async def collect(records: AsyncIterator[LogRecord]) -> list[bytes]:
-    return [record.data async for record in records]
+async def collect(records: AsyncIterator[LogRecord | list[LogRecord]]) -> list[bytes]:
+    """The data of chunks, or of lines, which come some at a time."""
+    found = [record async for record in records]
+    return [one.data for record in found for one in (record if isinstance(record, list) else [record])]
 
 
 async def test_output_is_read_back_as_it_was_written(log: LogFile) -> None:
@@ -298,7 +300,7 @@ async def test_chunks_are_joined_to_lines_per_stream(log: LogFile) -> None:
     write(log, b"a", time_ns=1)
     write(log, b"E1\nE", stream=STDERR, time_ns=2)
     write(log, b"b\ncd\nrest", time_ns=3)
-    records = [(record.stream, record.time_ns, record.data) async for record in read_lines(log)]
+    records = [(line.stream, line.time_ns, line.data) async for lines in read_lines(log) for line in lines]
     assert records == [(2, 2, b"E1\n"), (1, 1, b"ab\n"), (1, 3, b"cd\n"), (1, 3, b"rest"), (2, 2, b"E")]
     assert await collect(read_lines(log, streams={STDERR})) == [b"E1\n", b"E"]
 
@@ -316,6 +318,16 @@ async def test_a_line_ends_with_its_life(log: LogFile) -> None:
 async def test_long_lines_are_cut(log: LogFile) -> None:
     write(log, b"x" * 40_000 + b"\nshort\n" + b"y" * LINE_LIMIT + b"\n")
     assert [len(line) for line in await collect(read_lines(log))] == [16384, 16384, 7233, 6, 16384, 1]
+
+
+async def test_very_many_lines_come_in_batches(log: LogFile) -> None:
+    lines = [b"%d\n" % number for number in range(10_000)]
+    write(log, b"".join(lines)[:-1])
+    write(log, b"\n" + b"\n" * 5000 + b"rest")
+    batches = [[line.data for line in batch] async for batch in read_lines(log)]
+    assert [data for batch in batches for data in batch] == [*lines, *[b"\n"] * 5000, b"rest"]
+    assert max(map(len, batches)) <= 2048
+    assert await collect(read_lines(log, tail=5003)) == [*lines[-2:], *[b"\n"] * 5000, b"rest"]
 
 
 async def test_times_bound_what_is_read(log: LogFile) -> None:
@@ -425,7 +437,7 @@ async def test_a_slow_follower_survives_the_removal_of_segments(path: Path) -> N
     log.begin_life(1)
     write(log, b"first\n")
     following = read_lines(log, follow=True)
-    assert (await anext(following)).data == b"first\n"
+    assert [line.data for line in await anext(following)] == [b"first\n"]
     lines = [b"line %d\n" % number for number in range(500)]
     write(log, *lines)
     log.end_life()
