@@ -48,7 +48,6 @@ class Capability(enum.Flag):
 
     NONE = 0
     DISK_HOTPLUG = enum.auto()
-    NIC_HOTPLUG = enum.auto()
     PAUSE = enum.auto()
     CONSOLE = enum.auto()
     """`console_tail` tells what the guest's kernel printed."""
@@ -192,9 +191,6 @@ class Machine(Protocol):
 
     async def detach_disk(self, serial: str) -> None:
         """Idempotent; returns when the guest can no longer reach the disk."""
-
-    async def attach_nic(self, nic: Nic) -> None:
-        """:raise Unsupported: no NIC_HOTPLUG."""
 
     async def attach_port(self, name: str, fd: int) -> None:
         """A serial port that the guest knows by this name, with the connected stream socket at its other end. The

@@ -87,7 +87,7 @@ class QemuHypervisor:
     """
 
     name = "qemu"
-    capabilities = (Capability.DISK_HOTPLUG | Capability.NIC_HOTPLUG | Capability.PAUSE | Capability.CONSOLE
+    capabilities = (Capability.DISK_HOTPLUG | Capability.PAUSE | Capability.CONSOLE
                     | Capability.TEMPLATE)
 
     def __init__(self, run_dir: Path, cache_dir: Path) -> None:

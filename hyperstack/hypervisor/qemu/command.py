@@ -1,11 +1,10 @@
 """A machine as QEMU's command line. Pure: descriptors are numbers that the caller handed out.
 
 The machine is QEMU's `q35` without what a pod never uses (HPET, USB, SATA, VGA, option ROMs): one virtio-scsi
-controller that every disk hangs on, one virtio-serial controller for the agent's port, a PCI Express slot for the
-virtio NIC, a random source, and a serial port into a ring buffer as console. Disks at boot and disks added later are
-described by the same dictionaries; QEMU reads them from its command line and from its monitor alike. A template and
-its clones are the same machine: their command lines differ in where RAM comes from, in the disks, and in what stands
-behind the NIC.
+controller that every disk hangs on, one virtio-serial controller for the agent's port, one virtio NIC or none, a random
+source, and a serial port into a ring buffer as console. Disks at boot and disks added later are described by the same
+dictionaries; QEMU reads them from its command line and from its monitor alike. A template and its clones are the same
+machine: their command lines differ in where RAM comes from, in the disks, and in what stands behind the NIC.
 
 `q35` and not `pc`, because there the guest evaluates 0.2 s worth of ACPI methods (under emulation) for the interrupt
 of each PCI device; docs/hypervisor.md has the measurements behind this and the other choices.
@@ -32,7 +31,6 @@ AGENT_DEVICE = "agent0"
 """Id of the agent's port, by which QEMU tells that the guest has opened it."""
 NIC_DEVICE = "nic0"
 NIC_NETDEV = "net0"
-NIC_SLOT = "slot0"
 _RAM = "ram"
 _MAX_PORTS = 8
 """The agent's and those that are plugged in later; QEMU keeps the first one free for a console."""
@@ -42,9 +40,10 @@ _MACHINE = "q35,hpet=off,smm=off,vmport=off,usb=off,sata=off,smbus=off,mem-merge
 _TB_SIZE_MIB = 64
 
 _COMMON_COMMAND_LINE = ("console=ttyS0 quiet panic=-1 random.trust_cpu=on no_timer_check lapic_timer_khz=1000000"
-                        " swiotlb=noforce dummy.numdummies=0")
+                        " acpi=tables swiotlb=noforce dummy.numdummies=0")
 """`panic=-1` resets at once, which ends the machine; the console keeps the kernel's last words. The local APIC timer
-has 1 GHz in QEMU, with KVM and without; a kernel that is not told (docs/kernels.md: our patches) measures it. Virtio
+has 1 GHz in QEMU, with KVM and without; a kernel that is not told (docs/kernels.md: our patches) measures it. No device of
+the machine needs ACPI's interpreter, which other kernels than ours start all the same. Virtio
 reaches all of RAM, so that a guest with RAM above 4 GiB need not keep 64 MiB below to copy through. A container without
 a network has the loopback alone."""
 _EMULATED_COMMAND_LINE = "tsc=reliable mitigations=off rcupdate.rcu_expedited=1 noreplace-smp cryptomgr.notests"
@@ -96,7 +95,7 @@ def nic_netdev(fd: str) -> dict[str, Any]:
 
 def nic_device(nic: Nic) -> dict[str, Any]:
     """No option ROM: nobody boots from it, and it would be one more file to read."""
-    return {"driver": "virtio-net-pci", "bus": NIC_SLOT, "id": NIC_DEVICE, "netdev": NIC_NETDEV, "mac": nic.mac,
+    return {"driver": "virtio-net-pci", "id": NIC_DEVICE, "netdev": NIC_NETDEV, "mac": nic.mac,
             "romfile": ""}
 
 
@@ -145,7 +144,6 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-chardev", f"socket,id=agent,fd={channels.agent},server=on,wait=off",
         "-device", f"virtserialport,id={AGENT_DEVICE},chardev=agent,name={AGENT_PORT}",
         "-device", f"virtio-scsi-pci,id={disks.CONTROLLER},{disks.CONTROLLER_OPTIONS}",
-        "-device", f"pcie-root-port,id={NIC_SLOT},chassis=1",
         "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
         # Never inflated: by it the guest tells which pages it does not use.
         "-device", "virtio-balloon-pci,free-page-reporting=on",

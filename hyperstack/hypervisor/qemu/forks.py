@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,8 +46,10 @@ class Slot:
         return cls(disk.serial, disk.read_only, status.st_size, (status.st_dev, status.st_ino))
 
     def takes(self, disk: Disk) -> bool:
-        size = os.fstat(disk.fd).st_size
-        return disk.read_only == self.read_only and (size <= self.size if self.read_only else size == self.size)
+        """Files only: QEMU goes about block devices otherwise."""
+        status = os.fstat(disk.fd)
+        fits = status.st_size <= self.size if self.read_only else status.st_size == self.size
+        return stat.S_ISREG(status.st_mode) and disk.read_only == self.read_only and fits
 
 
 @dataclass(frozen=True)

@@ -431,17 +431,6 @@ class QemuMachine:
                     raise Unavailable(str(error)) from error
             await asyncio.sleep(_HELD_POLL_S)
 
-    async def attach_nic(self, nic: Nic) -> None:
-        """:raise Unavailable: QEMU refuses it, for example because the machine has one."""
-        await self._execute("getfd", {"fdname": command.NIC_NETDEV}, fd=nic.fd)
-        await self._execute("netdev_add", command.nic_netdev(command.NIC_NETDEV))
-        try:
-            await self._execute("device_add", command.nic_device(nic))
-        except BaseException:
-            with contextlib.suppress(Unavailable):
-                await asyncio.shield(self._execute("netdev_del", {"id": command.NIC_NETDEV}))
-            raise
-
     async def attach_port(self, name: str, fd: int) -> None:
         chardev, device = command.port_chardev(name, name), command.port_device(name)
         await self._execute("getfd", {"fdname": name}, fd=fd)
