@@ -42,10 +42,10 @@ _TB_SIZE_MIB = 64
 _COMMON_COMMAND_LINE = ("console=ttyS0 quiet panic=-1 random.trust_cpu=on no_timer_check lapic_timer_khz=1000000"
                         " acpi=tables swiotlb=noforce dummy.numdummies=0")
 """`panic=-1` resets at once, which ends the machine; the console keeps the kernel's last words. The local APIC timer
-has 1 GHz in QEMU, with KVM and without; a kernel that is not told (docs/kernels.md: our patches) measures it. No device of
-ours needs ACPI's interpreter; kernels that know no `acpi=tables` start it all the same. Virtio reaches all of RAM, so that
-a guest with RAM above 4 GiB need not keep 64 MiB below to copy through. A container without a network has the loopback
-alone."""
+has 1 GHz in QEMU, with KVM and without; a kernel that is not told (docs/kernels.md: our patches) measures it. No
+device of ours needs ACPI's interpreter; kernels that know no `acpi=tables` start it all the same. Virtio reaches all
+of RAM, so that a guest with RAM above 4 GiB need not keep 64 MiB below to copy through. A container without a network
+has the loopback alone."""
 _EMULATED_COMMAND_LINE = "tsc=reliable mitigations=off rcupdate.rcu_expedited=1 noreplace-smp cryptomgr.notests"
 """Emulation has neither speculation to mitigate nor a bus to lock; the 0.4 s of cipher self-tests at every boot show
 nothing that the first did not. The guest is told the rate of its clock: see `counter/counter.c`."""
