@@ -72,8 +72,8 @@ async def test_an_error_in_the_middle_of_a_stream_cuts_it(served: Served, monkey
     assert status == 201
     assert isinstance(made, dict)
 
-    async def broken(*_: object, **__: object) -> AsyncIterator[LogRecord]:
-        yield LogRecord(time_ns=0, stream=1, data=b"one")
+    async def broken(*_: object, **__: object) -> AsyncIterator[list[LogRecord]]:
+        yield [LogRecord(time_ns=0, stream=1, data=b"one")]
         raise GuestError("the guest is gone")
 
     monkeypatch.setattr(served.engine.containers, "logs", broken)
