@@ -65,6 +65,11 @@ class EngineConfig:
     """For output that a finished process left in the guest."""
 
     @property
+    def git_uid(self) -> int:
+        """Of git while it fetches contexts of builds. Beside that of the processes that unpack images."""
+        return self.uid_base - 2
+
+    @property
     def trial_uid(self) -> int:
         """Of templates in the making, and of the clones that try one out: one at a time. Beside the pods' own."""
         return self.uid_base + self.uid_count

@@ -77,7 +77,7 @@ class HostEngine:
                               choose_kernel=self.kernels.chosen, pod_lock=self._supervisor.pod_lock)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,
                                            self._events)
-        fetcher = Fetcher(images, config.build_private_sources)
+        fetcher = Fetcher(images, config.build_private_sources, git_uid=config.git_uid)
         self.builds = BuildService(self._store, images, self.images, self.containers,
                                    Runner(self._store, admission, self.containers, self._supervisor, self.layers),
                                    fetcher)

@@ -147,11 +147,11 @@ def _copy(job: Job, composition: Composition, destination: bytes, owner: Owner |
     if len(found) > 1 and not into:
         raise CopyError("When using COPY with more than one source file, the destination must be a directory and end "
                         "with a /")
-    for name, node in found:
+    for name, node, wanted in found:
         if node.is_directory:
             composition.merge(node, destination, owner, mode)
             continue
-        archive = _archive(job, node) if job.extract and node.is_regular else None
+        archive = _archive(job, node) if wanted and node.is_regular else None
         if archive is not None:
             composition.merge(archive, destination, owner if job.chown else None, mode)
             continue
@@ -160,7 +160,8 @@ def _copy(job: Job, composition: Composition, destination: bytes, owner: Owner |
         composition.put_file(node, target, owner, mode)
 
 
-def _sources(job: Job) -> Iterator[tuple[bytes, Node]]:
+def _sources(job: Job) -> Iterator[tuple[bytes, Node, bool]]:
+    """Names, files, and whether a file that is a tar is to be unpacked: downloads never are."""
     root: Node | None = None
     where = "build context"
     if any(source.pattern for source in job.sources):
@@ -174,11 +175,11 @@ def _sources(job: Job) -> Iterator[tuple[bytes, Node]]:
     for source in job.sources:
         if source.pattern:
             assert root is not None
-            yield from selected(root, source.pattern, where=where)
+            yield from ((name, node, job.extract) for name, node in selected(root, source.pattern, where=where))
         else:
             node = FileNode(source.fd, 0, os.fstat(source.fd).st_size, mode=source.mode)
             node.mtime = source.mtime
-            yield os.fsencode(source.name), node
+            yield os.fsencode(source.name), node, False
 
 
 def _archive(job: Job, node: Node) -> Node | None:

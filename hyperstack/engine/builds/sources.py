@@ -8,6 +8,7 @@ them, and the host's own never otherwise.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import ipaddress
 import re
@@ -21,6 +22,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from hyperstack.dockerfile.source import MAX_BYTES
+from hyperstack.engine.builds import git
 from hyperstack.image.api import ImageBackend
 from hyperstack.pod.errors import InvalidArgument, Unavailable
 
@@ -43,13 +46,13 @@ class Download:
     name: str
     """The last component of the address; empty where it has none."""
     mtime: int
-    media_type: str
 
 
 class Fetcher:
-    def __init__(self, images: ImageBackend, private: Sequence[Network]) -> None:
-        """:param private: networks that may be asked although they are no public ones."""
+    def __init__(self, images: ImageBackend, private: Sequence[Network], *, git_uid: int) -> None:
+        """:param private: networks that may be asked although they are no public ones. :param git_uid: nobody's."""
         self._images = images
+        self._git_uid = git_uid
         self._private = tuple(private)
 
     async def fetch(self, address: str) -> Download:
@@ -82,8 +85,7 @@ class Fetcher:
                     raise InvalidArgument(f"failed to GET {_shown(address)} with status {answer.status} "
                                           f"{answer.reason or ''}".rstrip(), field="url", value=_shown(address))
                 path = await self._images.workshop.keep(answer.content.iter_chunked(_PIECE), max_bytes=_MAX_DOWNLOAD)
-                return Download(path=path, name=unquote(urlsplit(address).path).rpartition("/")[2], mtime=_time(answer),
-                                media_type=answer.content_type)
+                return Download(path=path, name=unquote(urlsplit(address).path).rpartition("/")[2], mtime=_time(answer))
         raise InvalidArgument(f"{_shown(address)}: more than {_MAX_HOPS} redirections", field="url",
                               value=_shown(address))
 
@@ -110,15 +112,28 @@ class Fetcher:
 
     async def context(self, remote: str) -> tuple[Path, bytes | None]:
         """A packed context; or a Dockerfile, and a file that is of no use. :raise InvalidArgument: see `fetch`."""
+        if git.is_repository(remote):
+            return await self._repository(git.parse_repository(remote)), None
         download = await self.fetch(remote)
         head = await asyncio.to_thread(_head, download.path)
-        if download.media_type.startswith("text/plain") and head[257:262] != b"ustar" and not _packed(head):
-            try:
-                return download.path, await asyncio.to_thread(download.path.read_bytes)
-            except OSError:
-                self._images.workshop.discard(download.path)
-                raise
-        return download.path, None
+        # What a server calls it says little; a tar is known by its looks.
+        if head[257:262] == b"ustar" or _packed(head):
+            return download.path, None
+        try:
+            return download.path, await asyncio.to_thread(_whole, download.path)
+        except BaseException:
+            self._images.workshop.discard(download.path)
+            raise
+
+    async def _repository(self, repository: git.Repository) -> Path:
+        try:
+            found = await _Resolver(self).resolve(repository.host, repository.port)
+        except OSError as error:
+            raise _refusal(error) or Unavailable(f"{repository.host[:100]} is not known: {error}", field="remote",
+                                                 value=repository.host[:100]) from error
+        archive = git.archive(repository, ipaddress.ip_address(found[0]["host"]), uid=self._git_uid)
+        async with contextlib.aclosing(archive) as pieces:
+            return await self._images.workshop.keep(pieces)
 
 
 class _Resolver(AbstractResolver):
@@ -170,6 +185,12 @@ def _time(answer: aiohttp.ClientResponse) -> int:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(512)
+
+
+def _whole(path: Path) -> bytes:
+    """A Dockerfile; the parser refuses one that is too long."""
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _packed(head: bytes) -> bool:
