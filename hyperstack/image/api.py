@@ -196,6 +196,9 @@ class Workshop(Protocol):
         :param parent: empty: nothing. :param key: what finds it again.
         """
 
+    async def step_of(self, donor: str, parent: str, new: NewLayer, *, key: str, project: str) -> str | None:
+        """As `step`, with the layer of the image `donor`, where that was made from the same by the same steps."""
+
     def cached(self, key: str) -> str | None:
         """The image that a step with this key made."""
 

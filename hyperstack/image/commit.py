@@ -44,7 +44,7 @@ class Committer:
             self._index.put_image(image, [str(reference)] if reference is not None else [])
         return image.id
 
-    async def derive(self, parent: ImageRow | None, layer: AsyncIterator[bytes] | None, new: NewLayer, *,
+    async def derive(self, parent: ImageRow | None, layer: AsyncIterator[bytes] | LayerRow | None, new: NewLayer, *,
                      skip_empty: bool = False) -> ImageRow:
         """An image with all its blobs, which no index knows yet. What the layer's id will be is not known before it is
         unpacked, so the caller keeps everything from being swept until it has indexed the image.
@@ -60,7 +60,7 @@ class Committer:
                 raise InvalidArgument(f"an image has at most {limits.layers} layers, and this one would have one more",
                                       field="layers", value=len(rows) + 1,
                                       hint="export the container and import it again as one layer")
-            added = await self._layer(layer, skip_empty=skip_empty)
+            added = layer if isinstance(layer, LayerRow) else await self._layer(layer, skip_empty=skip_empty)
         if added is not None:
             rows = (*rows, added)
         config = _config(parent.config if parent is not None else None, added, new, self._options.platform)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from hyperstack.image import manifest as manifests
 from hyperstack.image import names as references
 from hyperstack.image import syscalls
 from hyperstack.image.api import CachedStep, Composed, Context, Copying, NewLayer
@@ -24,7 +25,7 @@ from hyperstack.image.commit import Committer
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.convert import ConversionFailed, Converter
 from hyperstack.image.errors import MALFORMED, printable
-from hyperstack.image.index import CacheRow, ImageIndex, ImageRow
+from hyperstack.image.index import CacheRow, ImageIndex, ImageRow, LayerRow
 from hyperstack.image.pull import Pins
 from hyperstack.image.threads import in_thread, with_stream
 from hyperstack.pod.errors import Exhausted, InvalidArgument, NotFound
@@ -161,6 +162,22 @@ class ImageWorkshop:
 
     async def step(self, parent: str, layer: AsyncIterator[bytes] | None, new: NewLayer, *, key: str, project: str
                    ) -> str:
+        return await self._step(parent, layer, new, key=key, project=project)
+
+    async def step_of(self, donor: str, parent: str, new: NewLayer, *, key: str, project: str) -> str | None:
+        done, below = self._row(donor), self._row(parent) if parent else None
+        theirs, ours = _history(done), _history(below) if below is not None else []
+        layers = below.layers if below is not None else ()
+        if len(theirs) <= len(ours) or theirs[:len(ours)] != ours or theirs[len(ours)][0] != new.created_by:
+            return None
+        empty = theirs[len(ours)][1]
+        same = [row.diff_id for row in done.layers[:len(layers)]] == [row.diff_id for row in layers]
+        if not same or (not empty and len(done.layers) <= len(layers)):
+            return None
+        return await self._step(parent, None if empty else done.layers[len(layers)], new, key=key, project=project)
+
+    async def _step(self, parent: str, layer: AsyncIterator[bytes] | LayerRow | None, new: NewLayer, *, key: str,
+                    project: str) -> str:
         now = int(time.time())
         with full_disk_told(self._blobs.tmp.parent, "layer of this build step"), self._pins.hold_all():
             image = await self._committer.derive(self._row(parent) if parent else None, layer, new, skip_empty=True)
@@ -204,3 +221,10 @@ class ImageWorkshop:
         self._index.forget_steps([row.key for row in self._index.cache_rows()
                                   if row.key in keys and row.image not in in_use])
         return self._sweep()
+
+
+def _history(image: ImageRow) -> list[tuple[str, bool]]:
+    """What made each of its steps, and whether that left no layer."""
+    found = manifests.parse_config(image.config).raw.get("history")
+    return [(str(step.get("created_by") or ""), step.get("empty_layer") is True)
+            for step in (found if isinstance(found, list) else []) if isinstance(step, dict)]

@@ -259,3 +259,17 @@ def test_a_killed_daemon_leaves_nothing_of_a_build(make_daemon: Callable[..., Da
     assert "Using cache" in daemon.text("build", "-t", "kept:1", str(tmp_path))
     assert daemon.text("run", "--rm", "kept:1", "cat", "/one") == "first"
     daemon.stop()
+
+
+def test_steps_are_taken_over_from_an_image_that_is_named(builds: Builds) -> None:
+    dockerfile = "FROM BUSYBOX\nRUN date +%N > /when\nCOPY f /f\nENV A=1\nRUN cat /f > /g\n"
+    builds.write(f="one")
+    builds.build(dockerfile, "-t", "donor:1")
+    when = builds.run("donor:1", "cat", "/when")
+    builds.daemon.docker_cli("builder", "prune", "-af")
+    out = builds.build(dockerfile, "-t", "made:1", "--cache-from", "donor:1,absent:1").stdout
+    assert out.count(b"Using cache") == 4
+    assert builds.run("made:1", "cat", "/when") == when
+    assert builds.config("made:1")["Env"][-1] == "A=1"
+    builds.daemon.docker_cli("builder", "prune", "-af")
+    assert builds.build(dockerfile.replace("cat /f", "cat /f /f"), "--cache-from", "made:1").stdout.count(b"Using") == 3

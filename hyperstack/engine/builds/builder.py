@@ -78,11 +78,16 @@ class Builder:
         self._progress = progress
         self._arguments = Arguments(request.arguments, request.platform or host_platform())
         self._stages: list[_State] = []
+        self._donors: list[str] = []
         self._step = 0
         self._steps = dockerfile.steps + bool(request.labels)
 
     async def build(self) -> str:
         """The id of the image. :raise StepFailed: a command failed. :raise HyperStackError: anything else did."""
+        for name in self._request.cache_from:
+            with contextlib.suppress(NotFound):  # as Docker: what is not here helps nobody
+                self._donors.append(self._images.get(self._who, name).id)
+        self._held.update(self._donors)
         for arg in self._dockerfile.arguments:
             await self._announce(arg)
             self._arguments.declare_meta(expanded(arg, self._arguments.of_from, self._dockerfile.escape))
@@ -258,7 +263,12 @@ class Builder:
 
     async def _cached(self, state: _State, key: str, config: Config, description: str) -> bool:
         """Whether the step was done before, and need not be done again."""
-        image = self._workshop.cached(key) if self._request.use_cache else None
+        if not self._request.use_cache:
+            return False
+        image = self._workshop.cached(key)
+        for donor in self._donors if image is None else ():
+            image = image or await self._workshop.step_of(donor, state.image, self._new(state, config, description),
+                                                          key=key, project=self._who.project)
         if image is None:
             return False
         await self._say(" ---> Using cache\n")
@@ -267,9 +277,13 @@ class Builder:
 
     async def _make(self, state: _State, layer: AsyncIterator[bytes] | None, config: Config, description: str, key: str
                     ) -> str:
-        new = NewLayer(run={name: value for name, value in config.items() if value}, author=state.author,
-                       created_by=description)
-        return await self._workshop.step(state.image, layer, new, key=key, project=self._who.project)
+        return await self._workshop.step(state.image, layer, self._new(state, config, description), key=key,
+                                         project=self._who.project)
+
+    @staticmethod
+    def _new(state: _State, config: Config, description: str) -> NewLayer:
+        return NewLayer(run={name: value for name, value in config.items() if value}, author=state.author,
+                        created_by=description)
 
     async def _advance(self, state: _State, image: str, config: Config) -> None:
         self._held.add(image)
