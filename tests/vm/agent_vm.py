@@ -192,7 +192,7 @@ async def boot(directory: Path, disks: Sequence[tuple[str, Path, bool]], *, memo
             "-device", "virtio-scsi-pci,id=scsi0"]
     for number, (serial, image, read_only) in enumerate(disks):
         line += ["-drive", f"file={image},format=raw,if=none,id=d{number},readonly={'on' if read_only else 'off'}",
-                 "-device", f"scsi-hd,drive=d{number},serial={serial},bus=scsi0.0"]
+                 "-device", f"scsi-hd,drive=d{number},serial={serial},bus=scsi0.0,channel=0,scsi-id=0"]
     started = time.monotonic()
     machine = await asyncio.create_subprocess_exec(*line, *options, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     guest = Guest(machine, directory, secrets.token_bytes(16))
