@@ -22,6 +22,8 @@ def is_live(record: ContainerRecord) -> bool:
 def status(record: ContainerRecord) -> str:
     """Docker's word for the state. A container that starts is still what it was."""
     if record.state is ContainerState.STARTING:
+        if record.restart_count:  # which a start by hand begins anew
+            return "restarting"
         return "exited" if record.finished_at else "created"
     return record.state.value
 
@@ -66,8 +68,8 @@ def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None
 
 def _state(record: ContainerRecord, health: HealthRecord | None) -> dict[str, Any]:
     return {
-        "Status": status(record), "Running": is_live(record) or record.state is ContainerState.RESTARTING,
-        "Paused": record.state is ContainerState.PAUSED, "Restarting": record.state is ContainerState.RESTARTING,
+        "Status": status(record), "Running": is_live(record) or status(record) == "restarting",
+        "Paused": record.state is ContainerState.PAUSED, "Restarting": status(record) == "restarting",
         "OOMKilled": record.oom_killed, "Dead": record.state is ContainerState.DEAD,
         "Pid": record.pid if is_live(record) else 0, "ExitCode": exit_code(record), "Error": record.error,
         "StartedAt": rfc3339(record.started_at), "FinishedAt": rfc3339(record.finished_at),

@@ -85,7 +85,7 @@ class _Selection:
         self._networks = {_network_name(engine, call, ref) for ref in wanted.get("network")}
 
     def has(self, record: ContainerRecord) -> bool:
-        if not self._everything and not is_live(record) and record.state is not ContainerState.RESTARTING:
+        if not self._everything and not is_live(record) and status(record) != "restarting":
             return False
         wanted = self._wanted
         return (wanted.any_prefix("id", record.id) and self._has_name(record.name)

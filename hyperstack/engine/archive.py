@@ -48,8 +48,9 @@ class Archives:
         async with self._supervisor.mounted(container.id) as sandbox:
             await _stat(sandbox, container, path)
             process = ArchiveProcess(sandbox, self._supervisor)
+            user = (container.spec.user or container.image_config.user).encode() if copy_uid_gid else b""
             await sandbox.channel.archive_write(container.id, process.handle, path.encode(), copy_uid_gid=copy_uid_gid,
-                                                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
+                                                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, user=user)
             await process.attach()
             await process.feed(path, tar)
 

@@ -208,11 +208,11 @@ class AgentChannel:
         await self._connection.call(call, Reply, deadline_s)
 
     async def archive_write(self, container: str, handle: int, path: bytes, *,
-                            no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False,
+                            no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False, user: bytes = b"",
                             deadline_s: float = CALL_DEADLINE_S) -> None:
         """Start a process whose input, once attached, is a tar."""
         call = messages.ArchiveWrite(container=container, handle=handle, path=path, copy_uid_gid=copy_uid_gid,
-                                     no_overwrite_dir_non_dir=no_overwrite_dir_non_dir)
+                                     no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, user=user)
         await self._connection.call(call, Reply, deadline_s)
 
     async def layer_read(self, container: str, handle: int, form: LayerForm, *, deadline_s: float = CALL_DEADLINE_S

@@ -264,6 +264,8 @@ class ArchiveWrite(Call, frozen=True, kw_only=True, tag="archive_write"):
     path: bytes
     no_overwrite_dir_non_dir: bool = False
     copy_uid_gid: bool = False
+    user: bytes = b""
+    """Whose the files become with `copy_uid_gid`; empty: the container's, where it has run in this sandbox."""
 
 
 class LayerForm(enum.StrEnum):

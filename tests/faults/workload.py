@@ -128,7 +128,7 @@ class Worker(threading.Thread):
         script = f"sleep {self._rng.uniform(0, 2):.1f}; echo done; exit {owned.exit_code}" if task else COUNTER
         self._ledger.containers.append(owned)
         with self._step(owned, Stage.CREATED):
-            mode = self._rng.choice((self._network, "bridge"))
+            mode = self._rng.choice((self._network, "bridge", f"container:{STEADY[1]}"))
             self._api.create_container(BUSYBOX, ["sh", "-c", script], name=owned.name,
                                        host_config=self._api.create_host_config(network_mode=mode))
         with self._step(owned, Stage.RUNNING):

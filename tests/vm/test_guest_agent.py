@@ -519,7 +519,7 @@ async def read_archive(guest: Guest, container: str, path: str) -> dict[str, tup
         return {info.name: (info, content.read() if content else b"") for info, content in contents}
 
 
-async def write_archive(guest: Guest, container: str, path: str, data: bytes, **options: bool) -> tuple[int, str]:
+async def write_archive(guest: Guest, container: str, path: str, data: bytes, **options: Any) -> tuple[int, str]:
     handle, sink = guest.handle(), Collector()
     await guest.channel.archive_write(container, handle, path.encode(), **options)
     await guest.channel.attach(handle, sink, stdout=0, stderr=0)

@@ -20,7 +20,7 @@
 
 /* Every key that any call but the large ones (configure, create, volume) has. Each operation lists its own. */
 struct request {
-    char *op, *container, *name, *path, *form, *resolver;
+    char *op, *container, *name, *path, *form, *resolver, *user;
     int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns;
     bool all, no_overwrite_dir_non_dir, copy_uid_gid;
     struct slice process, limits, nets, files;
@@ -71,6 +71,7 @@ static bool launch(const struct call *call, struct request *request, enum proces
     struct job job = {.kind = kind,
                       .container = request->found,
                       .path = request->path,
+                      .user = request->user,
                       .no_overwrite_dir_non_dir = request->no_overwrite_dir_non_dir,
                       .copy_uid_gid = request->copy_uid_gid,
                       .status = -1};
@@ -341,7 +342,7 @@ static bool do_shutdown(const struct call *call, struct request *request, struct
 static const struct {
     const char *name;
     operation *run;
-    struct field keys[6];
+    struct field keys[7];
 } operations[] = {
     {"ping", do_ping, {KEY_OP}},
     {"unvolume", do_unvolume, {KEY_OP, KEY("name", FIELD_TEXT, false, name, 1, 255)}},
@@ -369,7 +370,7 @@ static const struct {
      do_archive_write,
      {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY_PATH,
       KEY("no_overwrite_dir_non_dir", FIELD_BOOL, true, no_overwrite_dir_non_dir, 0, 0),
-      KEY("copy_uid_gid", FIELD_BOOL, true, copy_uid_gid, 0, 0)}},
+      KEY("copy_uid_gid", FIELD_BOOL, true, copy_uid_gid, 0, 0), KEY("user", FIELD_TEXT, true, user, 1, 255)}},
     {"layer_read",
      do_layer_read,
      {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("form", FIELD_TEXT, false, form, 1, 32)}},

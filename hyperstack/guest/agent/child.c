@@ -331,10 +331,11 @@ static bool write_archive(const struct job *job, struct problem *problem)
 {
     struct unpack_options options = {.root = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC),
                                      .path = job->path,
-                                     .no_overwrite_dir_non_dir = job->no_overwrite_dir_non_dir,
-                                     .owned = job->copy_uid_gid && *job->container->user};
+                                     .no_overwrite_dir_non_dir = job->no_overwrite_dir_non_dir};
+    char *user = job->user ? job->user : job->container->user;
+    options.owned = job->copy_uid_gid && *user;
     if (options.owned) {
-        const struct process_spec spec = {.user = job->container->user};
+        const struct process_spec spec = {.user = user};
         struct identity identity;
         if (!resolve_user(&spec, &identity, problem))
             return false;

@@ -85,6 +85,7 @@ struct job {
     const struct container *pid_donor, *ipc_donor; /* they run; NULL where there is none */
     struct process_spec spec;
     char *path; /* archives */
+    char *user; /* whose an archive's files become with `copy_uid_gid`; NULL: the container's, where it has run */
     enum layer_form form;
     bool no_overwrite_dir_non_dir, copy_uid_gid;
     int stdio[3];

@@ -1,0 +1,66 @@
+"""Restart policies over ends, stops and restarts of the daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from tests.harness import Daemon, wait_until
+from tests.images import BUSYBOX
+
+
+def inspect(daemon: Daemon, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(daemon.docker_cli("inspect", name).stdout)[0]
+    return found
+
+
+def status(daemon: Daemon, name: str) -> str:
+    return str(inspect(daemon, name)["State"]["Status"])
+
+
+def test_the_daemon_s_return_starts_what_its_policy_asks_for(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    for name in ("always-stopped", "always-killed", "unless-stopped-stopped", "unless-stopped-killed", "no-killed"):
+        daemon.docker_cli("run", "-d", "--name", name, "--restart", name.rpartition("-")[0], BUSYBOX, "sleep", "100000")
+    daemon.docker_cli("create", "--name", "never", "--restart", "always", BUSYBOX)
+    daemon.docker_cli("stop", "-t", "0", "always-stopped", "unless-stopped-stopped")
+    # The others' machines end while no daemon is there to see it, as in a reboot of the host.
+    wait_until(lambda: len(daemon.vms()) == 3, "those that were stopped have no machines")
+    vms = daemon.vms()
+    daemon.kill()
+    for vm in vms:
+        os.kill(vm, signal.SIGKILL)
+    wait_until(lambda: daemon.vms() == {}, "the machines are gone")
+    daemon.start()
+    wait_until(lambda: all(status(daemon, name) == "running" for name in
+                           ("always-stopped", "always-killed", "unless-stopped-killed")), "what is to run runs")
+    assert {name: status(daemon, name) for name in ("no-killed", "unless-stopped-stopped", "never")} == {
+        "no-killed": "exited", "unless-stopped-stopped": "exited", "never": "created"}
+
+
+def test_the_back_off_grows_and_begins_anew_with_a_start(daemon: Daemon) -> None:
+    daemon.docker_cli("run", "-d", "--name", "loser", "--restart", "on-failure:3", BUSYBOX, "sh", "-c",
+                      "cut -d' ' -f1 /proc/uptime >>/times; exit 1")
+    wait_until(lambda: status(daemon, "loser") == "exited", "it gave up")
+    assert inspect(daemon, "loser")["RestartCount"] == 3
+    assert inspect(daemon, "loser")["State"]["ExitCode"] == 1
+    daemon.docker_cli("start", "loser")
+    wait_until(lambda: status(daemon, "loser") == "exited", "it gave up again")
+    assert inspect(daemon, "loser")["RestartCount"] == 3
+    daemon.docker_cli("cp", "loser:/times", str(daemon.directory / "times"))
+    assert len((daemon.directory / "times").read_text().split()) == 8
+
+
+def test_a_policy_is_changed_while_it_acts(daemon: Daemon) -> None:
+    daemon.docker_cli("run", "-d", "--name", "again", "--restart", "always", BUSYBOX, "true")
+    wait_until(lambda: inspect(daemon, "again")["RestartCount"] >= 2, "it was started again")
+    daemon.docker_cli("update", "--restart", "no", "again")
+    wait_until(lambda: status(daemon, "again") == "exited", "nobody starts it any more")
+    count = inspect(daemon, "again")["RestartCount"]
+    assert "cannot" in daemon.docker_cli("create", "--rm", "--restart", "always", BUSYBOX, check=False).stderr.decode()
+    assert inspect(daemon, "again")["RestartCount"] == count
