@@ -60,6 +60,7 @@ class CreateOptions:
     init: bool
     interactive: bool
     ip: str
+    ip6: str
     kernel: str
     label: tuple[str, ...]
     label_file: tuple[str, ...]
@@ -218,7 +219,8 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
 
 
 def _networking(options: CreateOptions) -> dict[str, Any]:
-    place = endpoint(aliases=options.network_alias, ip=options.ip, links=options.link, mac=options.mac_address)
+    place = endpoint(aliases=options.network_alias, ip=options.ip, ip6=options.ip6, links=options.link,
+                     mac=options.mac_address)
     first, *others = options.network or ("default",)
     return {"EndpointsConfig": {**({first: place} if place or others else {}), **{name: {} for name in others}}}
 

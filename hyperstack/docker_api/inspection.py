@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyperstack.docker_api.networks import endpoint_settings, endpoints, port_map
+from hyperstack.docker_api.ports import host_ports
 from hyperstack.engine.records import ContainerRecord, HealthRecord, PodRecord
 from hyperstack.http.times import rfc3339
 from hyperstack.pod.spec import ContainerSpec, Endpoint, Healthcheck, Mount, MountKind, PodSpec, RestartKind
@@ -121,7 +122,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
     bindings: dict[str, list[dict[str, str]]] = {}
     for port in () if sharing.network else pod.ports:
         bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(
-            {"HostIp": port.host_ip, "HostPort": str(port.host_port) if port.host_port else ""})
+            {"HostIp": port.host_ip, "HostPort": host_ports(port)})
     restart = spec.restart
     return {
         "Binds": [_bind(m) for m in spec.mounts if m.kind in _BOUND and not m.anonymous and not m.structured]

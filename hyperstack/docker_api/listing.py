@@ -12,7 +12,7 @@ from aiohttp import web
 from hyperstack.docker_api import shapes
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, shown_network, status
-from hyperstack.docker_api.networks import endpoints, exposed_ports
+from hyperstack.docker_api.networks import endpoints, exposed_ports, shown_addresses
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
 from hyperstack.engine.api import Engine
@@ -198,8 +198,8 @@ def _health_text(health: HealthRecord | None) -> str:
 
 
 def _ports(record: ContainerRecord, pod: PodRecord) -> list[dict[str, Any]]:
-    rows = [{"IP": port.host_ip or "0.0.0.0", "PrivatePort": port.container_port,  # noqa: S104 - shown, not bound
-             "PublicPort": port.host_port, "Type": port.protocol} for port in pod.ports]
+    rows = [{"IP": address, "PrivatePort": port.container_port, "PublicPort": port.host_port, "Type": port.protocol}
+            for port in pod.ports for address in shown_addresses(port)]
     published = {(row["PrivatePort"], row["Type"]) for row in rows}
     for text in exposed_ports(record):
         number, protocol = parse_port(text, field="ExposedPorts")

@@ -11,7 +11,7 @@ from hyperstack.docker_api import shapes
 from hyperstack.docker_api.bodies import ConnectBody, DisconnectBody, IpamPoolBody, NetworkCreateBody
 from hyperstack.docker_api.endpoints import parse_endpoint
 from hyperstack.docker_api.filters import Filters
-from hyperstack.engine.api import Binding, Engine, Subnet
+from hyperstack.engine.api import Binding, Engine, Published, Subnet
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
@@ -64,9 +64,16 @@ def port_map(record: ContainerRecord, pod: PodRecord) -> dict[str, list[dict[str
     for published in pod.ports:
         key = f"{published.container_port}/{published.protocol}"
         places = ports.get(key) or []
-        ports[key] = [*places, {"HostIp": published.host_ip or "0.0.0.0",  # noqa: S104 - shown, not bound
-                                "HostPort": str(published.host_port)}]
+        ports[key] = [*places, *({"HostIp": address, "HostPort": str(published.host_port)}
+                                 for address in shown_addresses(published))]
     return ports
+
+
+def shown_addresses(published: Published) -> tuple[str, ...]:
+    """Of the host's, where the port is: two words for all of them, as Docker has it."""
+    if published.host_ip:
+        return (published.host_ip,)
+    return ("0.0.0.0", *(["::"] if published.address6 else []))  # noqa: S104 - shown, not bound
 
 
 class NetworkRoutes:
@@ -99,8 +106,9 @@ class NetworkRoutes:
         if call.text("scope", "local") != "local":
             raise UnsupportedOption(f"scope={call.text('scope')[:64]}", "networks are this host's", hint="local")
         members = self._networks.members(call.who, network)
-        taken = [binding.address for _, pod in members if (binding := binding_on(pod, network.name)) is not None]
-        return json_response({**describe(network), **shapes.network_status(network.subnets, taken, call.version),
+        places = [place for _, pod in members if (place := binding_on(pod, network.name)) is not None]
+        taken = [address for place in places for address in (place.address, place.address6)]
+        return json_response({**describe(network), **shapes.network_status(network.all_subnets, taken, call.version),
                               "Containers": {record.id: _member(record, pod, network.name) for record, pod in members}})
 
     async def create(self, call: Call) -> web.StreamResponse:
@@ -108,7 +116,8 @@ class NetworkRoutes:
         _refuse(body)
         network = await self._networks.create(
             call.who, body.name, driver=body.driver, internal=body.internal, attachable=body.attachable,
-            labels=body.labels, options=body.options, subnets=[_subnet(pool) for pool in body.ipam.config])
+            labels=body.labels, options=body.options, subnets=[_subnet(pool) for pool in body.ipam.config],
+            ipv6=body.enable_ipv6)
         return json_response({"Id": network.id, "Warning": ""}, status=201)
 
     async def remove(self, call: Call) -> web.StreamResponse:
@@ -137,8 +146,8 @@ def describe(network: NetworkRecord) -> dict[str, Any]:
     """A network in Docker's shape, without its members."""
     return {
         "Name": network.name, "Id": network.id, "Created": rfc3339(network.created_at), "Scope": "local",
-        "Driver": network.driver, "EnableIPv4": True, "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": [_pool(subnet) for subnet in network.subnets]},
+        "Driver": network.driver, "EnableIPv4": True, "EnableIPv6": bool(network.subnets6),
+        "IPAM": {"Driver": "default", "Options": None, "Config": [_pool(subnet) for subnet in network.all_subnets]},
         "Internal": network.internal, "Attachable": network.attachable, "Ingress": False,
         "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": {}, "Options": network.options,
         "Labels": network.labels}
@@ -151,8 +160,7 @@ def _refuse(body: NetworkCreateBody) -> None:
             ("Ingress", body.ingress, "this host is not part of a swarm", ""),
             ("ConfigOnly", body.config_only, "a network is made with its own settings", ""),
             ("ConfigFrom", bool(body.config_from.get("Network")), "a network is made with its own settings", ""),
-            ("EnableIPv6", body.enable_ipv6, "pods have no IPv6 yet", ""),
-            ("EnableIPv4", body.enable_ipv4 is False, "pods have IPv4 alone", ""),
+            ("EnableIPv4=false", body.enable_ipv4 is False, "every pod has an IPv4 address", "--ipv6 beside it"),
             ("IPAM.Driver", body.ipam.driver not in ("", "default"), "addresses are given by the daemon", "default"),
             ("IPAM.Options", bool(body.ipam.options), "the daemon's own allocation has none", "")):
         if value:

@@ -33,8 +33,10 @@ def parse_bindings(bindings: Mapping[str, Sequence[PortBindingBody]]) -> tuple[P
         port, protocol = parse_port(text, field="HostConfig.PortBindings")
         if protocol == "sctp" and places:
             raise UnsupportedOption(f"HostConfig.PortBindings {text}", "sctp ports are not published")
-        found += [PortBinding(container_port=port, protocol=protocol, host_ip=_address(place.host_ip),
-                              host_port=_host_port(place.host_port)) for place in places]
+        for place in places:
+            first, last = _host_ports(place.host_port)
+            found.append(PortBinding(container_port=port, protocol=protocol, host_ip=_address(place.host_ip),
+                                     host_port=first, host_port_end=last))
     if len(found) > MAX_PORTS:
         raise InvalidArgument(f"more than {MAX_PORTS} published ports", field="HostConfig.PortBindings")
     return tuple(found)
@@ -50,10 +52,22 @@ def _address(text: str) -> str:
                               value=text[:64]) from error
 
 
-def _host_port(text: str) -> int:
+def _host_ports(text: str) -> tuple[int, int]:
+    """(8000, 0) of "8000", (8000, 8010) of "8000-8010", (0, 0) of nothing."""
     if text in ("", "0"):
-        return 0
-    if "-" in text:
-        raise UnsupportedOption(f"HostConfig.PortBindings.HostPort={text[:32]}", "a host port is one port",
-                                hint="leave it out to get a free one")
-    return parse_port(text, field="HostConfig.PortBindings.HostPort")[0]
+        return 0, 0
+    field = "HostConfig.PortBindings.HostPort"
+    first, dash, last = text.partition("-")
+    low = parse_port(first, field=field)[0]
+    high = parse_port(last, field=field)[0] if dash else low
+    if high < low:
+        raise InvalidArgument(f"invalid range of host ports: {text[:32]}", field=field, value=text[:32],
+                              hint="the lower one comes first")
+    return low, high if high > low else 0
+
+
+def host_ports(binding: PortBinding) -> str:
+    """As it was given."""
+    if binding.host_port_end:
+        return f"{binding.host_port}-{binding.host_port_end}"
+    return str(binding.host_port) if binding.host_port else ""

@@ -40,6 +40,7 @@ from hyperstack.image.api import ProgressSink as ProgressSink
 from hyperstack.image.api import Pushed as Pushed
 from hyperstack.image.api import RemoteImage as RemoteImage
 from hyperstack.network.api import Binding as Binding
+from hyperstack.network.api import Published as Published
 from hyperstack.network.api import Subnet as Subnet
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import ContainerSpec, Endpoint, PodSpec, Resources, RestartPolicy
@@ -318,8 +319,9 @@ class Networks(Protocol):
 
     async def create(self, who: Principal, name: str, *, driver: str = "", internal: bool = False,
                      attachable: bool = False, labels: dict[str, str] | None = None,
-                     options: dict[str, str] | None = None, subnets: Collection[Subnet] = ()) -> NetworkRecord:
-        """:param subnets: a gateway may be left empty; none at all: a free one is chosen.
+                     options: dict[str, str] | None = None, subnets: Collection[Subnet] = (), ipv6: bool = False
+                     ) -> NetworkRecord:
+        """:param subnets: a gateway may be left empty; none at all: a free one is chosen, and one of each with `ipv6`.
         :param options: see `hyperstack.engine.network_options`.
 
         :raise Conflict: the name or a subnet is taken. :raise InvalidArgument, UnsupportedOption: names the option.

@@ -13,8 +13,8 @@ _MTU = "com.docker.network.driver.mtu"
 _ICC = f"{_BRIDGE}enable_icc"
 _MASQUERADE = f"{_BRIDGE}enable_ip_masquerade"
 _HOST_IP = f"{_BRIDGE}host_binding_ipv4"
-_GATEWAY_MODE = f"{_BRIDGE}gateway_mode_ipv4"
-KNOWN = (_MTU, _ICC, _MASQUERADE, _HOST_IP, _GATEWAY_MODE)
+_GATEWAY_MODES = (f"{_BRIDGE}gateway_mode_ipv4", f"{_BRIDGE}gateway_mode_ipv6")
+KNOWN = (_MTU, _ICC, _MASQUERADE, _HOST_IP, *_GATEWAY_MODES)
 
 _REASONS = {
     f"{_BRIDGE}name": "the host's devices are named by the daemon, so that two projects never meet in one",
@@ -37,9 +37,10 @@ def parse_options(options: Mapping[str, str]) -> NetworkOptions:
         if name not in KNOWN:
             raise UnsupportedOption(f"the network option {name[:128]}", _REASONS.get(name, "the built-in bridge has no "
                                     "such option"), hint=f"one of {', '.join(KNOWN)}")
-    if options.get(_GATEWAY_MODE, "nat") != "nat":
-        raise UnsupportedOption(f"{_GATEWAY_MODE}={options[_GATEWAY_MODE][:32]}", "the host translates addresses, or "
-                                "routes them", hint=f"nat, or {_MASQUERADE}=false")
+    for mode in _GATEWAY_MODES:
+        if options.get(mode, "nat") != "nat":
+            raise UnsupportedOption(f"{mode}={options[mode][:32]}", "the host translates addresses, or routes them",
+                                    hint=f"nat, or {_MASQUERADE}=false")
     return NetworkOptions(mtu=_number(options, _MTU, 1500), isolated=not _truth(options, _ICC),
                           masquerade=_truth(options, _MASQUERADE), host_ip=_address(options, _HOST_IP))
 

@@ -16,7 +16,7 @@ from hyperstack.engine.placement import Placement, network_of
 from hyperstack.engine.records import Event, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding, Network, NetworkBackend, Subnet
-from hyperstack.pod.errors import NotFound
+from hyperstack.pod.errors import InvalidArgument, NotFound
 from hyperstack.pod.spec import Endpoint
 
 
@@ -106,19 +106,28 @@ class NetworkService:
 
     # -- for those who make and remove networks
 
-    def subnets(self, wanted: Collection[Subnet], network: Network) -> tuple[Subnet, ...]:
-        """Of a new network: those that the user wants, each with a gateway, else one that is free.
+    def subnets(self, wanted: Collection[Subnet], network: Network, *, ipv6: bool = False) -> Network:
+        """A new network with subnets: those that the user wants, each with a gateway, else one that is free.
 
+        :param ipv6: it shall have IPv6.
         :raise InvalidArgument, Conflict: see `NetworkBackend.check`. :raise Exhausted: no subnet is left.
         """
         others = [network_of(record) for record in self._store.networks.all()]
-        if not wanted:
+        four = tuple(subnet for subnet in wanted if ":" not in subnet.cidr)
+        six = tuple(subnet for subnet in wanted if ":" in subnet.cidr)
+        if six and not ipv6:
+            raise InvalidArgument(f"network {network.name}: {six[0].cidr} is a subnet of IPv6", field="subnet",
+                                  value=six[0].cidr, hint="say --ipv6 as well")
+        if ipv6 and not six:
+            cidr, gateway = self._backend.choose_subnet6(
+                network.id, [subnet.cidr for other in others for subnet in other.subnets6])
+            six = (Subnet(cidr=cidr, gateway=gateway),)
+        if not four:
             cidr, gateway = self._backend.choose_subnet([subnet.cidr for other in others for subnet in other.subnets])
-            wanted = (Subnet(cidr=cidr, gateway=gateway),)
-        checked = tuple(wanted)
-        self._backend.check(Network(id=network.id, name=network.name, project=network.project, subnets=checked,
-                                    internal=network.internal, mtu=network.mtu), others)
-        return checked
+            four = (Subnet(cidr=cidr, gateway=gateway),)
+        made = dataclasses.replace(network, subnets=four, subnets6=six)
+        self._backend.check(made, others)
+        return made
 
     def pods_on(self, record: NetworkRecord) -> list[PodRecord]:
         """Those that hold an address of it now."""

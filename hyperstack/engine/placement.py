@@ -171,7 +171,7 @@ class Placement:
                                        host_ip=port.host_ip, host_port=port.host_port) for port in pod.ports)
         others = [port for p in self._store.pods.all() if p.id != pod.id for port in p.ports]
         return self._backend.choose_ports(_at(wanted, record), pod_id=pod.id, address=_plain(binding.address),
-                                          taken=others)
+                                          address6=_plain(binding.address6), taken=others)
 
     def _record(self, project: str, name: str) -> NetworkRecord:
         record = self._store.networks.named(project, name)

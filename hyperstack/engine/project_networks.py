@@ -45,7 +45,8 @@ class ProjectNetworks:
 
     async def create(self, who: Principal, name: str, *, driver: str = "", internal: bool = False,
                      attachable: bool = False, labels: dict[str, str] | None = None,
-                     options: dict[str, str] | None = None, subnets: Collection[Subnet] = ()) -> NetworkRecord:
+                     options: dict[str, str] | None = None, subnets: Collection[Subnet] = (), ipv6: bool = False
+                     ) -> NetworkRecord:
         name = check_name(name, kind="network")
         if name in _RESERVED:
             raise Forbidden(f"operation is not permitted on predefined {name} network", field="name", value=name,
@@ -61,9 +62,9 @@ class ProjectNetworks:
         parse_options(options or {})
         record = NetworkRecord(id=new_id(), name=name, project=who.project, created_at=time.time_ns(),
                                internal=internal, attachable=attachable, labels=labels or {}, options=options or {})
-        chosen = self._networks.subnets([_with_gateway(subnet) for subnet in subnets], network_of(record))
+        made = self._networks.subnets([_with_gateway(subnet) for subnet in subnets], network_of(record), ipv6=ipv6)
         # Its bridge is made when its first pod starts.
-        record = self._store.networks.put(replace(record, subnets=chosen))
+        record = self._store.networks.put(replace(record, subnets=made.subnets, subnets6=made.subnets6))
         self._tell(record, "create")
         return record
 
@@ -188,8 +189,8 @@ def _with_gateway(subnet: Subnet) -> Subnet:
     if subnet.gateway:
         return subnet
     try:
-        first = str(ipaddress.IPv4Network(subnet.cidr)[1])
+        first = str(ipaddress.ip_network(subnet.cidr)[1])
     except (ValueError, IndexError) as error:
         raise InvalidArgument(f"invalid subnet {subnet.cidr[:64]!r}: {str(error)[:128]}", field="subnet",
-                              value=subnet.cidr[:64], hint="give an IPv4 subnet such as 10.1.2.0/24") from None
+                              value=subnet.cidr[:64], hint="give a subnet such as 10.1.2.0/24") from None
     return dataclasses.replace(subnet, gateway=first)

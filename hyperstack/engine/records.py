@@ -189,6 +189,10 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     removing: bool = False
     """Somebody asked for its removal, which has not come to its end yet."""
 
+    @property
+    def all_subnets(self) -> tuple[Subnet, ...]:
+        return (*self.subnets, *self.subnets6)
+
 
 class VolumeRecord(Struct, frozen=True, kw_only=True):
     id: str

@@ -35,6 +35,7 @@ class NetworkBody(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     subnets: list[SubnetBody] = []
+    ipv6: bool = False
 
 
 class NetworkRoutes:
@@ -74,7 +75,7 @@ class NetworkRoutes:
         network = await self._networks.create(
             call.who, wanted.name, internal=wanted.internal, labels=wanted.labels, options=wanted.options,
             subnets=[Subnet(cidr=subnet.cidr, gateway=subnet.gateway, ip_range=subnet.ip_range,
-                            reserved=subnet.reserved) for subnet in wanted.subnets])
+                            reserved=subnet.reserved) for subnet in wanted.subnets], ipv6=wanted.ipv6)
         return json_response(describe(network), status=201)
 
     async def remove(self, call: Call) -> web.StreamResponse:
@@ -90,4 +91,4 @@ def describe(network: NetworkRecord) -> dict[str, Any]:
             "builtin": network.builtin, "internal": network.internal, "labels": network.labels,
             "options": network.options, "created_at": rfc3339(network.created_at) if network.created_at else None,
             "subnets": [{"cidr": subnet.cidr, "gateway": subnet.gateway, "ip_range": subnet.ip_range,
-                         "reserved": subnet.reserved} for subnet in network.subnets]}
+                         "reserved": subnet.reserved} for subnet in network.all_subnets]}

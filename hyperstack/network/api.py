@@ -108,6 +108,8 @@ class Published:
     host_port: int
     address: str
     """The pod's, without prefix length."""
+    address6: str = ""
+    """The same of IPv6; empty: it is not published over IPv6."""
 
 
 class NetworkBackend(Protocol):
@@ -130,6 +132,7 @@ class NetworkBackend(Protocol):
         """Whether a network that a user describes can be made beside all others of the host.
 
         :raise InvalidArgument: a subnet, gateway, range or MTU is unusable. :raise Conflict: it overlaps another one.
+        :raise UnsupportedOption: it has IPv6, and the host does not.
         """
 
     async def ensure(self, network: Network) -> None: ...
@@ -178,9 +181,16 @@ class NetworkBackend(Protocol):
     def rename(self, binding: Binding) -> None:
         """The pod of this binding goes by its `names` from now on; nothing else of it changed. Unknown: no error."""
 
-    def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str,
+    def choose_subnet6(self, network_id: str, taken: Collection[str]) -> tuple[str, str]:
+        """A free (subnet, gateway) of IPv6 for a new network."""
+
+    def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str, address6: str = "",
                      taken: Collection[Published]) -> tuple[Published, ...]:
-        """Fill in host ports. :raise Conflict: one is taken (by us or by a listener on the host); names it."""
+        """Fill in host ports; of a range the first that is free.
+
+        :param address6: where ports are published over IPv6 as well.
+        :raise Conflict: one is taken (by us or by a listener on the host); names it.
+        """
 
     async def publish(self, ports: tuple[Published, ...], network: Network) -> None: ...
 

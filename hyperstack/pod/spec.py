@@ -60,6 +60,8 @@ class PortBinding(Struct, frozen=True, kw_only=True):
     """Empty: every address of the host."""
     host_port: int = 0
     """0: the engine chooses one and tells it in the binding's record."""
+    host_port_end: int = 0
+    """Last of a range from `host_port` on, of which the engine chooses one; 0: no range."""
 
 
 class Ulimit(Struct, frozen=True, kw_only=True):

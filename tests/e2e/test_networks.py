@@ -223,3 +223,62 @@ def test_an_internal_network_has_no_way_out_but_names(networks: Daemon) -> None:
     assert said.endswith("no way out")
     done = networks.ctl("run", "--rm", "--network", "shut", "-p", "80", BUSYBOX, "true", check=False)
     assert b"shut is internal" in done.stderr
+
+
+def test_a_network_with_ipv6_has_addresses_names_and_ports_of_both_kinds(networks: Daemon) -> None:
+    daemon = networks
+    daemon.docker_cli("network", "create", "--ipv6", "--subnet", "10.99.0.0/24", "--subnet", "fd00:99::/64", "front")
+    daemon.ctl("network", "create", "--ipv6", "back")
+    shown = json.loads(daemon.docker_cli("network", "inspect", "front").stdout)[0]
+    assert (shown["EnableIPv6"], [pool["Gateway"] for pool in shown["IPAM"]["Config"]]) == (
+        True, ["10.99.0.1", "fd00:99::1"])
+    daemon.docker_cli("run", "-d", "--name", "web", "--network", "front", "--ip6", "fd00:99::77", "-p", "8093:8000",
+                      BUSYBOX, "sh", "-c", SERVER)
+    place = settings(daemon, "web")
+    assert (place["GlobalIPv6Address"], place["GlobalIPv6PrefixLen"], place["IPv6Gateway"]) == (
+        "fd00:99::77", 64, "fd00:99::1")
+    assert set(daemon.text("port", "web").splitlines()) == {"8000/tcp -> 0.0.0.0:8093", "8000/tcp -> [::]:8093"}
+
+    def answers() -> bool:
+        try:
+            with daemon.namespace.connect("fd00:99::1", 8093) as connection:
+                connection.settimeout(10)
+                return connection.makefile("rb").readline().startswith(b"hello-")
+        except OSError:
+            return False
+
+    wait_until(answers, "the port is served over IPv6")
+    show = "ip -6 route show default; nslookup web; cat /etc/hosts; " + ASK.format("fd00:99::77")
+    said = daemon.text("run", "--rm", "--network", "front", BUSYBOX, "sh", "-c", show)
+    assert said.startswith("default via fd00:99::1 dev eth0")
+    assert "Address: fd00:99::77" in said
+    assert "fd00:99::2\t" in said
+    assert "\nhello-" in said
+    said = daemon.text("run", "--rm", "--network", "back", BUSYBOX, "sh", "-c",
+                       "ip -6 -o address show dev eth0 scope global; nc -w 2 fd00:99::77 8000 </dev/null || echo no")
+    assert "inet6 fd" in said
+    assert said.endswith("no")
+    daemon.ctl("network", "connect", "--ip6", "fd00:99::88", "front", "web", check=False)
+    daemon.ctl("run", "-d", "--name", "plain", BUSYBOX, "sleep", "1000")
+    daemon.ctl("network", "connect", "--ip6", "fd00:99::88", "front", "plain")
+    assert daemon.text("exec", "plain", "sh", "-c", ASK.format("fd00:99::77")).startswith("hello-")
+    daemon.ctl("network", "disconnect", "front", "plain")
+    said = daemon.text("exec", "plain", "sh", "-c", "ip -6 -o address; nc -w 2 fd00:99::77 8000 </dev/null || echo no")
+    assert "fd00:99" not in said
+    assert said.endswith("no")
+
+
+def test_a_port_of_a_range_of_the_hosts_is_the_first_that_is_free(networks: Daemon) -> None:
+    daemon = networks
+    for name, port in (("one", 8150), ("two", 8151)):
+        daemon.docker_cli("run", "-d", "--name", name, "-p", "8150-8151:8000", BUSYBOX, "sleep", "1000")
+        assert daemon.text("port", name) == f"8000/tcp -> 0.0.0.0:{port}"
+    done = daemon.docker_cli("run", "-d", "-p", "8150-8151:8000", BUSYBOX, "true", check=False)
+    assert b"all tcp ports of 8150-8151 are taken" in done.stderr
+    daemon.docker_cli("run", "-d", "--name", "many", "-p", "8160-8162:80-82", "-p", "127.0.0.1::53/udp", BUSYBOX,
+                      "sleep", "1000")
+    lines = daemon.text("port", "many").splitlines()
+    assert [line for line in lines if "tcp" in line] == [f"{80 + n}/tcp -> 0.0.0.0:{8160 + n}" for n in range(3)]
+    assert any(line.startswith("53/udp -> 127.0.0.1:") for line in lines)
+    done = daemon.docker_cli("run", "-d", "-p", "8170:80/sctp", BUSYBOX, "true", check=False)
+    assert b"sctp ports are not published" in done.stderr

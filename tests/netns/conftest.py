@@ -73,7 +73,8 @@ class Site:
         return next(network for network in self.networks if network.id == ident)
 
     def plan(self, network: Network, *, pod_id: str = "", **asked: Any) -> Binding:
-        taken = [b.address.partition("/")[0] for b in self.bindings if b.network_id == network.id]
+        taken = [address.partition("/")[0] for b in self.bindings if b.network_id == network.id
+                 for address in (b.address, b.address6)]
         binding = self.backend.plan(network, pod_id=pod_id or f"pod-{len(self.bindings)}", taken=taken, **asked)
         self.bindings.append(binding)
         return binding
@@ -83,7 +84,8 @@ class Site:
         return self.lab.pod(await self.backend.plug(binding, uid=65534), binding)
 
     async def publish(self, pod: PodPeer, network: Network, *wanted: PortBinding) -> tuple[Published, ...]:
-        ports = self.backend.choose_ports(wanted, pod_id=pod.binding.pod_id, address=pod.address, taken=self.ports)
+        ports = self.backend.choose_ports(wanted, pod_id=pod.binding.pod_id, address=pod.address,
+                                          address6=pod.binding.address6, taken=self.ports)
         self.ports.extend(ports)
         await self.backend.publish(ports, network)
         return ports

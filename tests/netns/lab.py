@@ -110,7 +110,8 @@ class Lab:
     def serve(self, namespace: int, port: int, *, udp: bool = False, address: str = "") -> socket.socket:
         """A server that answers each with the address it saw."""
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
-        server = within(namespace, lambda: socket.socket(socket.AF_INET, kind))
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        server = within(namespace, lambda: socket.socket(family, kind))
         self._cleanup.callback(server.close)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((address, port))
@@ -124,7 +125,8 @@ class Lab:
     def ask(self, namespace: int, address: str, port: int, *, udp: bool = False, timeout: float = 5.0) -> str:
         """Whom the server saw. :raise OSError: TimeoutError where nobody answers."""
         kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
-        with within(namespace, lambda: socket.socket(socket.AF_INET, kind)) as client:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with within(namespace, lambda: socket.socket(family, kind)) as client:
             client.settimeout(timeout)
             client.connect((address, port))
             client.send(b"?")
@@ -178,6 +180,10 @@ class PodPeer:
         lab.ip(namespace, f"address add {binding.address} dev eth0")
         if binding.gateway:
             lab.ip(namespace, f"route add default via {binding.gateway}")
+        if binding.address6:
+            lab.ip(namespace, f"address add {binding.address6} dev eth0 nodad")
+        if binding.gateway6:
+            lab.ip(namespace, f"-6 route add default via {binding.gateway6}")
         for end in (fd, self._guest):
             os.set_blocking(end, False)
         self._pump = threading.Thread(target=self._copy, daemon=True)

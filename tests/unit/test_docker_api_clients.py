@@ -140,7 +140,8 @@ async def test_images_volumes_networks_and_the_system(served: Served) -> None:
     assert inspected["IPAM"]["Config"] == [{"Subnet": "10.77.0.0/16", "IPRange": "10.77.5.0/24",
                                             "Gateway": "10.77.0.9", "AuxiliaryAddresses": {"a": "10.77.5.1"}}]
     assert await ok(served, "network", "ls", "-q", "--filter", "label=tier=x") == ident[:12] + "\n"
-    for words, reason in ((("--ipv6", "six"), b"EnableIPv6 is not supported"), (("-d", "macvlan", "m"), b"macvlan"),
+    for words, reason in ((("--ipv6", "six"), b"IPv6 on this host is not supported"),
+                          (("-d", "macvlan", "m"), b"macvlan"),
                           (("front",), b"network with name front already exists"), (("host",), b"predefined host"),
                           (("--subnet", "10.77.9.0/24", "o"), b"overlaps that of network front"),
                           (("-o", "com.docker.network.bridge.name=br0", "o"), b"bridge.name is not supported")):

@@ -64,7 +64,8 @@ def test_everything_that_is_honoured_arrives() -> None:
             "Memory": 64 << 20, "MemorySwap": -1, "NanoCpus": 10**9, "PidsLimit": 5, "CpuShares": 9, "Init": True,
             "Binds": ["vol:/data:ro", "/anon2"], "Tmpfs": {"/tmp": "size=64k,noexec,mode=700"}, "AutoRemove": True,
             "Mounts": [{"Type": "volume", "Source": "v2", "Target": "/two"}, {"Type": "tmpfs", "Target": "/three"}],
-            "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "53/udp": [{"HostPort": ""}]},
+            "PortBindings": {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "53/udp": [{"HostPort": ""}],
+                             "81/tcp": [{"HostPort": "90-91"}, {"HostPort": "99-99"}]},
             "CapAdd": ["net_admin"], "CapDrop": ["ALL"], "SecurityOpt": ["no-new-privileges", "seccomp=unconfined"],
             "Privileged": True, "ReadonlyRootfs": True, "GroupAdd": ["27", "video"],
             "Sysctls": {"net.core.somaxconn": "9"},
@@ -83,7 +84,8 @@ def test_everything_that_is_honoured_arrives() -> None:
         "/three": (MountKind.TMPFS, "", False), "/tmp": (MountKind.TMPFS, "", False)}
     assert Mount(kind=MountKind.TMPFS, target="/tmp", size=65536, mode=0o700, options=("noexec",)) in spec.mounts
     assert [(p.container_port, p.protocol, p.host_ip, p.host_port) for p in pod.ports] == [
-        (80, "tcp", "127.0.0.1", 8080), (53, "udp", "", 0)]
+        (80, "tcp", "127.0.0.1", 8080), (53, "udp", "", 0), (81, "tcp", "", 90), (81, "tcp", "", 99)]
+    assert [p.host_port_end for p in pod.ports] == [0, 0, 91, 0]
     security = spec.security
     assert (security.privileged, security.read_only_rootfs, security.no_new_privileges) == (True, True, True)
     assert (security.cap_add, security.cap_drop, security.seccomp) == (("NET_ADMIN",), ("ALL",), "unconfined")
@@ -167,7 +169,6 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"StorageOpt": {"dm.x": "1"}}}, "StorageOpt.dm.x is not supported"),
     ({"HostConfig": {"LogConfig": {"Type": "none", "Config": {"max-size": "1m"}}}}, "LogConfig.Config.max-size is not"),
     ({"HostConfig": {"LogConfig": {"Config": {"tag": "x"}}}}, "LogConfig.Config.tag is not supported"),
-    ({"HostConfig": {"PortBindings": {"80": [{"HostPort": "80-90"}]}}}, "HostPort=80-90 is not supported"),
     ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Links": ["x"]}}}}, "EndpointsConfig.bridge.Links is not"),
     ({"hostconfig": {"pidmode": "host"}}, "HostConfig.PidMode=host is not supported"),
 ])

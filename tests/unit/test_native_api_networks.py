@@ -51,7 +51,7 @@ async def test_a_network_is_made_shown_by_both_apis_and_removed(served: Served) 
     ({"name": "a b"}, 400, "Invalid network name"), ({"name": "x", "options": {"mtu": "1"}}, 400, "option mtu"),
     ({"name": "x", "options": {"com.docker.network.driver.mtu": "99"}}, 400, "MTU 99 is out of range"),
     ({"name": "x", "subnets": [{"cidr": "8.8.8.0/24"}]}, 400, "not a private range"),
-    ({"name": "x", "subnets": [{"cidr": "fd00::/64"}]}, 400, "invalid subnet 'fd00::/64'"),
+    ({"name": "x", "subnets": [{"cidr": "fd00::/64"}]}, 400, "fd00::/64 is a subnet of IPv6 (say --ipv6"),
     ({"name": "x", "subnets": [{"cidr": "10.1.2.5/24"}]}, 400, "host bits set"),
     ({"name": "x", "subnets": [{"cidr": "10.1.0.0/24"}, {"cidr": "10.1.0.128/25"}]}, 400, "another of its subnets"),
     ({"name": "x", "subnets": [{"cidr": "10.1.2.0/31"}]}, 400, "too small"),

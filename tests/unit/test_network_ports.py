@@ -8,7 +8,7 @@ import pytest
 
 from hyperstack.network.api import Published
 from hyperstack.network.bridge.ports import EPHEMERAL, PortChooser
-from hyperstack.pod.errors import Conflict, InvalidArgument, UnsupportedOption
+from hyperstack.pod.errors import Conflict, InvalidArgument
 from hyperstack.pod.spec import PortBinding
 
 LOOPBACK = "127.0.0.1"
@@ -83,7 +83,8 @@ def test_a_made_up_port_never_takes_one_that_is_named() -> None:
     (PortBinding(container_port=0), InvalidArgument), (PortBinding(container_port=65536), InvalidArgument),
     (PortBinding(container_port=80, host_port=-1), InvalidArgument),
     (PortBinding(container_port=80, host_ip="nonsense"), InvalidArgument),
-    (PortBinding(container_port=80, host_ip="::1"), UnsupportedOption)])
+    (PortBinding(container_port=80, host_ip="::1"), InvalidArgument),
+    (PortBinding(container_port=80, host_port=9, host_port_end=8), InvalidArgument)])
 def test_senseless_bindings_are_refused(binding: PortBinding, error: type[Exception]) -> None:
     with pytest.raises(error):
         choose(binding)

@@ -40,6 +40,7 @@ _TEXTS = {
     "health-start-interval": "Time between two health checks in the start period (default 5s)",
     "health-start-period": "Time from the start in which failed checks do not count (default 0s)",
     "health-timeout": "Time that one health check may take (default 30s)", "ip": "IPv4 address",
+    "ip6": "IPv6 address",
     "log-driver": "Log driver", "mac-address": "MAC address", "memory-reservation": "Memory soft limit",
     "memory-swap": "Memory plus swap; -1: no limit", "name": "Name the container",
     "platform": "Platform of the image (os/arch)", "shm-size": "Size of /dev/shm",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import TypedDict
 
 from hyperstack.network.api import Network, Subnet
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
@@ -88,6 +90,64 @@ def _check_address(network: Network, taken: Collection[str], wanted: str) -> tup
         raise Conflict(f"address {address} is in use in network {network.name}", field="ip_address",
                        value=str(address), hint="choose another, or none to be given a free one")
     return address, subnet
+
+
+class Place6(TypedDict, total=False):
+    """Of a binding; nothing on a network without IPv6."""
+
+    address6: str
+    gateway6: str
+
+
+def place6(network: Network, taken: Collection[str], wanted: str) -> Place6:
+    """The IPv6 address `wanted`, or the lowest free one, and the gateway. Raises as `choose_address`."""
+    if not network.subnets6:
+        if wanted:
+            raise InvalidArgument(f"network {network.name} has no IPv6", field="ip6_address", value=wanted[:64],
+                                  hint="create it with --ipv6")
+        return {}
+    subnet = network.subnets6[0]
+    cidr = IPv6Network(subnet.cidr)
+    used = _kept(subnet) | set(taken)
+    if wanted:
+        address = _check_address6(network, cidr, used, wanted)
+    else:
+        pool = IPv6Network(subnet.ip_range or subnet.cidr)
+        first = int(pool.network_address)
+        # Of the used ones at most so many can be in the way: the subnet need not be gone through.
+        tried = (IPv6Address(first + number) for number in range(min(pool.num_addresses, len(used) + 3)))
+        free = next((one for one in tried if one != cidr.network_address and str(one) not in used), None)
+        if free is None:
+            raise Exhausted(f"network {network.name} has no free address left in {pool}", field="subnet",
+                            value=str(pool), hint="remove pods of this network, or use another network")
+        address = free
+    return {"address6": f"{address}/{cidr.prefixlen}", "gateway6": "" if network.internal else subnet.gateway}
+
+
+def _check_address6(network: Network, cidr: IPv6Network, used: Collection[str], wanted: str) -> IPv6Address:
+    try:
+        address = IPv6Address(wanted.partition("/")[0])
+    except ValueError:
+        raise InvalidArgument(f"invalid IPv6 address: {wanted[:64]!r}", field="ip6_address", value=wanted[:64],
+                              hint=f"give one of {cidr}") from None
+    if address not in cidr or address == cidr.network_address:
+        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({cidr})",
+                              field="ip6_address", value=str(address), hint=f"give a host address of {cidr}")
+    if str(address) in used:
+        raise Conflict(f"address {address} is in use in network {network.name}", field="ip6_address",
+                       value=str(address), hint="choose another, or none to be given a free one")
+    return address
+
+
+def choose_subnet6(network_id: str, taken: Collection[str]) -> IPv6Network:
+    """A unique local /64 (RFC 4193) that the network's id decides, and that overlaps nothing of `taken`."""
+    others = [IPv6Network(cidr) for cidr in taken]
+    for number in range(64):
+        digest = hashlib.sha256(f"{network_id}/{number}".encode()).digest()
+        subnet = IPv6Network((b"\xfd" + digest[:7] + bytes(8), 64))
+        if not any(subnet.overlaps(other) for other in others):
+            return subnet
+    raise Exhausted("no IPv6 subnet is left for a new network", field="subnet", hint="name one with --subnet")
 
 
 def usable(address: IPv4Address, subnet: IPv4Network) -> bool:

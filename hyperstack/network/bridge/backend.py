@@ -23,16 +23,16 @@ from typing import TypeVar
 from hyperstack.network.api import Binding, Network, Published, Subnet
 from hyperstack.network.bridge import addressing, checks, nft, plugs
 from hyperstack.network.bridge.elements import Change, ElementsRefused, ElementTable
-from hyperstack.network.bridge.links import Links, ensure_forwarding
+from hyperstack.network.bridge.links import Links, ensure_forwarding, ensure_forwarding6, has_ipv6
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.naming import Naming
 from hyperstack.network.bridge.netlink import Refused
 from hyperstack.network.bridge.ports import PortChooser
-from hyperstack.network.bridge.probe import SAMPLE, probe
+from hyperstack.network.bridge.probe import SAMPLE, SAMPLE6, probe
 from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
 from hyperstack.network.bridge.ruleset import Desired, Ruleset
 from hyperstack.network.bridge.watch import DeletionWatch
-from hyperstack.pod.errors import InvalidArgument, Unavailable
+from hyperstack.pod.errors import InvalidArgument, Unavailable, UnsupportedOption
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
 
@@ -87,11 +87,21 @@ class BridgeNetwork:
             log.warning("%s names no IPv4 name server: pods will not resolve names", self._resolv_conf)
         self._links = await self._devices(Links)
         await self._filters(self._elements.open)
+        self._ruleset.ipv6 = await self._filters(self._try_ipv6)
         sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, name_ports={SAMPLE.id: 1},
                                              resolvers=self._desired.resolvers))
         await self._filters(lambda: nft.apply(sample, check_only=True))
         self._watch = DeletionWatch(self._table_deleted.set)
         self._repairs = asyncio.create_task(self._restore_tables())
+
+    def _try_ipv6(self) -> bool:
+        if not has_ipv6():
+            return False
+        try:
+            nft.apply(self._ruleset.whole(Desired(networks={SAMPLE6.id: SAMPLE6})), check_only=True)
+        except Unavailable:
+            return False
+        return True
 
     async def probe(self) -> list[Finding]:
         return await asyncio.to_thread(probe, self._names, host_resolvers(self._resolv_conf))
@@ -122,6 +132,10 @@ class BridgeNetwork:
         subnet = addressing.choose_subnet(self._pools, avoid, large=large)
         return str(subnet), str(subnet[1])
 
+    def choose_subnet6(self, network_id: str, taken: Collection[str]) -> tuple[str, str]:
+        subnet = addressing.choose_subnet6(network_id, taken)
+        return str(subnet), str(subnet[1])
+
     def _where_the_host_goes(self) -> list[IPv4Network]:
         resolvers = (IPv4Network(server) for server in host_resolvers(self._resolv_conf).reachable)
         return [*addressing.host_routes(), *resolvers]
@@ -130,6 +144,10 @@ class BridgeNetwork:
         checks.check_network(network)
         checks.check_apart(network, others)
         checks.check_beside_host(network, self._where_the_host_goes(), self._pools)
+        if network.subnets6 and not self._ruleset.ipv6:
+            raise UnsupportedOption("IPv6 on this host", "its kernel has no IPv6, or no nftables for it, or it is "
+                                    "switched off", hint="sysctl net.ipv6.conf.all.disable_ipv6; or leave out --ipv6")
+        checks.check_beside_host6(network)
 
     async def ensure(self, network: Network) -> None:
         """The network's bridge, rules, and way out. Cheap where all is there.
@@ -143,7 +161,8 @@ class BridgeNetwork:
             return
         checks.check_network(network)
         checks.check_apart(network, self._desired.networks.values())
-        fresh = known is None and bool(self._desired.networks)
+        new6 = bool(network.subnets6) and not self._desired.has_ipv6
+        fresh = known is None and bool(self._desired.networks) and not new6
         self._desired.networks[network.id] = network
         await self._naming.ensure(network)
         # The rules stand before the bridge does: no moment in which it forwards and nobody watches.
@@ -153,6 +172,9 @@ class BridgeNetwork:
 
     def _make_bridge(self, links: Links, network: Network) -> None:
         links.ensure_bridge(self._names.bridge(network.id), network)
+        if network.subnets6 and not network.internal and ensure_forwarding6():
+            log.warning("net.ipv6.conf.all.forwarding was 0; it is 1 now, as pods need it to reach beyond this host; "
+                        "devices that accept router advertisements go on to do so (accept_ra=2)")
         if not network.internal and ensure_forwarding():
             log.warning("net.ipv4.ip_forward was 0; it is 1 now, as pods need it to reach beyond this host. A host in "
                         "several networks now routes between them unless its firewall forbids it")
@@ -178,7 +200,8 @@ class BridgeNetwork:
             gateway="" if network.internal else subnet.gateway,
             tap=self._names.tap(pod_id), bridge=self._names.bridge(network.id), device=device,
             branch=self._names.branch(pod_id, network.id) if shared else "",
-            dns=self._name_servers(network, subnet), mtu=network.mtu)
+            dns=self._name_servers(network, subnet), mtu=network.mtu,
+            **addressing.place6(network, taken, address6))
         if not network.names:
             return binding
         return replace(binding, names=tuple(dict.fromkeys(name.lower() for name in names)),
@@ -268,9 +291,10 @@ class BridgeNetwork:
                 binding if one.network_id == binding.network_id else one for one in known)
             self._naming.put(binding)
 
-    def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str,
+    def choose_ports(self, wanted: tuple[PortBinding, ...], *, pod_id: str, address: str, address6: str = "",
                      taken: Collection[Published]) -> tuple[Published, ...]:
-        return self._ports.choose(wanted, pod_id=pod_id, address=address.partition("/")[0], taken=taken)
+        return self._ports.choose(wanted, pod_id=pod_id, address=address.partition("/")[0],
+                                  address6=address6.partition("/")[0], taken=taken)
 
     async def publish(self, ports: tuple[Published, ...], network: Network) -> None:
         """All of a pod's ports; another set replaces the pod's former one.
@@ -374,7 +398,7 @@ class BridgeNetwork:
             self._table_deleted.clear()
             try:
                 present = await self._filters(nft.tables)
-                if self._desired.networks and not self._ruleset.tables <= present:
+                if self._desired.networks and not self._ruleset.tables(self._desired) <= present:
                     log.warning("somebody deleted the nftables tables %s; making them again", self._names.table)
                     await self._say_everything()
             except Unavailable as error:

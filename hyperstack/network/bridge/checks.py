@@ -8,7 +8,8 @@ a tenant could draw to itself what the host, or others on it, send to the world.
 from __future__ import annotations
 
 from collections.abc import Collection
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 
 from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge.addressing import usable
@@ -17,11 +18,15 @@ from hyperstack.pod.errors import Conflict, InvalidArgument
 PRIVATE = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 """RFC 1918."""
 
+PRIVATE6 = tuple(IPv6Network(text) for text in ("fc00::/7", "2001:db8::/32"))
+"""Unique local addresses (RFC 4193), and those of examples, which people type (RFC 3849): neither goes anywhere."""
+
 MAX_SUBNETS = 16
 MAX_RESERVED = 256
 MIN_MTU, MAX_MTU = 576, 9216
 """What every IPv4 host must take in one piece (RFC 791); what jumbo frames have."""
 
+_EXAMPLE6 = "give a unique local subnet such as fd12:3456:789a::/64"
 _EXAMPLE = "give a private subnet such as 10.1.2.0/24"
 
 
@@ -43,6 +48,54 @@ def check_network(network: Network) -> None:
             raise InvalidArgument(f"network {network.name}: {cidr} overlaps another of its subnets", field="subnet",
                                   value=subnet.cidr, hint="give subnets that are apart")
         cidrs.append(cidr)
+    if len(network.subnets6) > 1:
+        raise InvalidArgument(f"network {network.name}: {len(network.subnets6)} subnets of IPv6", field="subnet",
+                              value=len(network.subnets6), hint="give one")
+    for subnet in network.subnets6:
+        _check_subnet6(network.name, subnet)
+
+
+def _check_subnet6(name: str, subnet: Subnet) -> None:
+    cidr = _cidr6(name, subnet.cidr, "subnet")
+    if not 48 <= cidr.prefixlen <= 120 or not any(cidr.subnet_of(ours) for ours in PRIVATE6):
+        raise InvalidArgument(f"network {name}: {cidr} is no private range of 2^8 to 2^80 addresses", field="subnet",
+                              value=subnet.cidr, hint=_EXAMPLE6)
+    gateway = _address6(name, subnet.gateway, "gateway")
+    if gateway not in cidr or gateway == cidr.network_address:
+        raise InvalidArgument(f"network {name}: {gateway} cannot be the gateway of {cidr}", field="gateway",
+                              value=subnet.gateway, hint="give a host address of the subnet")
+    if subnet.ip_range and not _cidr6(name, subnet.ip_range, "ip_range").subnet_of(cidr):
+        raise InvalidArgument(f"network {name}: the range {subnet.ip_range} is not within {cidr}", field="ip_range",
+                              value=subnet.ip_range, hint="give a part of the subnet")
+    if len(subnet.reserved) > MAX_RESERVED:
+        raise InvalidArgument(f"network {name}: more than {MAX_RESERVED} auxiliary addresses", field="aux_address",
+                              value=len(subnet.reserved), hint="leave them out of the range of addresses: ip_range")
+    for label, text in subnet.reserved.items():
+        if _address6(name, text, "aux_address") not in cidr:
+            raise InvalidArgument(f"network {name}: {text[:64]} ({label[:64]}) is not in {cidr}", field="aux_address",
+                                  value=text[:64], hint="give a host address of the subnet")
+
+
+def check_beside_host6(network: Network, table: Path = Path("/proc/net/ipv6_route")) -> None:
+    """:raise Conflict: the host goes there by a route of its own."""
+    for subnet in network.subnets6:
+        met = next((route for route in _routes6(table) if route.overlaps(IPv6Network(subnet.cidr))), None)
+        if met is not None:
+            raise Conflict(f"subnet {subnet.cidr} overlaps {met}, which this host has a route to", field="subnet",
+                           value=subnet.cidr, hint="choose another, or none to be given one")
+
+
+def _routes6(table: Path) -> list[IPv6Network]:
+    """The default route and multicast left out."""
+    if not table.exists():
+        return []
+    found = []
+    for line in table.read_text().splitlines():
+        destination, length = line.split()[:2]
+        network = IPv6Network((bytes.fromhex(destination), int(length, 16)))
+        if network.prefixlen and not network.is_multicast:
+            found.append(network)
+    return found
 
 
 def _check_subnet(name: str, subnet: Subnet) -> IPv4Network:
@@ -77,6 +130,10 @@ def check_apart(network: Network, others: Collection[Network]) -> None:
                     "a network of another project"
                 raise Conflict(f"subnet {mine.cidr} overlaps {whose}", field="subnet", value=mine.cidr,
                                hint="choose another, or none to be given one")
+        for mine, theirs in ((mine, theirs) for mine in network.subnets6 for theirs in other.subnets6):
+            if other.id != network.id and IPv6Network(mine.cidr).overlaps(IPv6Network(theirs.cidr)):
+                raise Conflict(f"subnet {mine.cidr} overlaps another network's", field="subnet", value=mine.cidr,
+                               hint="choose another, or none to be given one")
 
 
 def check_beside_host(network: Network, avoid: Collection[IPv4Network], pools: Collection[IPv4Network]) -> None:
@@ -100,6 +157,22 @@ def _cidr(name: str, text: str, field: str) -> IPv4Network:
     except ValueError as error:
         raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
                               hint=_EXAMPLE) from None
+
+
+def _cidr6(name: str, text: str, field: str) -> IPv6Network:
+    try:
+        return IPv6Network(text)
+    except ValueError as error:
+        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
+                              hint=_EXAMPLE6) from None
+
+
+def _address6(name: str, text: str, field: str) -> IPv6Address:
+    try:
+        return IPv6Address(text)
+    except ValueError as error:
+        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
+                              hint="give an IPv6 address of the subnet") from None
 
 
 def _address(name: str, text: str, field: str) -> IPv4Address:

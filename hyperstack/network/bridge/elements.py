@@ -17,7 +17,7 @@ Verb = Literal["add", "delete"]
 
 # linux/netlink.h, linux/netfilter.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 _NETLINK_NETFILTER = 12
-_FAMILIES = {"ip": 2, "bridge": 7}
+_FAMILIES = {"ip": 2, "bridge": 7, "ip6": 10}
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NFTABLES = 10
 _VERBS: dict[Verb, tuple[int, int]] = {"add": (_NFTABLES << 8 | 12, CREATE), "delete": (_NFTABLES << 8 | 14, 0)}
@@ -111,9 +111,21 @@ def _port(number: str) -> bytes:
     return int(number).to_bytes(2, "big")
 
 
+def _address6(text: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6, text)
+
+
+def _hex(word: str) -> bytes:
+    return bytes.fromhex(word.removeprefix("0x"))
+
+
 _Fields = tuple[Callable[[str], bytes], ...]
 _FIELDS: dict[str, tuple[_Fields, _Fields]] = {
     "bindings": ((_device, _mac, socket.inet_aton), ()),
+    "bindings6": ((_device, _mac, _address6), ()),
+    "targets6": ((_device, _mac, _hex), ()),
+    "ports_any6": ((_protocol, _port), (_address6, _port)),
+    "ports_at6": ((_address6, _protocol, _port), (_address6, _port)),
     "ports_any": ((_protocol, _port), (socket.inet_aton, _port)),
     "ports_at": ((socket.inet_aton, _protocol, _port), (socket.inet_aton, _port)),
 }

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from hyperstack.network.api import Binding, Network
@@ -53,6 +53,7 @@ _MACVLAN_SOURCE, _MACVLAN_NODST, _MACVLAN_MACADDR_ADD = 16, 2, 0
 _PORT_HAIRPIN, _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MCAST_FLOOD, _PORT_ISOLATED = 4, 8, 9, 27, 33
 _ADDRESS_ADDRESS, _ADDRESS_LOCAL = 1, 2
 _NEIGHBOUR_ADDRESS = 2
+_NO_DAD = 0x02
 _NTF_MASTER = 0x04
 _NUD_NOARP = 0x40
 _UP, _NO_ARP = 0x01, 0x80
@@ -101,7 +102,12 @@ class Links:
                     _NEW_LINK, _link(0) + text(_LINK_NAME, name) + text(_LINK_ALIAS, alias) + info
                     + attribute(_LINK_ADDRESS, _octets(bridge_mac(network))), CREATE | EXCLUSIVE))
         index = socket.if_nametoindex(name)
-        self._quieten(name)
+        if network.subnets6:
+            # Nobody there tells the host of routes, and no address is another's.
+            for option in ("accept_ra", "accept_redirects", "accept_dad", "dad_transmits", "disable_ipv6"):
+                _sysctl(f"ipv6/conf/{name}/{option}", "0")
+        else:
+            self._quieten(name)
         # A host process that connects to 127.0.0.1:port is sent to a pod out of this device.
         _sysctl(f"ipv4/conf/{name}/route_localnet", "1")
         # The host answers ARP here for these addresses only, and does not tell its others.
@@ -113,6 +119,11 @@ class Links:
                 head = struct.pack("=BBBBI", socket.AF_INET, IPv4Network(subnet.cidr).prefixlen, 0, 0, index)
                 self._netlink.tell(Message(_NEW_ADDRESS, head + attribute(_ADDRESS_LOCAL, gateway)
                                            + attribute(_ADDRESS_ADDRESS, gateway), CREATE | EXCLUSIVE))
+        for subnet in network.subnets6:
+            with _tolerate(errno.EEXIST):
+                head = struct.pack("=BBBBI", socket.AF_INET6, IPv6Network(subnet.cidr).prefixlen, _NO_DAD, 0, index)
+                self._netlink.tell(Message(_NEW_ADDRESS, head + attribute(
+                    _ADDRESS_ADDRESS, IPv6Address(subnet.gateway).packed), CREATE | EXCLUSIVE))
         self._netlink.tell(Message(_NEW_LINK, _link(index, on=_UP) + u32(_LINK_MTU, network.mtu)))
 
     def make_tap(self, name: str, uid: int) -> int:
@@ -213,7 +224,8 @@ class Links:
         # Hairpin: where bridge-nf-call-iptables is on (Docker's and Kubernetes' hosts), a pod that connects to a port
         # which it publishes itself is translated within the bridge, and must be sent back out of the port it came by.
         manner = nested(_LINK_PORT, u8(_PORT_HAIRPIN, 1), u8(_PORT_LEARNING, 0), u8(_PORT_UNICAST_FLOOD, 0),
-                        u8(_PORT_MCAST_FLOOD, 0), u8(_PORT_ISOLATED, int(isolated)))
+                        # Neighbours of IPv6 are asked for by multicast.
+                        u8(_PORT_MCAST_FLOOD, int(bool(binding.address6))), u8(_PORT_ISOLATED, int(isolated)))
         neighbour = struct.pack("=BxxxiHBB", socket.AF_BRIDGE, own, _NUD_NOARP, _NTF_MASTER, 0)
         self._netlink.tell(
             Message(_NEW_LINK, _link(own) + u32(_LINK_MASTER, bridge) + u32(_LINK_MTU, binding.mtu)),
@@ -241,6 +253,36 @@ def ensure_forwarding() -> bool:
     except OSError as error:
         raise Unavailable(f"net.ipv4.ip_forward is 0 and cannot be set: {error.strerror}", field="ip_forward",
                           hint="sysctl -w net.ipv4.ip_forward=1") from error
+    return True
+
+
+def has_ipv6() -> bool:
+    """Whether the host's kernel has it, and it is not switched off."""
+    try:
+        return (SYSCTL / "ipv6/conf/all/disable_ipv6").read_text().strip() == "0"
+    except OSError:
+        return False
+
+
+def ensure_forwarding6() -> bool:
+    """Make the host forward IPv6. Whether it had to be switched on.
+
+    A host that forwards takes no router advertisements unless told twice; one that has its default route from them
+    keeps it.
+
+    :raise Unavailable: it is off and cannot be switched on.
+    """
+    path = SYSCTL / "ipv6/conf/all/forwarding"
+    if path.read_text().strip() != "0":
+        return False
+    try:
+        for option in (SYSCTL / "ipv6/conf").glob("*/accept_ra"):
+            if option.parent.name != "all" and option.read_text().strip() == "1":
+                option.write_text("2")
+        path.write_text("1")
+    except OSError as error:
+        raise Unavailable(f"net.ipv6.conf.all.forwarding is 0 and cannot be set: {error.strerror}", field="forwarding",
+                          hint="sysctl -w net.ipv6.conf.all.forwarding=1") from error
     return True
 
 

@@ -7,11 +7,11 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from hyperstack.network.api import Published
-from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
+from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
 from hyperstack.pod.spec import PortBinding
 
 EPHEMERAL = range(32768, 61000)
@@ -29,22 +29,24 @@ class PortChooser:
     def __init__(self) -> None:
         self._next = EPHEMERAL.start
 
-    def choose(self, wanted: Collection[PortBinding], *, pod_id: str, address: str,
+    def choose(self, wanted: Collection[PortBinding], *, pod_id: str, address: str, address6: str = "",
                taken: Collection[Published]) -> tuple[Published, ...]:
         """`wanted` with their host ports; see `NetworkBackend.choose_ports`."""
         others = [port for port in taken if port.pod_id != pod_id]
         chosen: list[Published] = []
         # The named ones first: a port made up must not take one that is asked for.
-        for binding in sorted(wanted, key=lambda b: b.host_port == 0):
+        for binding in sorted(wanted, key=lambda b: (b.host_port == 0, b.host_port_end > 0)):
             _check(binding)
-            host_ip = _host_ip(binding.host_ip)
-            if binding.host_port:
+            host_ip = _host_ip(binding.host_ip, address6)
+            if binding.host_port_end:
+                port = _free_of_range(binding, host_ip, [*others, *chosen])
+            elif binding.host_port:
                 _require_free(binding, host_ip, [*others, *chosen])
                 port = binding.host_port
             else:
                 port = self._free(binding.protocol, host_ip, [*others, *chosen])
             chosen.append(Published(pod_id=pod_id, container_port=binding.container_port, protocol=binding.protocol,
-                                    host_ip=host_ip, host_port=port, address=address))
+                                    host_ip=host_ip, host_port=port, address=address, address6=address6))
         return tuple(chosen)
 
     def _free(self, protocol: str, host_ip: str, taken: Collection[Published]) -> int:
@@ -58,28 +60,42 @@ class PortChooser:
 
 
 def _check(binding: PortBinding) -> None:
-    for name in ("container_port", "host_port"):
+    for name in ("container_port", "host_port", "host_port_end"):
         value = getattr(binding, name)
-        if not (0 if name == "host_port" else 1) <= value <= 65535:
+        if not (1 if name == "container_port" else 0) <= value <= 65535:
             raise InvalidArgument(f"port {value} is out of range", field=name, value=value, hint="1 to 65535")
+    if binding.host_port_end and not 0 < binding.host_port <= binding.host_port_end:
+        raise InvalidArgument(f"ports {binding.host_port}-{binding.host_port_end} are no range", field="host_port",
+                              value=binding.host_port, hint="the lower one comes first")
 
 
-def _host_ip(text: str) -> str:
-    """Canonical; empty for every address."""
-    if ":" in text:
-        raise UnsupportedOption(f"publishing on {text[:64]}", "published ports are IPv4 only",
-                                hint="name an IPv4 address of this host, or none for all")
+def _host_ip(text: str, address6: str) -> str:
+    """Canonical; empty for every address.
+
+    :raise InvalidArgument: it is none, or of IPv6 where the pod has no such address.
+    """
     try:
-        address = IPv4Address(text or _ANYWHERE)
+        address = ip_address(text or _ANYWHERE)
     except ValueError:
         raise InvalidArgument(f"invalid host address to publish on: {text[:64]!r}", field="host_ip", value=text[:64],
-                              hint="name an IPv4 address of this host, or none for all") from None
+                              hint="name an address of this host, or none for all") from None
+    if address.version == 6 and not address6:
+        raise InvalidArgument(f"a port cannot be published on {address}: the pod's network has no IPv6",
+                              field="host_ip", value=str(address), hint="use a network that was created with --ipv6")
     return "" if address.is_unspecified else str(address)
+
+
+def _free_of_range(binding: PortBinding, host_ip: str, taken: Collection[Published]) -> int:
+    for port in range(binding.host_port, binding.host_port_end + 1):
+        if _owner(binding.protocol, host_ip, port, taken) is None and _bind_error(binding.protocol, host_ip, port) == 0:
+            return port
+    raise Conflict(f"all {binding.protocol} ports of {binding.host_port}-{binding.host_port_end} are taken",
+                   field="host_port", value=binding.host_port, hint="give another range, or remove pods")
 
 
 def _require_free(binding: PortBinding, host_ip: str, taken: Collection[Published]) -> None:
     port, protocol = binding.host_port, binding.protocol
-    shown = f"{host_ip or _ANYWHERE}:{port}/{protocol}"
+    shown = f"{f'[{host_ip}]' if ':' in host_ip else host_ip or _ANYWHERE}:{port}/{protocol}"
     owner = _owner(protocol, host_ip, port, taken)
     if owner is not None:
         raise Conflict(f"Bind for {host_ip or _ANYWHERE}:{port} failed: port is already allocated", field="host_port",
@@ -104,7 +120,7 @@ def _bind_error(protocol: str, host_ip: str, port: int) -> int:
     """The errno of an attempt to take the port for a moment; 0 where it is free or cannot be known."""
     kind, number = _KINDS[protocol]
     try:
-        probe = socket.socket(socket.AF_INET, kind, number)
+        probe = socket.socket(socket.AF_INET6 if ":" in host_ip else socket.AF_INET, kind, number)
     except OSError:
         return 0  # no SCTP in this kernel, hence no listener
     with probe:

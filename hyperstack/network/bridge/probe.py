@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from hyperstack.network.api import Binding, Network, Subnet
@@ -22,6 +23,8 @@ from hyperstack.pod.finding import Finding
 SAMPLE = Network(id="sample", name="sample", project="sample",
                  subnets=(Subnet(cidr="192.0.2.0/24", gateway="192.0.2.1"),))
 """RFC 5737 addresses: in no use anywhere."""
+SAMPLE6 = replace(SAMPLE, subnets6=(Subnet(cidr="2001:db8::/64", gateway="2001:db8::1"),))
+"""RFC 3849."""
 
 _CLONE_NEWNET = 0x40000000
 

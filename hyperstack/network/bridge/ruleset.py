@@ -15,7 +15,8 @@ pod's start adds one element and no rule. `ip` routes and translates:
                  port that a pod of the same bridge publishes, since the answer must come back through the host
 
 `bridge` is the fence: what comes from a tap passes only with the MAC and IPv4 address of its binding, in IP as in ARP.
-A tap without an element, and IPv6, VLAN tags and everything else, is dropped: the fence stands before the tap does.
+A tap without an element, and IPv6 (but for `ruleset6`), VLAN tags and everything else, is dropped: the fence stands
+before the tap does.
 Frames to 01:80:c2:00:00:0x skip a bridge's hooks and reach the host's stack on the tap itself: `guard` drops their IP,
 and the tap does neither ARP nor IPv6.
 """
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.bridge import ruleset6
 from hyperstack.network.bridge.elements import Element, Verb
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
@@ -116,7 +118,7 @@ add table bridge {table}
 delete table bridge {table}
 table bridge {table} {{
     set bindings {{ type ifname . ether_addr . ipv4_addr; }}
-
+{fence6_sets}
     chain fence {{
         type filter hook prerouting priority -300; policy accept;
         iifname != "{taps}*" accept
@@ -124,6 +126,7 @@ table bridge {table} {{
         ether type ip iifname . ether saddr . ip saddr @bindings accept
         ether type arp arp htype 1 arp ptype ip iifname . ether saddr . arp saddr ip @bindings \\
             iifname . arp saddr ether . arp saddr ip @bindings accept
+{fence6}
         drop
     }}
 }}
@@ -148,23 +151,39 @@ class Desired:
     """Where the resolvers of networks with names listen, on their gateways' addresses."""
     resolvers: Resolvers = field(default_factory=Resolvers)
 
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether a network has it."""
+        return any(network.subnets6 for network in self.networks.values())
+
 
 class Ruleset:
     """Texts for one instance, each one atomic transaction; and what is in its sets of one pod."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
-        self.tables = frozenset({("ip", names.table), ("bridge", names.table)})
-        """Family and name."""
+        self.ipv6 = False
+        """The host has it, and nftables for it."""
+
+    def tables(self, desired: Desired) -> frozenset[tuple[str, str]]:
+        """Family and name of those that are needed."""
+        families = ("ip", "bridge", *(["ip6"] if desired.has_ipv6 else []))
+        return frozenset((family, self._names.table) for family in families)
 
     def whole(self, desired: Desired) -> str:
-        """Both tables from nothing, whatever is there; the packets never see a moment without."""
+        """The tables from nothing, whatever is there; the packets never see a moment without."""
         if not desired.networks:
             return self.nothing()
         upstream = desired.resolvers.upstream
         rules = _RULES.format(table=self._names.table, taps=self._names.tap_prefix,
                               dns=_DNS.format(upstream=upstream) if upstream else "", askers=_ASKERS,
-                              questions=QUESTIONS_PER_S, burst=_BURST)
+                              questions=QUESTIONS_PER_S, burst=_BURST,
+                              fence6_sets=ruleset6.FENCE_SETS if desired.has_ipv6 else "",
+                              fence6=ruleset6.FENCE if desired.has_ipv6 else "")
+        if self.ipv6:
+            rules += self._gone("ip6")
+        if desired.has_ipv6:
+            rules += ruleset6.RULES.format(table=self._names.table, taps=self._names.tap_prefix)
         servers = set(desired.resolvers.reachable) | ({upstream} if upstream else set())
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
         parts += [self.network("add", network, desired.name_ports.get(network.id))
@@ -176,14 +195,20 @@ class Ruleset:
         return "".join(parts)
 
     def nothing(self) -> str:
-        """Both tables gone, whether or not they are there."""
-        return "".join(f"add table {family} {name}\ndelete table {family} {name}\n" for family, name in self.tables)
+        """All tables gone, whether or not they are there."""
+        return "".join(map(self._gone, ("ip", "bridge", *(["ip6"] if self.ipv6 else []))))
+
+    def _gone(self, family: str) -> str:
+        return f"add table {family} {self._names.table}\ndelete table {family} {self._names.table}\n"
 
     def network(self, verb: Verb, network: Network, names_port: int | None) -> str:
         """:param names_port: of the resolver that listens on the gateways' addresses; None: there is none."""
         bridge = self._names.bridge(network.id)
         gateways = [subnet.gateway for subnet in network.subnets]
         text = self._element(verb, "ip", "bridges", [bridge])
+        if network.subnets6:
+            text += "".join(self._element(verb, "ip6", name, elements)
+                            for name, elements in ruleset6.network(network, bridge))
         if not network.isolated:
             text += self._element(verb, "ip", "loops", [f"{bridge} . {bridge}"])
         if network.masquerade:
@@ -197,13 +222,17 @@ class Ruleset:
 
     @staticmethod
     def bindings(bindings: Iterable[Binding]) -> list[Element]:
-        return [Element("bridge", "bindings", (b.port, b.mac, b.address.partition("/")[0])) for b in bindings]
+        return [element for b in bindings for element in (
+            Element("bridge", "bindings", (b.port, b.mac, b.address.partition("/")[0])), *ruleset6.binding(b))]
 
     @staticmethod
     def ports(ports: Collection[Published]) -> list[Element]:
         elements = []
         for port in ports:
             key, target = (port.protocol, str(port.host_port)), (port.address, str(port.container_port))
+            elements += ruleset6.port(port)
+            if ":" in port.host_ip:
+                continue
             if port.host_ip:
                 elements.append(Element("ip", "ports_at", (port.host_ip, *key), target))
             else:
