@@ -239,6 +239,8 @@ class Sandboxes:
         template = self._templates.take(pod.project, kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus,
                                         nic=pod.binding is not None)
         ready = None if template is None else self._pool.take(template)
+        if ready is None:
+            self._hypervisor.expect_start()
         if ready is not None and await self._move_in(pod, containers, ready):
             machine, channel = ready.machine, ready.channel
         else:

@@ -239,6 +239,9 @@ class Hypervisor(Protocol):
     async def probe(self) -> list[Finding]:
         """What this host can do, each with a remedy; boots something with a deadline to know the accelerator."""
 
+    def expect_start(self) -> None:
+        """One will be asked for in a moment: what makes it faster may be done meanwhile. Returns at once."""
+
     async def start(self, spec: MachineSpec) -> Machine:
         """Start a machine; nothing is left behind where it fails.
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperstack.hypervisor.qemu.cgroups import Cgroup, CgroupParent, Hierarchy, Limits, discover, parse_mounts
+from hyperstack.hypervisor.qemu.cgroups import (
+    Cgroup,
+    CgroupParent,
+    Hierarchy,
+    Limits,
+    discover,
+    group_of,
+    parse_mounts,
+)
 
 _V1 = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -96,3 +104,19 @@ def test_usage_is_read_in_the_words_of_each_version(tmp_path: Path) -> None:
     assert (found.usage().memory_bytes, found.usage().cpu_ns, found.usage().pids) == (4096, 7000, 3)
     assert found.oom_kills() == 1
     assert Cgroup("gone", [Hierarchy(tmp_path, 2, frozenset({"memory"}))]).usage().memory_bytes == 0
+
+
+def test_a_process_has_a_group_in_each_hierarchy() -> None:
+    memberships = "4:cpu,cpuacct:/user\n3:pids:/a:b\n0::/init.scope\n"
+    def hierarchy(version: int, *controllers: str) -> Hierarchy:
+        return Hierarchy(Path("/sys/fs/cgroup"), version, frozenset(controllers))
+    assert group_of(memberships, hierarchy(1, "cpuacct")) == "/user"
+    assert group_of(memberships, hierarchy(1, "pids")) == "/a:b"
+    assert group_of(memberships, hierarchy(2, "memory")) == "/init.scope"
+    assert group_of("", hierarchy(2, "memory")) == "/"
+
+
+def test_to_wake_the_kernel_moves_nobody() -> None:
+    before = Path("/proc/self/cgroup").read_text()
+    CgroupParent("hyperstack-test").wake()
+    assert Path("/proc/self/cgroup").read_text() == before

@@ -134,6 +134,9 @@ class QemuHypervisor:
             raise InvalidArgument("a machine's id is 64 hex digits", field="id", value=ident[:80])
         return Place(self._run_dir / ident, self._cgroups.group(ident))
 
+    def expect_start(self) -> None:
+        asyncio.get_running_loop().run_in_executor(None, self._cgroups.wake)
+
     async def start(self, spec: MachineSpec) -> QemuMachine:
         template = spec.template
         if template is None:
