@@ -108,14 +108,14 @@ async def _listen(app: web.Application, config: Config, context: ssl.SSLContext 
     for path in config.sockets:
         sock = sockets.listen(path, gid=gid)
         stack.callback(path.unlink, missing_ok=True)
-        await web.SockSite(runner, sock).start()
+        await web.SockSite(runner, sock, backlog=sockets.BACKLOG).start()
     for address in config.addresses:
         sock = tls.listen(address)
         if context is not None:
-            await TlsSite(runner, sock, context).start()
+            await TlsSite(runner, sock, context, backlog=sockets.BACKLOG).start()
         else:
             _log.warning("%s: every process of this host may use it", address)
-            await web.SockSite(runner, sock).start()
+            await web.SockSite(runner, sock, backlog=sockets.BACKLOG).start()
 
 
 def _stop_or_die(stop: asyncio.Event, number: signal.Signals) -> None:

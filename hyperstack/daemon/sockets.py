@@ -13,7 +13,8 @@ from pathlib import Path
 from hyperstack.pod.errors import Conflict, InvalidArgument
 
 _log = logging.getLogger(__name__)
-_BACKLOG = 128
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel refuses further ones."""
 
 
 def group_id(name: str) -> int:
@@ -41,7 +42,7 @@ def listen(path: Path, *, gid: int) -> socket.socket:
         sock.bind(str(path))
         os.chown(path, 0, gid)
         path.chmod(0o660)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

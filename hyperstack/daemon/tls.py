@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyperstack.daemon.sockets import BACKLOG
 from hyperstack.http.tls import server_context
 from hyperstack.pod.errors import Conflict, InvalidArgument
 
@@ -18,7 +19,6 @@ TLS_PORT = 2376
 """Docker's, where a host names none."""
 
 _TCP = re.compile(r"tcp://(?:\[([0-9A-Fa-f:.]+)\]|([^:/\[\]]*))(?::([0-9]{1,5}))?/?\Z")
-_BACKLOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def listen(address: Address) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((str(address.host), address.port))
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         if isinstance(error, PermissionError) or error.errno is None:

@@ -56,6 +56,8 @@ class Connection:
         """Waits while the client does not read. :raise ConnectionError: it is gone."""
         if not self._head_read:
             await self._until_head_is_read()
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client closed the connection")
         self._writer.write(data)
         await self._writer.drain()
 

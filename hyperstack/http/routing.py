@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from hyperstack.http import errors
 from hyperstack.http.call import Call
 from hyperstack.identity.api import Certificate, IdentityBackend, Peer
 from hyperstack.pod.errors import Forbidden
+
+_requests_log = logging.getLogger("hyperstack.http.requests")
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 CheckVersion = Callable[[str | None], tuple[int, int]]
@@ -51,8 +55,18 @@ def bind(routes: Iterable[Route], identity: IdentityBackend, check_version: Chec
 def make_runner(app: web.Application, *, shutdown_timeout: float = 3.0) -> web.AppRunner:
     """The runner these handlers are made for: a connection's end cancels its handler (`Route.cancellable` decides what
     that means), and idle connections cost nothing in the log."""
-    return web.AppRunner(app, handle_signals=False, access_log=None, handler_cancellation=True,
+    _requests_log.addFilter(_told_shortly)
+    return web.AppRunner(app, handle_signals=False, access_log=None, handler_cancellation=True, logger=_requests_log,
                          shutdown_timeout=shutdown_timeout, max_line_size=MAX_LINE, max_field_size=MAX_LINE)
+
+
+def _told_shortly(record: logging.LogRecord) -> bool:
+    """What is no HTTP is the client's mistake: it gets a 400, and a line that only those see who look for it."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, HttpProcessingError):
+        return True
+    _requests_log.debug("not a request: %s", error.message[:200])
+    return False
 
 
 def peer_of(request: web.Request) -> Peer:

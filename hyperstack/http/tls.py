@@ -50,8 +50,9 @@ def server_context(*, ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
 class TlsSite(web.BaseSite):
     """A listening socket of `runner` whose connections are TLS."""
 
-    def __init__(self, runner: web.BaseRunner, sock: socket.socket, context: ssl.SSLContext) -> None:
-        super().__init__(runner)
+    def __init__(self, runner: web.BaseRunner, sock: socket.socket, context: ssl.SSLContext, *,
+                 backlog: int) -> None:
+        super().__init__(runner, backlog=backlog)
         self._sock = sock
         self._context = context
         self._waiting: dict[TlsConnection, None] = {}
@@ -66,7 +67,7 @@ class TlsSite(web.BaseSite):
         server = self._runner.server
         assert server is not None, "the runner is set up before it has sites"
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: TlsConnection(self._context, server, self._waiting), sock=self._sock)
+            lambda: TlsConnection(self._context, server, self._waiting), sock=self._sock, backlog=self._backlog)
 
 
 class TlsConnection(asyncio.Protocol, asyncio.Transport):

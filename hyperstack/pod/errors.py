@@ -63,12 +63,17 @@ _NOT_FOUND = {"network": "network {} not found", "volume": "get {}: no such volu
 """Docker's sentences for kinds that it words in ways of their own."""
 
 
+_SHOWN = 256
+"""Characters of a name that is told back."""
+
+
 class NotFound(HyperStackError):
     """No such object in the caller's project."""
 
     def __init__(self, kind: str, name: str, *, hint: str | None = None) -> None:
         sentence = _NOT_FOUND.get(kind, f"No such {kind}: {{}}")
-        super().__init__(sentence.format(name), field=kind, value=name, hint=hint)
+        shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
+        super().__init__(sentence.format(shown), field=kind, value=name, hint=hint)
         self.kind = kind
 
 

@@ -15,6 +15,7 @@ TAR = "application/x-tar"
 FRAMES = "application/vnd.docker.multiplexed-stream"
 RAW = "application/vnd.docker.raw-stream"
 PLAIN = "text/plain"
+BYTES = "application/octet-stream"
 
 _FILTERS = string(contentMediaType=JSON)
 _KINDS = {"?": BOOL, "#": INT, "*": array(TEXT), "%": _FILTERS}
@@ -201,5 +202,5 @@ def _described(operation: Operation) -> dict[str, Any]:
     if isinstance(operation.body, dict):
         described["requestBody"] = {"content": {JSON: {"schema": operation.body}}}
     elif operation.body:
-        described["requestBody"] = {"content": {operation.body: {"schema": {"type": "string", "format": "binary"}}}}
+        described["requestBody"] = {"content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}}
     return described
