@@ -22,7 +22,7 @@ from hyperstack.guest.linux import container_capabilities, rlimit, signal_number
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import Image
 from hyperstack.image.config import host_platform
-from hyperstack.pod.errors import InvalidArgument, NameTaken, NotFound
+from hyperstack.pod.errors import Conflict, InvalidArgument, NameTaken, NotFound
 from hyperstack.pod.ids import check_name, new_id, random_name
 from hyperstack.pod.spec import ContainerSpec, Mount, MountKind, PodSpec, RestartKind, RestartPolicy
 
@@ -131,13 +131,14 @@ class Admission:
                     self._store.pods.put(pod)
                 for container in ready:
                     self._store.containers.put(container)
-                for name in made:
+                for name in {m.source for c in ready for m in c.spec.mounts if m.kind is MountKind.VOLUME}:
                     self._volumes.keep(who.project, name)
         except BaseException:
             for container in containers:
                 self._disks.delete(container)
             for name in made:
-                await self._volumes.remove(who, name, force=True)
+                with contextlib.suppress(Conflict):  # another container was made with it meanwhile
+                    await self._volumes.remove(who, name, force=True)
             raise
 
     async def _with_volumes(self, who: Principal, container: ContainerRecord, made: list[str]) -> ContainerRecord:

@@ -59,9 +59,13 @@ class Beginnings:
         """Mount its file system in the running sandbox, where that has not been done."""
         if container.id in sandbox.prepared:
             return
-        pod = self._lives.pod(container.pod_id)
-        await self._seating.seat(sandbox, pod, container)
+
+        async def seat() -> None:
+            await self._seating.seat(sandbox, self._lives.pod(container.pod_id), container)
+
+        await self._lives.sharing.attach(sandbox, container, seat)
         await self._lives.binds.attach(sandbox.machine, sandbox.channel, container)
+        pod = self._lives.pod(container.pod_id)
         await sandbox.channel.create(launch.creation(pod, container, self._lives.disks.serials(container)))
         sandbox.prepared.add(container.id)
 

@@ -12,18 +12,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService, mounted_volumes
 from hyperstack.hypervisor.api import Disk
 from hyperstack.image.api import ImageBackend
-from hyperstack.pod.errors import Conflict, Exhausted, NotFound
-from hyperstack.pod.states import SandboxState
+from hyperstack.pod.errors import Exhausted, NotFound
 from hyperstack.volume.local.blank import make_blank_disk
 
 _HEX = 17
@@ -36,6 +37,8 @@ class ContainerDisks:
 
     layers: tuple[str, ...]
     writable: str
+    served: Mapping[str, str] = field(default_factory=dict)
+    """Volumes that another VM serves -> what the guest calls them."""
 
 
 class PodDisks:
@@ -98,21 +101,36 @@ class PodDisks:
         # higher one does not, and an overlay refuses a directory twice.
         last = {diff_id: index for index, diff_id in enumerate(image.diff_ids)}
         return ContainerDisks(layers=tuple(_layer_serial(d) for i, d in enumerate(image.diff_ids) if last[d] == i),
-                              writable="w" + container.id[:_HEX])
+                              writable="w" + container.id[:_HEX],
+                              served={volume.name: name for volume, name, _ in served_volumes(self._store, container)})
 
-    def volumes_of(self, containers: list[ContainerRecord]) -> list[tuple[str, str, bool]]:
-        """(name, serial, read-only) of the volumes that these containers mount.
+    def own(self, pod: PodRecord, containers: list[ContainerRecord]) -> PodRecord:
+        """The pod with the volumes of these containers that no other pod's VM has: for the caller to store at once.
 
-        :raise NotFound: a volume is gone. :raise Conflict: another running pod writes to it, or would be written to.
+        :raise NotFound: a volume is gone.
         """
-        found = []
-        for name, read_only in mounted_volumes(containers).items():
-            record = self._store.volumes.named(containers[0].project, name)
-            if record is None:
-                raise NotFound("volume", name)
-            self._check_sole_writer(containers[0].pod_id, name, read_only, containers[0].project)
-            found.append((name, "v" + record.id[:_HEX], read_only))
-        return found
+        wanted = [volume.id for volume in self._volumes(containers) if (self.owner(volume.id) or pod).id == pod.id]
+        return replace(pod, owned=tuple(dict.fromkeys((*pod.owned, *wanted))))
+
+    def owner(self, volume_id: str) -> PodRecord | None:
+        """Whose VM has the volume's disk: two kernels that write to one file system destroy it."""
+        return next((pod for pod in self._store.pods.all() if volume_id in pod.owned), None)
+
+    def serves(self, pod_id: str) -> bool:
+        """Whether another pod's VM uses a volume that this one's has."""
+        return any(pod_id in pod.shared.values() for pod in self._store.pods.all())
+
+    def volumes_of(self, containers: list[ContainerRecord]) -> list[tuple[str, str]]:
+        """(name, serial) of the volumes that these containers of one pod mount, and its VM has.
+
+        :raise NotFound: a volume is gone.
+        """
+        pod = self._store.pods.get(containers[0].pod_id) if containers else None
+        return [(volume.name, "v" + volume.id[:_HEX]) for volume in self._volumes(containers)
+                if pod is not None and volume.id in pod.owned]
+
+    def _volumes(self, containers: list[ContainerRecord]) -> list[VolumeRecord]:
+        return [self.volumes.by_name(containers[0].project, name) for name in mounted_volumes(containers)]
 
     def needed(self, containers: list[ContainerRecord]) -> dict[str, bool]:
         """Serials of the disks that these containers of one pod need, and whether each is read-only."""
@@ -120,9 +138,7 @@ class PodDisks:
         for container in containers:
             disks = self.serials(container)
             serials |= dict.fromkeys(disks.layers, True) | {disks.writable: False}
-        if containers:
-            serials |= {serial: read_only for _, serial, read_only in self.volumes_of(containers)}
-        return serials
+        return serials | {serial: False for _, serial in self.volumes_of(containers)}
 
     @contextlib.contextmanager
     def opened(self, pod: PodRecord, containers: list[ContainerRecord]) -> Iterator[tuple[Disk, ...]]:
@@ -141,21 +157,22 @@ class PodDisks:
                     if serial not in disks:
                         add(serial, _open(path, os.O_RDONLY), True)
                 add("w" + container.id[:_HEX], _open(self.writable_path(container), os.O_RDWR), False)
-            if containers:
-                for name, serial, read_only in self.volumes_of(containers):
-                    record = self.volumes.by_name(pod.project, name)
-                    add(serial, self.volumes.open(record, read_only=read_only), read_only)
+            for name, serial in self.volumes_of(containers):
+                # Containers that may only read it are held to that by their mounts: others of it may write.
+                add(serial, self.volumes.open(self.volumes.by_name(pod.project, name), read_only=False), False)
             yield tuple(disks.values())
 
-    def _check_sole_writer(self, pod_id: str, volume: str, read_only: bool, project: str) -> None:
-        """An ext4 that two VMs write to is lost, so one of them may, alone."""
-        for pod in self._store.pods.all():
-            if pod.id == pod_id or pod.project != project or pod.state is SandboxState.ABSENT:
-                continue
-            others = mounted_volumes([c for c in self._store.containers.all() if c.pod_id == pod.id])
-            if volume in others and not (read_only and others[volume]):
-                raise Conflict(f"Volume {volume} is in use by the running pod {pod.name}", field="volume", value=volume,
-                               hint="stop that pod, mount it read-only in both, or put both containers in one pod")
+
+def served_volumes(store: Store, container: ContainerRecord) -> list[tuple[VolumeRecord, str, str]]:
+    """Of the volumes that it mounts, those whose disks other pods' VMs have; with what each is called in the guest, and
+    the port at which it is served."""
+    pod, found = store.pods.get(container.pod_id), []
+    for index, name in enumerate(sorted(mounted_volumes([container]))):
+        volume = store.volumes.named(container.project, name)
+        if volume is not None and (pod is None or volume.id not in pod.owned):
+            port = f"volume.{container.id[:12]}.{index}"
+            found.append((volume, f"_{port}", port))
+    return found
 
 
 def _layer_serial(diff_id: str) -> str:

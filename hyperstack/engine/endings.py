@@ -139,6 +139,17 @@ class Endings:
         if self._lives.store.pods.get(pod_id) is not None and not self._lives.needed(pod_id):
             await self._lives.sandboxes.stop(pod_id)
             self._lives.exits.lost(pod_id)
+            if self._lives.pod(pod_id).implicit and not self._lives.sandboxes.containers_of(pod_id):
+                self._lives.store.pods.delete(pod_id)  # it outlived its containers for others' sake
+
+    async def served_no_more(self, pod_id: str, port: str) -> None:
+        """Nobody is at the other end of the port any more; takes the lock."""
+        async with self._lives.pod_lock(pod_id):
+            sandbox = self._lives.sandboxes.get(pod_id)
+            if sandbox is not None:
+                with contextlib.suppress(HyperStackError):
+                    await sandbox.machine.detach_port(port)
+            await self.settle(pod_id)
 
     async def unprepare(self, container: ContainerRecord) -> None:
         """The next start begins from fresh mounts."""
@@ -148,6 +159,7 @@ class Endings:
         with contextlib.suppress(HyperStackError):  # a guest that cannot is about to be taken down
             await sandbox.channel.remove(container.id)
         await self._lives.binds.detach(sandbox.machine, sandbox.channel, container)
+        await self._lives.sharing.detach(sandbox, container)
         sandbox.prepared.discard(container.id)
 
     async def remove(self, container: ContainerRecord, *, volumes: bool = False) -> None:
@@ -158,7 +170,7 @@ class Endings:
             container = self._lives.set_state(container, ContainerState.REMOVING)
         pod = self._lives.pod(container.pod_id)
         others = [c for c in self._lives.sandboxes.containers_of(pod.id) if c.id != container.id]
-        with_pod = pod.implicit and not others
+        with_pod = pod.implicit and not others and not self._lives.disks.serves(pod.id)
         if with_pod:
             await self._lives.sandboxes.stop(pod.id, discard=True)
             self._lives.exits.lost(pod.id)
@@ -175,7 +187,8 @@ class Endings:
                 self._lives.store.pods.delete(pod.id)
             elif pod.implicit and pod.name == container.name:
                 # Its name is free from now on, so the pod goes by that of who is left.
-                self._lives.store.pods.put(replace(self._lives.pod(pod.id), name=others[0].name))
+                name = others[0].name if others else pod.id
+                self._lives.store.pods.put(replace(self._lives.pod(pod.id), name=name))
             owned = self._lives.disks.volumes
             forgotten = owned.forget_anonymous(container) if volumes or container.spec.auto_remove else []
         await owned.discard(forgotten)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
 from msgspec.structs import replace
@@ -153,7 +153,7 @@ def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) 
         masked, readonly = (), ()
     return messages.Create(
         container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
-        mounts=_mounts(pod, container),
+        mounts=_mounts(pod, container, disks.served),
         files=name_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
         readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
         shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
@@ -265,16 +265,16 @@ def _privileges(security: Security) -> _Privileges:
             "seccomp": b"" if unconfined else default_profile(names)}
 
 
-def _mounts(pod: PodRecord, container: ContainerRecord) -> tuple[messages.Mount, ...]:
+def _mounts(pod: PodRecord, container: ContainerRecord, served: Mapping[str, str]) -> tuple[messages.Mount, ...]:
     """Outer ones first."""
-    mounts = [_mount(m, container) for m in sorted(container.spec.mounts, key=lambda m: m.target.count("/"))]
+    mounts = [_mount(m, container, served) for m in sorted(container.spec.mounts, key=lambda m: m.target.count("/"))]
     if not pod.implicit and not any(m.target == b"/dev/shm" for m in mounts):
         mounts.append(messages.Mount(kind="volume", source=_POD_SHM, target=b"/dev/shm",
                                      flags=_NOSUID | _NODEV | _NOEXEC))
     return tuple(mounts)
 
 
-def _mount(mount: Mount, container: ContainerRecord) -> messages.Mount:
+def _mount(mount: Mount, container: ContainerRecord, served: Mapping[str, str]) -> messages.Mount:
     flags = sum(_MOUNT_FLAGS[o] for o in mount.options if o in _MOUNT_FLAGS)
     if mount.kind is MountKind.TMPFS:
         return messages.Mount(kind="tmpfs", target=mount.target.encode(), read_only=mount.read_only, size=mount.size,
@@ -282,9 +282,15 @@ def _mount(mount: Mount, container: ContainerRecord) -> messages.Mount:
     if mount.kind is MountKind.BIND:
         return messages.Mount(kind="volume", source=files_volume(container), target=mount.target.encode(),
                               subpath=share_path(container, mount).encode(), read_only=mount.read_only, flags=flags)
-    source = _scratch_name(mount.source) if mount.kind is MountKind.EMPTY_DIR else mount.source
-    return messages.Mount(kind="volume", source=source, target=mount.target.encode(), read_only=mount.read_only,
-                          flags=flags, copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.options)
+    source, subpath = mount.source, mount.subpath
+    if mount.kind is MountKind.EMPTY_DIR:
+        source = _scratch_name(mount.source)
+    elif source in served:
+        # What another VM serves has the volume as the first and only share in it.
+        source, subpath = served[source], f"0/{subpath}".rstrip("/")
+    return messages.Mount(kind="volume", source=source, subpath=subpath.encode(), target=mount.target.encode(),
+                          read_only=mount.read_only, flags=flags,
+                          copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.options)
 
 
 _NOSUID, _NODEV, _NOEXEC, _NOATIME = 2, 4, 8, 1024

@@ -23,6 +23,7 @@ from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.runs import Runs
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
+from hyperstack.engine.volume_sharing import VolumeSharing
 from hyperstack.engine.waiters import Waiters
 from hyperstack.pod.errors import HyperStackError, NotFound
 from hyperstack.pod.states import ContainerState, check_container
@@ -44,6 +45,7 @@ class Lives:
         self.sandboxes = sandboxes
         self.disks = disks
         self.binds = binds
+        self.sharing = VolumeSharing(store, sandboxes, disks, patience_s=config.boot_deadline_s)
         self.config = config
         self.runs = Runs(disks)
         self.waiters = Waiters()
@@ -79,7 +81,8 @@ class Lives:
 
     def needed(self, pod_id: str) -> bool:
         """Whether its sandbox must stay."""
-        return pod_id in self._held or any(c.state in ACTIVE for c in self.sandboxes.containers_of(pod_id))
+        return pod_id in self._held or self.disks.serves(pod_id) or any(
+            c.state in ACTIVE for c in self.sandboxes.containers_of(pod_id))
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Work that nobody waits for; its failure is logged."""

@@ -53,6 +53,10 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     """Serials of the disks that its VM was started with, and whether each is read-only."""
     plugged: dict[str, bool] = {}
     """The same, of those that containers which joined it brought along."""
+    owned: tuple[str, ...] = ()
+    """Ids of the volumes whose disks its VM has."""
+    shared: dict[str, str] = {}
+    """Ports at which it is served volumes that other pods' VMs have -> those pods."""
     wanted: bool = False
     """A manifest's pod that was started and not stopped by its user: brought up again after a daemon's death."""
 

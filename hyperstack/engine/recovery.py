@@ -159,7 +159,7 @@ class Recovery:
             if finished or container.state in (ContainerState.REMOVING, ContainerState.DEAD):
                 await self._supervisor.remove(container.id, force=True)
         pod = self._store.pods.get(pod_id)
-        if pod is not None and not self._sandboxes.containers_of(pod_id):
+        if pod is not None and not self._sandboxes.containers_of(pod_id) and not self._disks.serves(pod_id):
             await self._pods.forget(pod)
 
     async def _remove_unknown_machines(self) -> None:

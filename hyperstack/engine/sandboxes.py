@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -30,7 +30,6 @@ from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
 from hyperstack.engine.uids import Uids
-from hyperstack.engine.volumes import mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import EventHandler, GuestCallError
@@ -62,6 +61,9 @@ class SandboxObserver(Protocol):
     def guest_event(self, pod_id: str, event: messages.Event) -> None: ...
 
     def sandbox_lost(self, sandbox: Sandbox, reason: str) -> None: ...
+
+    def served_no_more(self, pod_id: str, port: str) -> None:
+        """What the pod's VM served at that port, nobody uses any more."""
 
 
 class Sandbox:
@@ -153,7 +155,7 @@ class Sandboxes:
         self._unwatch(pod_id)
         if sandbox is not None:
             # So that the writable file systems are whole; what kills the VM at once is only a silent guest.
-            if not discard or mounted_volumes(self.containers_of(pod_id)):
+            if not discard or pod.owned:
                 with contextlib.suppress(HyperStackError, TimeoutError):
                     async with asyncio.timeout(_SHUTDOWN_S):
                         await sandbox.channel.shutdown()
@@ -231,6 +233,7 @@ class Sandboxes:
                       memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, origin="",
                       vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
                       state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
+        pod = self._disks.own(pod, containers)
         return self._store.pods.put(self._networks.placement.plan(pod, exposed_ports(containers)))
 
     async def _boot(self, pod: PodRecord) -> Sandbox:
@@ -250,8 +253,8 @@ class Sandboxes:
         if pod.further:
             await channel.networks(launch.networks(pod))
         if containers:
-            for name, serial, read_only in self._disks.volumes_of(containers):
-                await channel.volume(messages.Volume(name=name, serial=serial, read_only=read_only))
+            for name, serial in self._disks.volumes_of(containers):
+                await channel.volume(messages.Volume(name=name, serial=serial))
         for volume in launch.scratch_volumes(pod, containers):
             await channel.volume(volume)
         if cpus := cpusets.of_pod(containers):
@@ -347,7 +350,15 @@ class Sandboxes:
         await self._hypervisor.destroy_leftovers(pod.machine)
         await self._networks.unplug(pod)
         self._store.pods.put(replace(pod, state=state, reason=reason, binding=None, further=(), nic=False, ports=(),
-                                     agent_key=b"", machine_id="", started_at=0, seated={}, plugged={}))
+                                     agent_key=b"", machine_id="", started_at=0, seated={}, plugged={},
+                                     owned=(), shared={}))
+        self.let_go(pod.shared)
+
+    def let_go(self, shared: Mapping[str, str]) -> None:
+        """Of what others served: ports -> pods."""
+        for port, server in shared.items():
+            if self.observer is not None:
+                self.observer.served_no_more(server, port)
 
     # -- watching
 

@@ -27,18 +27,16 @@ class Seating:
 
         A disk is stored when it is there: a daemon that dies in between finds it plugged when it tries again.
 
-        :raise Conflict: a volume that it writes to is read-only in the VM, or in use elsewhere.
+        Volumes whose disks other VMs have are not its business; see `volume_sharing`.
         """
-        needed = self._disks.needed([container])
+        pod = self._store.pods.put(self._disks.own(pod, [container]))
         there = pod.seated | pod.plugged
-        if all(serial in there and (read_only or not there[serial]) for serial, read_only in needed.items()):
+        if all(serial in there for serial in self._disks.needed([container])):
             return
-        volumes = {serial: name for name, serial, _ in self._disks.volumes_of([container])}
+        volumes = {serial: name for name, serial in self._disks.volumes_of([container])}
         with self._disks.opened(pod, [container]) as disks:
             for disk in disks:
                 if disk.serial in there:
-                    self._check_writable(pod, volumes.get(disk.serial, disk.serial), there[disk.serial],
-                                         disk.read_only)
                     continue
                 try:
                     await sandbox.machine.attach_disk(disk)
@@ -46,27 +44,26 @@ class Seating:
                     if error.field != "serial":  # another machine's, not one of an earlier try
                         raise
                 if disk.serial in volumes:
-                    await _mount(sandbox, messages.Volume(name=volumes[disk.serial], serial=disk.serial,
-                                                          read_only=disk.read_only))
-                pod = self._store.pods.put(replace(pod, plugged=pod.plugged | {disk.serial: disk.read_only}))
+                    await _mount(sandbox, messages.Volume(name=volumes[disk.serial], serial=disk.serial))
+                now = self._store.pods.get(pod.id) or pod
+                pod = self._store.pods.put(replace(now, plugged=now.plugged | {disk.serial: disk.read_only}))
 
     async def unseat(self, sandbox: Sandbox, pod: PodRecord, container: ContainerRecord,
                      others: list[ContainerRecord]) -> None:
         """Give back what was plugged for the container, which is unmounted, and what none of the others needs."""
         kept = self._disks.needed(others)
-        volumes = {serial: name for name, serial, _ in self._disks.volumes_of([container])}
+        volumes = {serial: name for name, serial in self._disks.volumes_of([container])}
+        if self._disks.serves(pod.id):
+            kept |= dict.fromkeys(volumes, False)
         for serial in [s for s in self._disks.needed([container]) if s in pod.plugged and s not in kept]:
             if serial in volumes:
                 await sandbox.channel.unvolume(volumes[serial])
             await sandbox.machine.detach_disk(serial)
-            pod = self._store.pods.put(replace(
-                pod, plugged={s: read_only for s, read_only in pod.plugged.items() if s != serial}))
-
-    @staticmethod
-    def _check_writable(pod: PodRecord, name: str, is_read_only: bool, may_be: bool) -> None:
-        if is_read_only and not may_be:
-            raise Conflict(f"Volume {name} is read-only in the running VM of pod {pod.name}", field="volume",
-                           value=name, hint="mount it read-only, or stop the pod's containers and start them again")
+            now = self._store.pods.get(pod.id) or pod
+            gone = self._disks.volumes.by_name(pod.project, volumes[serial]).id if serial in volumes else ""
+            self._store.pods.put(replace(
+                now, owned=tuple(ident for ident in now.owned if ident != gone),
+                plugged={s: read_only for s, read_only in now.plugged.items() if s != serial}))
 
 
 async def _mount(sandbox: Sandbox, volume: messages.Volume) -> None:

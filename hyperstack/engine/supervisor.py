@@ -175,6 +175,9 @@ class Supervisor(Lives):
     def sandbox_lost(self, sandbox: Sandbox, reason: str) -> None:
         self.spawn(self._endings.lost(sandbox, reason))
 
+    def served_no_more(self, pod_id: str, port: str) -> None:
+        self.spawn(self._endings.served_no_more(pod_id, port))
+
     async def lose(self, container: ContainerRecord, reason: str) -> None:
         """Its machine is gone with all that it had not told. The caller has the pod's lock."""
         await self._endings.lose(container, reason)

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.events import EventBus
+from hyperstack.engine.locks import KeyedLocks
 from hyperstack.engine.lookup import has_label
 from hyperstack.engine.records import ContainerRecord, VolumeRecord
 from hyperstack.engine.store import Store
@@ -27,13 +28,20 @@ class VolumeService:
         self._store = store
         self._events = events
         self._config = config
+        self._making = KeyedLocks()
 
     async def create(self, who: Principal, name: str = "", *, driver: str = "", labels: dict[str, str] | None = None,
                      options: dict[str, str] | None = None, pending: bool = False) -> VolumeRecord:
         """See `Volumes.create`. :param pending: it is for a container that is being made; see `VolumeRecord`."""
         anonymous = not name
         name = check_name(name, kind="volume") if name else new_id()
-        driver = driver or self._backend.name
+        # Whoever wants it too waits until its disk is there.
+        async with self._making.hold(f"{who.project}/{name}"):
+            return await self._create(who, name, driver or self._backend.name, labels or {}, options or {},
+                                      pending=pending, anonymous=anonymous)
+
+    async def _create(self, who: Principal, name: str, driver: str, labels: dict[str, str], options: dict[str, str], *,
+                      pending: bool, anonymous: bool) -> VolumeRecord:
         existing = self._store.volumes.named(who.project, name)
         if existing is not None:
             if existing.driver != driver:
@@ -45,7 +53,7 @@ class VolumeService:
                                   hint=f'this host has "{self._backend.name}"')
         record = self._store.volumes.put(VolumeRecord(
             id=new_id(), name=name, project=who.project, driver=driver, created_at=time.time_ns(), pending=pending,
-            labels=labels or {}, options=options or {}, anonymous=anonymous, size=self._config.default_volume_bytes))
+            labels=labels, options=options, anonymous=anonymous, size=self._config.default_volume_bytes))
         try:
             await self._backend.create(self._volume(record), options=record.options)
         except BaseException:
@@ -56,7 +64,9 @@ class VolumeService:
 
     def keep(self, project: str, name: str) -> None:
         """Its container is stored: no longer pending."""
-        self._store.volumes.put(replace(self.by_name(project, name), pending=False))
+        record = self.by_name(project, name)
+        if record.pending:
+            self._store.volumes.put(replace(record, pending=False))
 
     def get(self, who: Principal, name: str) -> VolumeRecord:
         return self.by_name(who.project, name)

@@ -31,6 +31,7 @@ from pathlib import Path
 import msgspec
 
 from hyperstack.guest import build_lock, debian, initramfs, kernel_check, modules, vmlinux
+from hyperstack.guest.file_server import FILE_SERVER_SOURCES
 from hyperstack.guest.tools import run, temporary_directory, write_atomically
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 from hyperstack.pod.kernel import Kernel
@@ -335,7 +336,8 @@ class KernelStore:
 
 def _agent_path(cache_dir: Path) -> Path:
     digest = hashlib.sha256()
-    for path in sorted((*AGENT_SOURCES.glob("*.[ch]"), AGENT_SOURCES / "Makefile")):
+    for path in (*sorted((*AGENT_SOURCES.glob("*.[ch]"), AGENT_SOURCES / "Makefile")),
+                 *sorted(FILE_SERVER_SOURCES.glob("*.[ch]"))):
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return cache_dir / "agent" / digest.hexdigest()[:16] / "agent"
 

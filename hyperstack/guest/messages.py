@@ -179,6 +179,14 @@ class Unvolume(Call, frozen=True, kw_only=True, tag="unvolume"):
     name: str
 
 
+class Serve(Call, frozen=True, kw_only=True, tag="serve"):
+    """Give a volume to the machine that is at the other end of a port."""
+
+    name: str
+    port: str
+    read_only: bool = False
+
+
 class Create(Call, frozen=True, kw_only=True, tag="create"):
     container: str
     layers: tuple[str, ...]

@@ -83,6 +83,8 @@ class Mount(Struct, frozen=True, kw_only=True):
     kind: MountKind
     target: str
     source: str = ""
+    subpath: str = ""
+    """volume: the directory or file in it that is mounted; empty: all of it."""
     read_only: bool = False
     size: int = 0
     """tmpfs and emptyDir: size limit, 0 for the backend's default."""

@@ -26,13 +26,18 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(params=["bind", "volume", "layer"])
+@pytest.fixture(params=["bind", "volume", "served", "layer"])
 def place(request: pytest.FixtureRequest, daemon: Daemon, tmp_path: Path) -> Iterator[list[str]]:
     """Options of `run` by which the container has /place."""
     match request.param:
         case "bind":
             (tmp_path / "place").mkdir()
             yield ["-v", f"{tmp_path}/place:/place"]
+        case "served":
+            daemon.ctl("run", "-d", "--name", "server", "-v", "suite:/place", BUSYBOX, "sleep", "600")
+            yield ["-v", "suite:/place"]
+            daemon.ctl("rm", "-f", "suite", "server")
+            daemon.ctl("volume", "rm", "suite")
         case "volume":
             yield ["-v", "suite:/place"]
             daemon.ctl("rm", "-f", "suite")

@@ -20,9 +20,9 @@
 
 /* Every key that any call but the large ones (configure, create, volume) has. Each operation lists its own. */
 struct request {
-    char *op, *container, *name, *path, *form, *resolver, *user;
+    char *op, *container, *name, *path, *form, *resolver, *user, *port;
     int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns;
-    bool all, no_overwrite_dir_non_dir, copy_uid_gid;
+    bool all, no_overwrite_dir_non_dir, copy_uid_gid, read_only;
     struct slice process, limits, nets, files;
     struct container *found; /* `container`, looked up */
     struct process *target;  /* `handle`, looked up */
@@ -61,6 +61,14 @@ static bool do_ping(const struct call *call, struct request *request, struct pro
 static bool do_unvolume(const struct call *call, struct request *request, struct problem *problem)
 {
     if (!volume_unmount(request->name, problem))
+        return false;
+    reply_done(call);
+    return true;
+}
+
+static bool do_serve(const struct call *call, struct request *request, struct problem *problem)
+{
+    if (!volume_serve(request->name, request->port, request->read_only, problem))
         return false;
     reply_done(call);
     return true;
@@ -346,6 +354,10 @@ static const struct {
 } operations[] = {
     {"ping", do_ping, {KEY_OP}},
     {"unvolume", do_unvolume, {KEY_OP, KEY("name", FIELD_TEXT, false, name, 1, 255)}},
+    {"serve",
+     do_serve,
+     {KEY_OP, KEY("name", FIELD_TEXT, false, name, 1, 255), KEY("port", FIELD_TEXT, false, port, 1, 63),
+      KEY("read_only", FIELD_BOOL, true, read_only, 0, 0)}},
     {"start", do_start, {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("process", FIELD_MAP, false, process, 0, 0)}},
     {"exec", do_exec, {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("process", FIELD_MAP, false, process, 0, 0)}},
     {"attach",

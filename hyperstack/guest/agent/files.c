@@ -48,8 +48,8 @@ static int open_port(const char *name)
     return fd;
 }
 
-/* Until the port is there, and somebody at its other end. No event tells of either. */
-static int wait_for_port(const char *name)
+/* No event tells of either. */
+int files_port(const char *name)
 {
     int64_t deadline = now_ns() + PORT_WAIT_NS;
     int fd = -1;
@@ -133,16 +133,22 @@ static void carry(int fuse, int port)
     }
 }
 
+/* The agent's own port above all must not stay open by this. */
+int files_alone(int fd)
+{
+    dup2(fd, 3);
+    syscall(SYS_close_range, 4U, ~0U, 0U);
+    return 3;
+}
+
 static _Noreturn void relay(int fuse, const char *name)
 {
-    /* Nothing else of the agent's: its own port above all must not stay open by this. */
-    if (dup2(fuse, 3) == 3)
-        syscall(SYS_close_range, 4U, ~0U, 0U);
+    fuse = files_alone(fuse);
     prctl(PR_SET_NAME, "files");
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); /* memory that it needs must not wait for files that it carries */
-    int port = wait_for_port(name);
+    int port = files_port(name);
     if (port >= 0)
-        carry(3, port);
+        carry(fuse, port);
     log_line("the files served at %s are gone", name);
     _exit(0); /* the kernel ends what waits, and all that comes, with an error */
 }

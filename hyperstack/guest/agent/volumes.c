@@ -14,7 +14,6 @@
 #include "mounts.h"
 
 #define VOLUMES_PATH RUN_PATH "/volumes"
-#define NAME_MAX_VOLUME 255
 
 struct volume_request {
     char *op, *name, *serial, *port;

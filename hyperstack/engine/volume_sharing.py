@@ -1,0 +1,100 @@
+"""Volumes that containers of several VMs use at once.
+
+A volume is a disk with a file system that one kernel can have mounted. The first VM that uses it has the disk; it
+serves the files to the others, each of which reaches it by a stream between the two machines that runs through nothing
+else. So the disk is never mounted by the host's kernel, its size is the limit for all, and one volume is one file
+system with one set of locks. A VM that serves others stays when its own containers have ended, until they have, too.
+
+Who has a volume's disk (`PodRecord.owned`) and who is served by whom (`PodRecord.shared`) is stored before it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+
+from hyperstack.engine.disks import PodDisks, served_volumes
+from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
+from hyperstack.engine.sandboxes import Sandbox, Sandboxes
+from hyperstack.engine.store import Store
+from hyperstack.guest import messages
+from hyperstack.pod.errors import HyperStackError, Unavailable
+
+_LOOK_S = 0.05
+
+
+class VolumeSharing:
+    def __init__(self, store: Store, sandboxes: Sandboxes, disks: PodDisks, *, patience_s: float) -> None:
+        """:param patience_s: for the start of a VM that is to serve."""
+        self._store = store
+        self._sandboxes = sandboxes
+        self._disks = disks
+        self._patience_s = patience_s
+
+    async def attach(self, sandbox: Sandbox, container: ContainerRecord, seat: Callable[[], Awaitable[None]]) -> None:
+        """Connect the container's VM with those that have the disks of its volumes. The caller has the pod's lock.
+
+        :param seat: gives the VM the disks that nobody has.
+        :raise Unavailable: a VM that was to serve does not come up.
+        """
+        await self.detach(sandbox, container)  # of a start that was broken off
+        await seat()
+        for volume, name, port in served_volumes(self._store, container):
+            await self._attach_one(sandbox, container, volume, name, port, seat)
+
+    async def _attach_one(self, sandbox: Sandbox, container: ContainerRecord, volume: VolumeRecord, name: str,
+                          port: str, seat: Callable[[], Awaitable[None]]) -> None:
+        deadline = asyncio.get_running_loop().time() + self._patience_s
+        while (server := self._server(sandbox.pod_id, volume, port)) is None:
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(f"the VM that has the volume {volume.name} neither starts nor stops", field="volume",
+                                  value=volume.name)
+            await asyncio.sleep(_LOOK_S)
+            await seat()
+            if volume.id in self._pod(sandbox.pod_id).owned:
+                return
+        read_only = all(mount.read_only for mount in container.spec.mounts if mount.source == volume.name)
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs, ours:
+            await server.machine.attach_port(port, theirs.fileno())
+            await server.channel.serve(volume.name, port, read_only=read_only)
+            await sandbox.machine.attach_port(port, ours.fileno())
+        await sandbox.channel.volume(messages.Volume(name=name, port=port))
+
+    def _server(self, pod_id: str, volume: VolumeRecord, port: str) -> Sandbox | None:
+        """The running sandbox that has the disk, once it is stored that it serves: so it stays. None: it starts, or
+        stops. Nothing is awaited in here: between the two nothing can happen."""
+        owner = self._disks.owner(volume.id)
+        server = None if owner is None else self._sandboxes.get(owner.id)
+        if server is not None:
+            pod = self._pod(pod_id)
+            self._store.pods.put(replace(pod, shared=pod.shared | {port: server.pod_id}))
+        return server
+
+    async def detach(self, sandbox: Sandbox, container: ContainerRecord) -> None:
+        """Let go of what is served to the container. Idempotent."""
+        pod = self._pod(sandbox.pod_id)
+        for port, server in list(pod.shared.items()):
+            if not port.startswith(_prefix(container)):
+                continue
+            with contextlib.suppress(HyperStackError):
+                await sandbox.channel.unvolume(f"_{port}")
+            with contextlib.suppress(HyperStackError):
+                await sandbox.machine.detach_port(port)
+            now = self._pod(sandbox.pod_id)
+            self._store.pods.put(replace(now, shared={p: s for p, s in now.shared.items() if p != port}))
+            self._sandboxes.let_go({port: server})
+
+    def _pod(self, pod_id: str) -> PodRecord:
+        pod = self._store.pods.get(pod_id)
+        if pod is None:
+            raise Unavailable(f"Pod {pod_id[:12]} is gone", field="pod", value=pod_id)
+        return pod
+
+
+def _prefix(container: ContainerRecord) -> str:
+    return f"volume.{container.id[:12]}."

@@ -1,0 +1,123 @@
+"""One volume in several VMs at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.harness import Daemon, wait_until
+from tests.images import BUSYBOX
+
+
+@pytest.fixture
+def volume(daemon: Daemon) -> Iterator[str]:
+    """The name of one that goes with the test."""
+    yield "common"
+    containers = daemon.text("ps", "-aq").split()
+    if containers:
+        daemon.ctl("rm", "-f", *containers)
+    daemon.ctl("volume", "rm", "common")
+
+
+def sleeper(daemon: Daemon, name: str, *options: str) -> None:
+    daemon.ctl("run", "-d", "--name", name, *options, BUSYBOX, "sleep", "600")
+
+
+def settled(daemon: Daemon, count: int) -> None:
+    wait_until(lambda: len(daemon.vms()) == count, f"{count} VMs are left")
+
+
+def test_both_see_what_the_other_writes(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "first", "-v", f"{volume}:/d")
+    sleeper(daemon, "second", "-v", f"{volume}:/d")
+    for writer, reader in (("first", "second"), ("second", "first")):
+        daemon.ctl("exec", writer, "sh", "-c", f"echo by {writer} >/d/f; mkdir /d/{writer}")
+        assert daemon.text("exec", reader, "cat", "/d/f") == f"by {writer}"
+    assert daemon.text("exec", "second", "ls", "/d").split() == ["f", "first", "second"]
+
+
+def test_one_that_may_only_read_reads(daemon: Daemon, volume: str) -> None:
+    """Whether it has the disk or is served."""
+    sleeper(daemon, "reader", "-v", f"{volume}:/d:ro")
+    sleeper(daemon, "writer", "-v", f"{volume}:/d")
+    sleeper(daemon, "late", "-v", f"{volume}:/d:ro")
+    daemon.ctl("exec", "writer", "sh", "-c", "echo text >/d/f")
+    for name in ("reader", "late"):
+        assert daemon.text("exec", name, "cat", "/d/f") == "text"
+        refused = daemon.ctl("exec", name, "touch", "/d/mine", check=False)
+        assert b"Read-only file system" in refused.stderr
+
+
+def test_who_has_the_disk_may_stop_and_start_and_go(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "first", "-v", f"{volume}:/d")
+    sleeper(daemon, "second", "-v", f"{volume}:/d")
+    daemon.ctl("exec", "first", "sh", "-c", "echo kept >/d/f")
+    daemon.ctl("stop", "-t", "0", "first")
+    assert daemon.text("exec", "second", "cat", "/d/f") == "kept"
+    daemon.ctl("start", "first")
+    assert daemon.text("exec", "first", "cat", "/d/f") == "kept"
+    daemon.ctl("rm", "-f", "first")
+    daemon.ctl("exec", "second", "sh", "-c", "echo more >>/d/f")
+    sleeper(daemon, "first", "-v", f"{volume}:/d")  # its name is free again
+    assert daemon.text("exec", "first", "cat", "/d/f").split() == ["kept", "more"]
+    daemon.ctl("rm", "-f", "second", "first")
+    settled(daemon, 0)
+    assert daemon.text("pod", "ls", "-q") == ""
+    assert daemon.text("run", "--rm", "-v", f"{volume}:/d", BUSYBOX, "cat", "/d/f").split() == ["kept", "more"]
+
+
+def test_a_killed_daemon_changes_nothing(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "first", "-v", f"{volume}:/d")
+    sleeper(daemon, "second", "-v", f"{volume}:/d")
+    daemon.ctl("rm", "-f", "first")
+    daemon.kill()
+    daemon.start()
+    daemon.ctl("exec", "second", "sh", "-c", "echo after >/d/f")
+    sleeper(daemon, "third", "-v", f"{volume}:/d")
+    assert daemon.text("exec", "third", "cat", "/d/f") == "after"
+    daemon.ctl("rm", "-f", "second", "third")
+    settled(daemon, 0)
+
+
+def test_all_that_start_at_once_have_it(daemon: Daemon, volume: str) -> None:
+    """And each of two has what the other has, too."""
+    names = [f"at-once-{number}" for number in range(4)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda name: sleeper(daemon, name, "-v", f"{volume}:/d"), names))
+    for name in names:
+        daemon.ctl("exec", name, "touch", f"/d/{name}")
+    assert daemon.text("exec", names[-1], "ls", "/d").split() == names
+
+
+def test_the_size_holds_for_all(daemon: Daemon, volume: str) -> None:
+    daemon.ctl("volume", "create", "-o", "size=32m", volume)
+    sleeper(daemon, "first", "-v", f"{volume}:/d")
+    full = daemon.ctl("run", "--rm", "-v", f"{volume}:/d", BUSYBOX, "dd", "if=/dev/zero", "of=/d/f", "bs=1M",
+                      "count=64", check=False)
+    assert b"No space left on device" in full.stderr
+
+
+def test_what_an_image_has_is_copied_into_an_empty_one(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "first", "-v", f"{volume}:/elsewhere")
+    found = daemon.text("run", "--rm", "-v", f"{volume}:/etc", BUSYBOX, "cat", "/etc/passwd")
+    assert found == daemon.text("exec", "first", "cat", "/elsewhere/passwd")
+    assert "alice" in found
+
+
+def test_a_vm_that_served_and_died_is_not_waited_for(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "first", "-v", f"{volume}:/d")
+    sleeper(daemon, "second", "-v", f"{volume}:/d")
+    daemon.ctl("exec", "first", "sh", "-c", "echo safe >/d/f; sync")
+    [pod] = json.loads(daemon.text("inspect", "first"))
+    [pid] = [pid for pid, owner in daemon.vms().items() if owner == pod["HyperStack"]["Pod"]]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: json.loads(daemon.text("inspect", "first"))[0]["State"]["Status"] == "exited", "it is noticed")
+    lost = daemon.ctl("exec", "second", "cat", "/d/f", check=False)
+    assert lost.returncode != 0
+    daemon.ctl("restart", "-t", "0", "second")
+    assert daemon.text("exec", "second", "cat", "/d/f") == "safe"
