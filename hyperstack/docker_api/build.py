@@ -36,8 +36,7 @@ _MAX_HEADER = 64 * 1024
 _REFUSED = {
     "squash": ("layers stay as the steps made them", "export the container and import it again as one layer"),
     "cgroupparent": ("the container's cgroup lives inside its VM", ""),
-    "cpusetcpus": ("the VM's CPUs are threads of the host, which the host places", "--cpu-quota"),
-    "cpusetmems": ("the VM's CPUs are threads of the host, which the host places", "--cpu-quota"),
+    "cpusetmems": ("the VM's memory is where the host places it", ""),
     "securityopt": ("a step has the security of its VM", ""),
     "outputs": ("a result is an image of this host", "docker save, or docker cp out of a container"),
     "secrets": ("this is the classic builder", "a multi-stage build, whose first stage is not kept"),
@@ -163,7 +162,7 @@ def parse_build(call: Call) -> BuildRequest:
         extra_hosts=tuple(parse_extra_host(item) for item in call.texts("extrahosts")), resources=parse_resources(
             ResourcesBody(memory=call.integer("memory") or 0, memory_swap=call.integer("memswap") or 0,
                           cpu_shares=call.integer("cpushares") or 0, cpu_period=call.integer("cpuperiod") or 0,
-                          cpu_quota=call.integer("cpuquota") or 0)),
+                          cpu_quota=call.integer("cpuquota") or 0, cpuset_cpus=call.text("cpusetcpus"))),
         ulimits=tuple(parse_ulimit(item) for item in _json(call, "ulimits", list[UlimitBody])),
         shm_size=parse_size_field("shmsize", call.integer("shmsize") or 0), credentials=_credentials(call))
 

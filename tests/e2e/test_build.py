@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness import Daemon, Output, wait_until
-from tests.images import BUSYBOX
+from tests.images import BUSYBOX, SECOND
 
 
 class Builds:
@@ -173,7 +173,7 @@ def test_output_and_options(builds: Builds) -> None:
     for options, words in ((("--network", "host"), b"networkmode=host is not supported"),
                            (("--security-opt", "seccomp=x"), b"securityopt is not supported"),
                            (("--cgroup-parent", "x"), b"cgroupparent is not supported"),
-                           (("--cpuset-cpus", "0"), b"cpusetcpus is not supported"),
+                           (("--cpuset-cpus", "9999"), b"9999"),
                            (("-t", "BAD"), b"invalid reference format"),
                            (("--target", "absent"), b"failed to reach build target absent"),
                            (("--platform", "linux/s390x"), b"s390x")):
@@ -273,3 +273,51 @@ def test_steps_are_taken_over_from_an_image_that_is_named(builds: Builds) -> Non
     assert builds.config("made:1")["Env"][-1] == "A=1"
     builds.daemon.docker_cli("builder", "prune", "-af")
     assert builds.build(dockerfile.replace("cat /f", "cat /f /f"), "--cache-from", "made:1").stdout.count(b"Using") == 3
+
+
+def test_a_step_that_failed_leaves_its_container_to_look_into(builds: Builds) -> None:
+    daemon, dockerfile = builds.daemon, "FROM BUSYBOX\nRUN echo seen > /seen\nRUN touch /half && false\n"
+
+    def containers() -> list[str]:
+        return daemon.docker_cli("ps", "-aq").stdout.decode().split()
+
+    builds.build(dockerfile, "--no-cache", "--force-rm", check=False)
+    assert containers() == []
+    builds.build(dockerfile, "--no-cache", check=False)
+    [left] = containers()
+    assert b"A /half" in daemon.docker_cli("diff", left).stdout
+    daemon.docker_cli("rm", left)
+    builds.build("FROM BUSYBOX\nRUN touch /kept\n", "--rm=false")
+    assert len(containers()) == 1
+
+
+def test_stdin_and_base_images_that_are_not_here(builds: Builds) -> None:
+    daemon = builds.daemon
+    environment = {**daemon.environment, "DOCKER_BUILDKIT": "0"}
+
+    def piped(data: bytes, *options: str) -> str:
+        return subprocess.run(["docker", "build", *options, "-"], input=data, env=environment, check=True, timeout=120,
+                              capture_output=True).stdout.decode()
+
+    out = piped(f"FROM {SECOND}\nFROM {SECOND}\nRUN cat /etc/second\n".encode(), "--pull")
+    assert "\nyes\n" in out
+    assert "Pull complete" in out or "Already exists" in out
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, text in (("sub/Own", f"FROM {BUSYBOX}\nCOPY data /data\n"), ("data", "packed")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    piped(packed.getvalue(), "-f", "sub/Own", "-t", "stdin:1")
+    assert builds.run("stdin:1", "cat", "/data") == "packed"
+
+
+def test_the_cache_is_a_project_s(builds: Builds) -> None:
+    (builds.root / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN date > /when\n")
+    ctl = builds.daemon.ctl
+    ctl("build", str(builds.root))
+    assert b"Using cache" in ctl("build", str(builds.root)).stdout
+    assert b"Using cache" not in ctl("--project", "other", "build", str(builds.root)).stdout
+    assert b"Using cache" in ctl("--project", "other", "build", str(builds.root)).stdout
+    ctl("--project", "other", "builder", "prune", "-af")
+    assert b"Using cache" in ctl("build", str(builds.root)).stdout

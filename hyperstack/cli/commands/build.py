@@ -39,6 +39,7 @@ from hyperstack.cli.units import parse_size
 @click.option("-c", "--cpu-shares", type=int, default=0, help="Weight of each RUN's CPU time")
 @click.option("--cpu-period", type=int, default=0, metavar="US", help="Period of the CPU quota, in microseconds")
 @click.option("--cpu-quota", type=int, default=0, metavar="US", help="CPU time of each RUN in a period")
+@click.option("--cpuset-cpus", default="", metavar="CPUS", help="CPUs of the host that each RUN may use: 0-2,4")
 @click.option("--shm-size", default="", metavar="BYTES", help="Size of /dev/shm")
 @click.option("--ulimit", multiple=True, metavar="NAME=SOFT[:HARD]", help="Limit of each RUN's processes")
 @click.argument("path", metavar="PATH|URL|-")
@@ -62,7 +63,7 @@ def build(app: App, /, *, path: str, dockerfile: str, quiet: bool, iidfile: str,
 def _query(*, tag: Sequence[str], build_arg: Sequence[str], label: Sequence[str], target: str, no_cache: bool,
            cache_from: Sequence[str], pull: bool, platform: str, rm: bool, force_rm: bool, network: str,
            add_host: Sequence[str], memory: str, memory_swap: str, cpu_shares: int, cpu_period: int, cpu_quota: int,
-           shm_size: str, ulimit: Sequence[str]) -> dict[str, Any]:
+           cpuset_cpus: str, shm_size: str, ulimit: Sequence[str]) -> dict[str, Any]:
     limits = create.resources(memory=memory, memory_swap=memory_swap)
     return {
         "t": tag, "buildargs": json.dumps(dict(map(_argument, build_arg))) if build_arg else None,
@@ -72,6 +73,7 @@ def _query(*, tag: Sequence[str], build_arg: Sequence[str], label: Sequence[str]
         "networkmode": network, "extrahosts": [create.extra_host(value) for value in add_host],
         "memory": limits.get("Memory"), "memswap": limits.get("MemorySwap"), "cpushares": cpu_shares or None,
         "cpuperiod": cpu_period or None, "cpuquota": cpu_quota or None,
+        "cpusetcpus": cpuset_cpus or None,
         "shmsize": parse_size(shm_size) if shm_size else None,
         "ulimits": json.dumps([create.ulimit(value) for value in ulimit]) if ulimit else None}
 
