@@ -209,7 +209,7 @@ class Workshop(Protocol):
         """All that is cached, the longest unused first."""
 
     def forget(self, keys: Collection[str], *, in_use: Collection[str]) -> int:
-        """Drop cached steps, but not those whose image is in use. Returns bytes freed."""
+        """Drop cached steps, but not those whose image is in use, and what was done anew since. Returns bytes freed."""
 
 
 class ImageBackend(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,11 +159,13 @@ class ImageIndex:
         return [CacheRow(key=key, project=project, image=image, description=description, created_at=created,
                          used_at=used, uses=uses) for key, project, image, description, created, used, uses in rows]
 
-    def forget_steps(self, keys: Iterable[str]) -> None:
-        """They are no longer found; images that were there for them alone go as well."""
+    def forget_steps(self, keys: Iterable[str], in_use: Collection[str]) -> None:
+        """They are no longer found; images that nobody needs go as well, those of steps that were done anew too."""
         with self._transaction():
             self._db.executemany("DELETE FROM build_cache WHERE key = ?", [(key,) for key in keys])
-            self._db.execute("DELETE FROM images WHERE intermediate AND id NOT IN (SELECT image FROM build_cache)")
+            unfound = self._db.execute(
+                "SELECT id FROM images WHERE intermediate AND id NOT IN (SELECT image FROM build_cache)").fetchall()
+            self._db.executemany("DELETE FROM images WHERE id = ?", [row for row in unfound if row[0] not in in_use])
 
     def publish(self, image: str) -> None:
         """A step's image is somebody's from now on."""

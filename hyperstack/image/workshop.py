@@ -219,7 +219,7 @@ class ImageWorkshop:
 
     def forget(self, keys: Collection[str], *, in_use: Collection[str]) -> int:
         self._index.forget_steps([row.key for row in self._index.cache_rows()
-                                  if row.key in keys and row.image not in in_use])
+                                  if row.key in keys and row.image not in in_use], in_use)
         return self._sweep()
 
 

@@ -275,6 +275,17 @@ async def test_steps_are_cached_for_whoever_asks_again_and_pruned(bench: Workben
     assert [image.id for image in bench.store.list_all(intermediate=True)] == [bench.base]
 
 
+async def test_a_step_that_is_done_anew_leaves_nothing_of_the_first_time(bench: Workbench) -> None:
+    workshop, new = bench.store.workshop, NewLayer(run={}, created_by="x")
+    made = [await workshop.step(bench.base, stream(make_tar(member("f", data=data))), new, key="k", project="p")
+            for data in (b"one", b"two")]
+    workshop.forget((), in_use=[made[0]])
+    assert {image.id for image in bench.store.list_all(intermediate=True)} == {bench.base, *made}
+    assert workshop.forget((), in_use=()) > 0
+    assert {image.id for image in bench.store.list_all(intermediate=True)} == {bench.base, made[1]}
+    assert workshop.cached("k") == made[1]
+
+
 async def test_the_cache_survives_a_restart_and_a_half_made_context_does_not(bench: Workbench) -> None:
     workshop = bench.store.workshop
     made = await workshop.step(bench.base, None, NewLayer(run={}, created_by="x"), key="k", project="p")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from hyperstack.dockerfile.stages import parse_dockerfile
 from hyperstack.engine.builds.builder import Builder
@@ -14,6 +15,7 @@ from hyperstack.engine.builds.runner import Runner
 from hyperstack.engine.builds.sources import Fetcher
 from hyperstack.engine.containers import ContainerService
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import CachedStep, Context, ImageBackend, ProgressSink
@@ -50,10 +52,8 @@ class BuildService:
                 raise InvalidArgument(f"The Dockerfile ({request.dockerfile[:200]}) cannot be empty",
                                       field="dockerfile", value=request.dockerfile[:200])
             dockerfile = parse_dockerfile(opened.dockerfile).until(request.target)
-            held: set[str] = set()
-            self._held.append(held)
-            stack.callback(self._held.remove, held)
             workshop = self._backend.workshop
+            held = stack.enter_context(self._holding())
             image = await Builder(who, request, dockerfile, opened, images=self._images, workshop=workshop,
                                   runner=self._runner, copier=Copier(workshop, self._fetcher), held=held, tell=tell,
                                   progress=progress).build()
@@ -64,6 +64,18 @@ class BuildService:
             for reference in references:
                 await tell(BuildEvent(stream=f"Successfully tagged {self._backend.display(reference)}\n"))
         return image
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[set[str]]:
+        """What a build needs, while it does; afterwards nobody needs what it has done anew."""
+        held: set[str] = set()
+        self._held.append(held)
+        try:
+            yield held
+        finally:
+            # Not `remove`, which would take an equal one.
+            self._held = [other for other in self._held if other is not held]
+            self._backend.workshop.forget((), in_use=self._images.in_use())
 
     async def _context(self, request: BuildRequest, body: AsyncIterator[bytes], stack: contextlib.AsyncExitStack
                        ) -> Context:
@@ -103,9 +115,11 @@ class BuildService:
 
     async def recover(self) -> None:
         """Remove the containers of builds that ended with an earlier daemon."""
-        for container in self._store.containers.all():
-            if container.transient:
-                who = Principal(user="", project=container.project, admin=False)
-                with contextlib.suppress(HyperStackError):
-                    await self._containers.remove(who, container.id, force=True, volumes=True)
-                    log.warning("removed container %s of a build that ended with its daemon", container.id[:12])
+        left = [container for container in self._store.containers.all() if container.transient]
+        await asyncio.gather(*map(self._remove_left, left))
+
+    async def _remove_left(self, container: ContainerRecord) -> None:
+        who = Principal(user="", project=container.project, admin=False)
+        with contextlib.suppress(HyperStackError):
+            await self._containers.remove(who, container.id, force=True, volumes=True)
+            log.warning("removed container %s of a build that ended with its daemon", container.id[:12])
