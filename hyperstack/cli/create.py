@@ -40,6 +40,7 @@ class CreateOptions:
     cpu_quota: int
     cpu_shares: int
     cpus: float
+    cpuset_cpus: str
     detach: bool
     dns: tuple[str, ...]
     dns_option: tuple[str, ...]
@@ -61,6 +62,7 @@ class CreateOptions:
     interactive: bool
     ip: str
     ip6: str
+    ipc: str
     kernel: str
     label: tuple[str, ...]
     label_file: tuple[str, ...]
@@ -76,6 +78,8 @@ class CreateOptions:
     network: tuple[str, ...]
     network_alias: tuple[str, ...]
     no_healthcheck: bool
+    oom_score_adj: int
+    pid: str
     pids_limit: int
     platform: str
     privileged: bool
@@ -187,7 +191,8 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
     return {
         **resources(memory=options.memory, memory_swap=options.memory_swap,
                     memory_reservation=options.memory_reservation, cpus=options.cpus, cpu_shares=options.cpu_shares,
-                    cpu_period=options.cpu_period, cpu_quota=options.cpu_quota, pids_limit=options.pids_limit),
+                    cpu_period=options.cpu_period, cpu_quota=options.cpu_quota, pids_limit=options.pids_limit,
+                    cpuset_cpus=options.cpuset_cpus),
         "Annotations": annotations,
         "AutoRemove": options.rm,
         "Binds": binds,
@@ -201,9 +206,12 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
         "ExtraHosts": [extra_host(value) for value in options.add_host],
         "GroupAdd": list(options.group_add),
         **({"Init": True} if options.init else {}),
+        "IpcMode": options.ipc,
         "LogConfig": {"Type": options.log_driver, "Config": mapping(options.log_opt, "log-opt", required=True)},
         "Mounts": [mount(value) for value in options.mount],
         "NetworkMode": options.network[0] if options.network else "default",
+        "OomScoreAdj": options.oom_score_adj,
+        "PidMode": options.pid,
         "PortBindings": bindings,
         "Privileged": options.privileged,
         "PublishAllPorts": options.publish_all,
@@ -235,14 +243,15 @@ def endpoint(*, aliases: Sequence[str] = (), ip: str = "", ip6: str = "", links:
 
 
 def resources(*, memory: str = "", memory_swap: str = "", memory_reservation: str = "", cpus: float = 0,
-              cpu_shares: int = 0, cpu_period: int = 0, cpu_quota: int = 0, pids_limit: int = 0) -> dict[str, Any]:
+              cpu_shares: int = 0, cpu_period: int = 0, cpu_quota: int = 0, pids_limit: int = 0,
+              cpuset_cpus: str = "") -> dict[str, Any]:
     """The limits that `run` and `update` share; those not asked for are left out."""
     limits = {
         "Memory": parse_size(memory) if memory else 0,
         "MemorySwap": -1 if memory_swap == "-1" else parse_size(memory_swap) if memory_swap else 0,
         "MemoryReservation": parse_size(memory_reservation) if memory_reservation else 0,
         "NanoCpus": round(cpus * 1e9), "CpuShares": cpu_shares, "CpuPeriod": cpu_period, "CpuQuota": cpu_quota,
-        "PidsLimit": pids_limit,
+        "PidsLimit": pids_limit, "CpusetCpus": cpuset_cpus,
     }
     return {name: value for name, value in limits.items() if value}
 

@@ -263,3 +263,29 @@ def test_attaching_detaching_and_pruning_are_told(daemon: Daemon) -> None:
     told = text(daemon, "events", "--since", since, "--until", str(time.time()), "--filter", "type=container",
                 "--format", "{{.Action}}").splitlines()
     assert told == ["create", "attach", "start", "die", "destroy", "prune"]
+
+
+def test_the_detach_keys_of_a_client_that_leaves_them_to_the_daemon_are_told(daemon: Daemon) -> None:
+    daemon.docker_cli("run", "-dit", "--name", "kept", BUSYBOX, "sh")
+    since = str(time.time())
+    with daemon.sdk() as client:
+        api = client.api
+        ident = api.exec_create("kept", ["sh"], stdin=True, tty=True)["Id"]
+        for connect in (partial(api.attach_socket, "kept", params={"stdin": 1, "stdout": 1, "stream": 1}),
+                        partial(api.exec_start, ident, tty=True, socket=True)):
+            stream = connect()
+            stream._sock.sendall(b"\x10\x11")
+            while stream._sock.recv(4096):
+                pass
+            stream.close()
+        wait_until(lambda: "exec_detach" in events(daemon, since), "both have left")
+    assert [action.partition(":")[0] for action in events(daemon, since)] == [
+        "exec_create", "attach", "detach", "exec_start", "exec_detach"]
+    assert inspect(daemon, "kept")["State"]["Running"] is True
+
+
+def events(daemon: Daemon, since: str) -> list[str]:
+    """The container's, in their order, but for sizes of terminals."""
+    told = text(daemon, "events", "--since", since, "--until", str(time.time()), "--filter", "container=kept",
+                "--format", "{{.Action}}")
+    return [action for action in told.splitlines() if action != "resize"]

@@ -77,6 +77,17 @@ def test_pids_and_ipc_are_shared_where_asked_for(host: Daemon) -> None:
     wait_until(lambda: host.vms() == {}, "nobody needs the VM")
 
 
+def test_hyperctl_joins_too(host: Daemon) -> None:
+    script = "cat /dev/shm/file; hostname; cat /proc/self/oom_score_adj; ps -o args | grep -c '[n]c -l'"
+    said = host.text("run", "--rm", "--network", "container:web", "--pid", "container:web", "--ipc", "container:web",
+                     "--oom-score-adj", "100", BUSYBOX, "sh", "-c", script).split()
+    assert said[:3] == ["shared", inspect(host, "web")["Config"]["Hostname"], "100"]
+    assert int(said[3]) > 0
+    host.ctl("run", "-d", "--name", "pinned", "--cpuset-cpus", "0", "--add-host", "up:host-gateway", BUSYBOX, *SLEEP)
+    found = inspect(host, "pinned")["HostConfig"]
+    assert (found["CpusetCpus"], found["ExtraHosts"]) == ("0", ["up:host-gateway"])
+
+
 def test_ipc_modes_of_its_own(host: Daemon) -> None:
     host.docker_cli("run", "-d", "--name", "alone", BUSYBOX, *SLEEP)
     assert inspect(host, "alone")["HostConfig"]["IpcMode"] == "private"

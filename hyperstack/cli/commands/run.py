@@ -34,15 +34,19 @@ _REPEATED = {
     "tmpfs": "Mount a tmpfs (PATH[:OPTIONS])", "ulimit": "Set a resource limit (NAME=SOFT[:HARD])",
 }
 _TEXTS = {
-    "cidfile": "Write the container's id to a file", "domainname": "NIS domain name",
+    "cidfile": "Write the container's id to a file",
+    "cpuset-cpus": "CPUs of the host that the pod's VM may use, such as 0-2,5", "domainname": "NIS domain name",
     "health-cmd": "Command that tells whether the container is well",
     "health-interval": "Time between two health checks (default 30s)",
     "health-start-interval": "Time between two health checks in the start period (default 5s)",
     "health-start-period": "Time from the start in which failed checks do not count (default 0s)",
     "health-timeout": "Time that one health check may take (default 30s)", "ip": "IPv4 address",
     "ip6": "IPv6 address",
-    "log-driver": "Log driver", "mac-address": "MAC address", "memory-reservation": "Memory soft limit",
+    "ipc": "IPC: private, shareable, none, or container:NAME to have that one's",
+    "log-driver": "Log driver: json-file, local or none", "mac-address": "MAC address",
+    "memory-reservation": "Memory soft limit",
     "memory-swap": "Memory plus swap; -1: no limit", "name": "Name the container",
+    "pid": "PID namespace: container:NAME for that one's",
     "platform": "Platform of the image (os/arch)", "shm-size": "Size of /dev/shm",
     "stop-signal": "Signal that stops the container",
 }
@@ -74,8 +78,10 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("-l", "--label", multiple=True, metavar="KEY[=VALUE]", help="Set a label"),
     click.option("-m", "--memory", default="", metavar="SIZE", help="Memory limit, such as 512m"),
     click.option("--network", "--net", multiple=True, shell_complete=networks,
-                 help="Join this network, or none; the first of several is the one that --ip, --network-alias, --link "
-                      "and --mac-address are of"),
+                 help="Join this network, none, or container:NAME's; the first of several is the one that --ip, "
+                      "--network-alias, --link and --mac-address are of"),
+    click.option("--oom-score-adj", type=click.IntRange(-1000, 1000), default=0,
+                 help="How early it is killed where memory gets short"),
     click.option("--pids-limit", type=int, default=0, help="Limit of processes; -1: none"),
     click.option("-p", "--publish", multiple=True, metavar="[[IP:]HOST:]PORT",
                  help="Publish a port, or a range of ports, on the host"),

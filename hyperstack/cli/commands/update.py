@@ -19,6 +19,7 @@ from hyperstack.cli.errors import CliError
 @click.option("--cpu-period", type=int, default=0, help="Period of the CPU limit in microseconds")
 @click.option("--cpu-quota", type=int, default=0, help="CPU time per period in microseconds")
 @click.option("--cpus", type=click.FloatRange(min=0), default=0, help="Number of CPUs, such as 1.5")
+@click.option("--cpuset-cpus", default="", metavar="LIST", help="CPUs of the host that the pod's VM may use")
 @click.option("-m", "--memory", default="", metavar="SIZE", help="Memory limit, such as 512m")
 @click.option("--memory-reservation", default="", metavar="SIZE", help="Memory soft limit")
 @click.option("--memory-swap", default="", metavar="SIZE", help="Memory plus swap; -1: no limit")
