@@ -14,6 +14,7 @@ import docker.errors
 import pytest
 
 from tests.clients.peers import DOCKER, FOREIGN, OURS, PREFIX, Cli, Expectations, HostNetwork, Network, binaries
+from tests.clients.services import Images, make_images
 from tests.harness import Daemon, Namespace, Registry
 from tests.images import BUSYBOX, fill_registry
 
@@ -60,6 +61,21 @@ def _foreign() -> Iterator[Engine]:
 def client(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Cli]:
     with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
         yield Cli(binaries()[request.param], engine.host, engine.network, Path(home), engine.expect)
+
+
+@pytest.fixture(scope="package")
+def docker_cli(engine: Engine) -> Iterator[Cli]:
+    """One docker client, for tests that are about something else."""
+    with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
+        binary = next(path for name, path in sorted(binaries().items(), reverse=True))
+        yield Cli(binary, engine.host, engine.network, Path(home), engine.expect)
+        clean(engine.host)
+
+
+@pytest.fixture(scope="package")
+def images(docker_cli: Cli) -> Images:
+    """Real servers, from Debian's packages."""
+    return make_images(docker_cli)
 
 
 @pytest.fixture
