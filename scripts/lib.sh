@@ -28,6 +28,8 @@ RUN_PACKAGES=(
 # What the tests add.
 TEST_PACKAGES=(
     busybox-static          # the test image
+    curl                    # a client that knows nothing of Docker
+    docker-compose          # Debian's, which is 1.29
     clang libclang-rt-14-dev  # coverage-guided fuzzing of the agent's parser
     erofs-utils             # fsck.erofs judges the layer disks
     git                     # clean clone in tests

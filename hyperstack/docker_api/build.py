@@ -118,11 +118,12 @@ class BuildRoutes:
         return await lines.close()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        filters = Filters.parse(call, known=("until", "id", "unused-for"))
+        filters = Filters.parse(call, known=("until", "id", "unused-for", "label", "label!"))
         until = filters.until_ns()
 
         def wanted(step: CachedStep) -> bool:
-            return (not until or step.used_at * _NS < until) and filters.any_prefix("id", step.key)
+            # A step has no labels, so it has none that are asked for, and lacks all that must not be there.
+            return not filters.get("label") and (not until or step.used_at * _NS < until) and filters.any_prefix("id", step.key)
 
         keep = call.integer("keep-storage") or call.integer("reserved-space") or 0
         removed, freed = await self._builds.prune(call.who, everything=call.flag("all"), wanted=wanted, keep_bytes=keep)

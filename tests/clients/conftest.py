@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,9 +74,11 @@ def docker_cli(engine: Engine) -> Iterator[Cli]:
 
 
 @pytest.fixture(scope="package")
-def images(docker_cli: Cli) -> Images:
+def images(docker_cli: Cli) -> Iterator[Images]:
     """Real servers, from Debian's packages."""
-    return make_images(docker_cli)
+    made = make_images(docker_cli)
+    yield made
+    docker_cli("rmi", "-f", *dataclasses.astuple(made))
 
 
 @pytest.fixture

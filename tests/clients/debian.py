@@ -103,7 +103,8 @@ def _prepare(recipe: Recipe, made: Path) -> None:
     os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     null.chmod(0o666)
     try:
-        subprocess.run(["chroot", f"--userspec={owner}:{owner}", made, *recipe.prepare], check=True, capture_output=True)
+        subprocess.run(["chroot", f"--userspec={owner}:{owner}", made, *recipe.prepare], check=True,
+                       capture_output=True)
     finally:
         null.unlink()
 

@@ -109,7 +109,7 @@ class Cli:
     def environment(self) -> dict[str, str]:
         ours = ("DOCKER_", "HYPERSTACK_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        return {**inherited, "DOCKER_HOST": self.host, "HOME": str(self.home), "TERM": "dumb"}
+        return {**inherited, "DOCKER_HOST": self.host, "DOCKER_BUILDKIT": "0", "HOME": str(self.home), "TERM": "dumb"}
 
     def table(self, *args: str) -> list[dict[str, str]]:
         """The rows of a table by the words of its first line, as a person reads them: by the columns."""

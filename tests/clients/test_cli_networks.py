@@ -63,13 +63,18 @@ def test_prune_of_networks(cli: Cli) -> None:
 
 
 def test_connect_and_disconnect(cli: Cli) -> None:
-    cli("network", "create", "hs-n")
+    for name in ("hs-n", "hs-m"):
+        cli("network", "create", name)
     cli("create", "--name", "hs-c", BUSYBOX, "sleep", "600")
     cli("network", "disconnect", "bridge", "hs-c")
     assert cli("network", "connect", "--alias", "also", "hs-n", "hs-c") == ""
     cli("start", "hs-c")
-    assert list(json.loads(cli("inspect", "-f", "{{json .NetworkSettings.Networks}}", "hs-c"))) == ["hs-n"]
-    assert cli.fails("network", "disconnect", "bridge", "hs-c") != ""
+    assert cli("network", "connect", "hs-m", "hs-c") == "", "while it runs"
+    assert set(json.loads(cli("inspect", "-f", "{{json .NetworkSettings.Networks}}", "hs-c"))) == {"hs-n", "hs-m"}
+    assert len(cli.lines("exec", "hs-c", "ls", "/sys/class/net")) == 3
+    assert "is not connected to" in cli.fails("network", "disconnect", "bridge", "hs-c")
+    assert cli("network", "disconnect", "-f", "hs-n", "hs-c") == ""
+    assert cli("ps", "--filter", "name=hs-c", "--format", "{{.Networks}}") == "hs-m"
 
 
 def test_the_list_of_volumes(cli: Cli) -> None:

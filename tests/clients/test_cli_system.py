@@ -15,7 +15,7 @@ from tests.images import BUSYBOX
 ELSEWHERE = frozenset({
     "swarm", "node", "service", "stack", "secret", "config", "plugin",  # of a swarm, and of an engine's own add-ons
     "trust", "completion", "checkpoint",  # of the client alone, or of no engine by default
-    "builder", "build", "buildx", "compose"})
+    "buildx", "compose"})
 ALIASES = {"ps": "container ls", "images": "image ls", "rmi": "image rm"}
 COMMANDS = 150
 """At least so many command lines make the scenario."""
@@ -124,7 +124,8 @@ def test_every_command_was_used(cli: Cli, request: pytest.FixtureRequest) -> Non
 def _groups(cli: Cli) -> dict[str, set[str]]:
     """The client's own list of commands: by the noun, and those without one."""
     top = _listed(cli("--help"))
-    nouns = {"container", "image", "network", "volume", "system", "context"} | ({"manifest"} if cli.modern else set())
+    nouns = {"container", "image", "network", "volume", "system", "context",
+             "builder"} | ({"manifest"} if cli.modern else set())
     groups = {noun: _listed(cli(noun, "--help")) - ELSEWHERE for noun in nouns & top}
     verbs = {verb for group in ("container", "image") for verb in groups[group]}
     return {**groups, "": top - nouns - ELSEWHERE - {"manifest"} - verbs - set(ALIASES) - {"info", "events"}}

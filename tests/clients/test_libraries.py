@@ -95,7 +95,7 @@ def test_curl_looks_into_a_running_container(curl: Curl) -> None:
     curl("PUT", "/containers/hs-curl/archive?path=/tmp", data=buffer.getvalue())
     with tarfile.open(fileobj=io.BytesIO(curl("GET", "/containers/hs-curl/archive?path=/tmp/note"))) as tar:
         assert tar.getnames() == ["note"]
-    assert curl.json("POST", "/containers/hs-curl/update", {"Memory": 96 << 20}) == {"Warnings": None}
+    assert curl.json("POST", "/containers/hs-curl/update", {"Memory": 48 << 20}) == {"Warnings": None}
     curl("POST", "/containers/hs-curl/kill?signal=KILL", status=204)
     assert curl.json("POST", "/containers/hs-curl/wait") == {"StatusCode": 137}
 
