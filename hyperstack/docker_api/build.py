@@ -123,7 +123,8 @@ class BuildRoutes:
 
         def wanted(step: CachedStep) -> bool:
             # A step has no labels, so it has none that are asked for, and lacks all that must not be there.
-            return not filters.get("label") and (not until or step.used_at * _NS < until) and filters.any_prefix("id", step.key)
+            old_enough = not until or step.used_at * _NS < until
+            return not filters.get("label") and old_enough and filters.any_prefix("id", step.key)
 
         keep = call.integer("keep-storage") or call.integer("reserved-space") or 0
         removed, freed = await self._builds.prune(call.who, everything=call.flag("all"), wanted=wanted, keep_bytes=keep)
