@@ -18,6 +18,7 @@ from pathlib import Path
 import docker.errors
 import pytest
 
+from tests.faults.attached import Attached
 from tests.faults.inventory import leaks
 from tests.faults.workload import COUNTER, STEADY, Ledger, Owned, Stage, Worker, check_consecutive
 from tests.harness import Daemon, wait_until
@@ -43,6 +44,7 @@ class Siege:
         self._seed = seed
         self._rng = random.Random(seed)
         self._steady_lines = dict.fromkeys(STEADY, 0)
+        self._attached: Attached | None = None
 
     def begin(self) -> None:
         self.daemon.start()
@@ -55,6 +57,9 @@ class Siege:
         """Work, kill, start again."""
         workers = [Worker(self.daemon, self.ledger, number, random.Random(f"{self._seed}/{step}/{number}"))
                    for number in range(WORKERS)]
+        if self._attached is not None:
+            self._attached.remove()
+        self._attached = Attached(self.daemon, self.ledger, step)
         for worker in workers:
             worker.start()
         time.sleep(self._rng.uniform(0, self._rng.choice(LONGEST_S)))
@@ -62,6 +67,8 @@ class Siege:
         for worker in workers:
             worker.join(timeout=180)
             assert not worker.is_alive(), f"{worker.name} hangs after the daemon's death"
+        for name, lines in self._attached.ended().items():
+            self._steady_lines[name] = max(self._steady_lines[name], lines)
         while self._rng.random() < KILL_WHILE_RECOVERING:
             self.daemon.spawn()
             time.sleep(self._rng.uniform(0, 1.5))
