@@ -27,7 +27,7 @@ from tests.reference.operations import JSON, OPERATIONS, Operation, document
 
 EXAMPLES = int(os.environ.get("HYPERSTACK_FUZZ_EXAMPLES", "0"))
 _SCHEMA = schemathesis.openapi.from_dict(document())
-_SETTINGS = settings(max_examples=EXAMPLES or 8, derandomize=not EXAMPLES, deadline=None, database=None,
+_SETTINGS = settings(max_examples=EXAMPLES or 6, derandomize=not EXAMPLES, deadline=None, database=None,
                      suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink])
 _HEAD_S, _STREAM_S = 20.0, 0.2
 """How long an answer may take to begin, and for how long one without an end is read."""
