@@ -101,6 +101,7 @@ class CreateOptions:
     ulimit: tuple[str, ...]
     user: str
     volume: tuple[str, ...]
+    volumes_from: tuple[str, ...]
     workdir: str
 
     @property
@@ -220,6 +221,7 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
         "SecurityOpt": list(options.security_opt),
         "ShmSize": parse_size(options.shm_size) if options.shm_size else 0,
         "StorageOpt": mapping(options.storage_opt, "storage-opt", required=True),
+        "VolumesFrom": list(options.volumes_from),
         "Sysctls": mapping(options.sysctl, "sysctl", required=True),
         "Tmpfs": {path: words for path, _, words in (value.partition(":") for value in options.tmpfs)},
         "Ulimits": [ulimit(value) for value in options.ulimit],
@@ -385,9 +387,11 @@ def mount(value: str) -> dict[str, Any]:
 
 
 def _mount_field(found: dict[str, Any], key: str, content: str | None, whole: str) -> None:
-    if key in ("readonly", "ro", "volume-nocopy") and content in (None, "true", "1", "false", "0"):
+    if key in ("readonly", "ro", "volume-nocopy", "bind-create-src") and content in (None, "true", "1", "false", "0"):
         on = content in (None, "true", "1")
-        if key == "volume-nocopy":
+        if key == "bind-create-src":
+            found.setdefault("BindOptions", {})["CreateMountpoint"] = on
+        elif key == "volume-nocopy":
             found.setdefault("VolumeOptions", {})["NoCopy"] = on
         else:
             found["ReadOnly"] = on
@@ -405,6 +409,12 @@ def _mount_field(found: dict[str, Any], key: str, content: str | None, whole: st
             found.setdefault("TmpfsOptions", {})["SizeBytes"] = parse_size(content)
         case "tmpfs-mode" if re.fullmatch(r"[0-7]{1,5}", content):
             found.setdefault("TmpfsOptions", {})["Mode"] = int(content, 8)
+        case "bind-recursive" if content in ("enabled", "disabled", "writable", "readonly"):
+            options = found.setdefault("BindOptions", {})
+            options |= {"disabled": {"NonRecursive": True}, "writable": {"ReadOnlyNonRecursive": True},
+                        "readonly": {"ReadOnlyForceRecursive": True}}.get(content, {})
+        case "volume-subpath":
+            found.setdefault("VolumeOptions", {})["Subpath"] = content
         case "bind-propagation":
             found.setdefault("BindOptions", {})["Propagation"] = content
         case "consistency":

@@ -17,7 +17,7 @@ from hyperstack.docker_api.bodies import (
     UpdateBody,
 )
 from hyperstack.docker_api.endpoints import is_users, parse_places
-from hyperstack.docker_api.mounts import parse_mounts
+from hyperstack.docker_api.mounts import parse_mounts, parse_volumes_from
 from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
 from hyperstack.docker_api.security import parse_security
@@ -138,7 +138,8 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         env=parse_environment(body.env), working_dir=body.working_dir, user=body.user, tty=body.tty,
         open_stdin=body.open_stdin, stdin_once=body.stdin_once, attach_stdin=body.attach_stdin,
         attach_stdout=body.attach_stdout, attach_stderr=body.attach_stderr, labels=body.labels,
-        annotations=host.annotations, mounts=parse_mounts(body), resources=parse_resources(host),
+        annotations=host.annotations, mounts=parse_mounts(body),
+        volumes_from=parse_volumes_from(host.volumes_from), resources=parse_resources(host),
         security=parse_security(host), ulimits=tuple(parse_ulimit(item) for item in host.ulimits),
         sysctls=_sysctls(host.sysctls), stop_signal=body.stop_signal, stop_timeout=_stop_timeout(body.stop_timeout),
         oom_score_adj=_oom_score(host.oom_score_adj),

@@ -124,14 +124,17 @@ def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
         bindings.setdefault(f"{port.container_port}/{port.protocol}", []).append(
             {"HostIp": port.host_ip, "HostPort": host_ports(port)})
     restart = spec.restart
+    structured = [_structured(mount) for mount in spec.mounts if mount.structured]
     return {
         "Binds": [_bind(m) for m in spec.mounts if m.kind in _BOUND and not m.anonymous and not m.structured]
         or None,
+        **({"Mounts": structured} if structured else {}),
         "ContainerIDFile": "", "LogConfig": {"Type": spec.log.driver, "Config": spec.log.options},
         "NetworkMode": shown_network(spec, pod), "PortBindings": bindings,
         "RestartPolicy": {"Name": restart.kind.value, "MaximumRetryCount": restart.max_retries
                           if restart.kind is RestartKind.ON_FAILURE else 0},
-        "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": None, "ConsoleSize": [0, 0],
+        "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": list(spec.volumes_from) or None,
+        "ConsoleSize": [0, 0],
         "Annotations": spec.annotations, "CapAdd": list(security.cap_add) or None,
         "CapDrop": list(security.cap_drop) or None, "CgroupnsMode": "private", "Dns": list(pod.dns),
         "DnsOptions": list(pod.dns_options), "DnsSearch": list(pod.dns_search),
@@ -163,6 +166,17 @@ def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
 def _bind(mount: Mount) -> str:
     modes = ["ro"] if mount.read_only else []
     return ":".join([mount.source, mount.target, ",".join([*modes, *mount.options])]).rstrip(":")
+
+
+def _structured(mount: Mount) -> dict[str, Any]:
+    """As it was asked for in HostConfig.Mounts."""
+    volume = {"NoCopy": "nocopy" in mount.options, "Subpath": mount.subpath, "Labels": mount.labels,
+              "DriverConfig": {"Options": mount.driver_options} if mount.driver_options else None}
+    bind = {"NonRecursive": "nonrecursive" in mount.options, "CreateMountpoint": mount.create_source}
+    name = "BindOptions" if mount.kind is MountKind.BIND else "VolumeOptions"
+    options = {key: value for key, value in (bind if mount.kind is MountKind.BIND else volume).items() if value}
+    return {"Type": mount.kind.value, **({} if mount.anonymous else {"Source": mount.source}), "Target": mount.target,
+            **({"ReadOnly": True} if mount.read_only else {}), **({name: options} if options else {})}
 
 
 def _tmpfs(spec: ContainerSpec) -> dict[str, str] | None:

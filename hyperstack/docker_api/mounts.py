@@ -43,6 +43,18 @@ def parse_mounts(body: CreateBody) -> tuple[Mount, ...]:
     return tuple(found)
 
 
+def parse_volumes_from(values: Iterable[str]) -> tuple[str, ...]:
+    """:raise InvalidArgument: not `container[:mode]`."""
+    found = []
+    for value in values:
+        name, _, mode = value.partition(":")
+        if not name or len(name) > 255 or mode not in ("", "ro", "rw", "z", "Z"):
+            raise InvalidArgument(f"invalid mode or container in volumes-from: {value[:128]!r}",
+                                  field="HostConfig.VolumesFrom", value=value[:128], hint="container[:ro|rw]")
+        found.append(value)
+    return tuple(found)
+
+
 def _check_all(mounts: list[Mount]) -> None:
     if len(mounts) > MAX_MOUNTS:
         raise InvalidArgument(f"more than {MAX_MOUNTS} mounts", field="HostConfig.Mounts", value=len(mounts))
@@ -130,14 +142,17 @@ def _mount(body: MountBody, field: str) -> Mount:
 
 def _volume(body: MountBody, target: str, field: str) -> Mount:
     options = body.volume_options
-    if options.subpath:
-        raise UnsupportedOption(f"{field}.VolumeOptions.Subpath", "volumes are mounted whole")
+    subpath = posixpath.normpath(options.subpath) if options.subpath else ""
+    if subpath.startswith(("/", "../")) or subpath == ".." or "\0" in subpath:
+        raise InvalidArgument(f"invalid volume subpath {options.subpath[:128]!r}: it must be a relative path within "
+                              "the volume", field=f"{field}.VolumeOptions.Subpath", value=options.subpath[:128])
     driver = options.driver_config
-    if driver.name not in ("", "local") or driver.options:
-        raise UnsupportedOption(f"{field}.VolumeOptions.DriverConfig", "the volume would be made with other options",
-                                hint="create the volume first, with docker volume create")
+    if driver.name not in ("", "local"):
+        raise UnsupportedOption(f"{field}.VolumeOptions.DriverConfig.Name={driver.name[:64]}",
+                                "only the local driver is built in")
     return Mount(kind=MountKind.VOLUME, source=check_name(body.source, kind="volume") if body.source else "",
-                 target=target, read_only=body.read_only, anonymous=not body.source,
+                 target=target, read_only=body.read_only, anonymous=not body.source, structured=True,
+                 subpath=subpath, labels=options.labels, driver_options=driver.options,
                  options=("nocopy",) if options.no_copy else ())
 
 

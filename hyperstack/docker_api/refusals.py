@@ -52,7 +52,6 @@ RESOURCES: tuple[Refusal, ...] = (
 )
 
 HOST_CONFIG: tuple[Refusal, ...] = (
-    Refusal("volumes_from", _NONE, "volumes of another container's VM are not joined", "name the volumes with -v"),
     Refusal("volume_driver", ("", "local"), "only the local driver is built in"),
     Refusal("capabilities", _NONE, "it was withdrawn from Docker's API", "use CapAdd and CapDrop"),
     Refusal("cgroupns_mode", ("", "private"), "the host's cgroups cannot be seen from inside a VM"),

@@ -13,6 +13,7 @@ from hyperstack.engine.binds import BindService
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.logdrivers import keeping
+from hyperstack.engine.lookup import find
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.sandboxes import Kernels
@@ -144,7 +145,7 @@ class Admission:
     async def _with_volumes(self, who: Principal, container: ContainerRecord, made: list[str]) -> ContainerRecord:
         """The container with every volume it mounts, named, made where absent; the image's own ones included; and with
         its binds, where it may have them."""
-        mounts = list(container.spec.mounts)
+        mounts = [*container.spec.mounts, *self._inherited(who, container.spec)]
         targets = {m.target.rstrip("/") for m in mounts}
         for target in container.image_config.volumes:
             if target.rstrip("/") not in targets:
@@ -155,11 +156,30 @@ class Admission:
             if mount.kind is not MountKind.VOLUME:
                 continue
             absent = not mount.source or self._store.volumes.named(who.project, mount.source) is None
-            volume = await self._volumes.create(who, mount.source, pending=True)
+            volume = await self._volumes.create(who, mount.source, pending=True, labels=mount.labels,
+                                                options=mount.driver_options)
             if absent:
                 made.append(volume.name)
             mounts[index] = replace(mount, source=volume.name, anonymous=mount.anonymous or not mount.source)
         return replace(container, spec=replace(container.spec, mounts=tuple(mounts)))
+
+    def _inherited(self, who: Principal, spec: ContainerSpec) -> list[Mount]:
+        """Volumes and binds of the containers that the spec names, where it has nothing itself.
+
+        :raise InvalidArgument: no such container. Not as what it is: Docker's client takes that for a missing image.
+        """
+        targets, found = {mount.target for mount in spec.mounts}, []
+        for text in spec.volumes_from:
+            ref, _, mode = text.partition(":")
+            try:
+                donor = find(self._store.containers, "container", who.project, ref)
+            except NotFound as error:
+                raise InvalidArgument(error.message, field="volumes_from", value=ref) from None
+            for mount in donor.spec.mounts:
+                if mount.kind in (MountKind.VOLUME, MountKind.BIND) and mount.target not in targets:
+                    targets.add(mount.target)
+                    found.append(replace(mount, read_only=mount.read_only or mode == "ro"))
+        return found
 
     async def _image(self, who: Principal, name: str, *, pull_missing: bool) -> Image:
         try:

@@ -98,6 +98,9 @@ class Mount(Struct, frozen=True, kw_only=True):
     """bind: where the host path is missing, a directory is made."""
     uid: int = 0
     """bind: the host's user whose rights hold. 0: root's, and each file is its maker's. The engine sets it."""
+    labels: dict[str, str] = {}
+    driver_options: dict[str, str] = {}
+    """volume: what it is made with where it is absent."""
     structured: bool = False
     """It was asked for as a structure (Docker: HostConfig.Mounts), not as a string (HostConfig.Binds)."""
 
@@ -199,6 +202,9 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     mounts: tuple[Mount, ...] = ()
+    volumes_from: tuple[str, ...] = ()
+    """container[:ro|rw]: volumes and binds of those as well, where nothing else is mounted. The engine adds them to
+    `mounts`."""
     resources: Resources = msgspec.field(default_factory=Resources)
     security: Security = msgspec.field(default_factory=Security)
     ulimits: tuple[Ulimit, ...] = ()

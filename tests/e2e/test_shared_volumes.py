@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +122,36 @@ def test_a_vm_that_served_and_died_is_not_waited_for(daemon: Daemon, volume: str
     assert lost.returncode != 0
     daemon.ctl("restart", "-t", "0", "second")
     assert daemon.text("exec", "second", "cat", "/d/f") == "safe"
+
+
+def test_volumes_from_another_container(daemon: Daemon, volume: str, tmp_path: Path) -> None:
+    """Volumes, anonymous ones too, and binds; where there is nothing else."""
+    sleeper(daemon, "donor", "-v", f"{volume}:/named", "-v", "/anonymous", "-v", f"{tmp_path}:/host", "--tmpfs", "/own")
+    daemon.ctl("exec", "donor", "sh", "-c", "for d in named anonymous host own; do echo $d >/$d/f; done")
+    said = daemon.text("run", "--rm", "--volumes-from", "donor:ro", "--tmpfs", "/host", BUSYBOX, "sh", "-c",
+                       "cat /named/f /anonymous/f; ls /host; ls -d /own; touch /named/g 2>&1; true")
+    assert said.split()[:2] == ["named", "anonymous"]
+    assert "Read-only file system" in said
+    assert "/own" not in said
+    assert "\nf" not in said
+    assert daemon.text("exec", "donor", "cat", "/anonymous/f") == "anonymous"
+    absent = daemon.ctl("run", "--rm", "--volumes-from", "nobody", BUSYBOX, "true", check=False)
+    assert b"No such container: nobody" in absent.stderr
+
+
+def test_a_part_of_a_volume(daemon: Daemon, volume: str) -> None:
+    """Whether this VM has the disk or is served."""
+    daemon.ctl("run", "--rm", "-v", f"{volume}:/d", BUSYBOX, "sh", "-c", "mkdir -p /d/part/in; echo deep >/d/part/in/f")
+    for name in ("first", "second"):
+        sleeper(daemon, name, "--mount", f"type=volume,src={volume},dst=/p,volume-subpath=part")
+        assert daemon.text("exec", name, "cat", "/p/in/f") == "deep"
+    refused = daemon.ctl("create", "--mount", f"type=volume,src={volume},dst=/p,volume-subpath=../x", BUSYBOX,
+                         check=False)
+    assert b"must be a relative path within the volume" in refused.stderr
+
+
+def test_a_mount_says_what_its_volume_is_made_with(daemon: Daemon, volume: str) -> None:
+    daemon.ctl("run", "--rm", "--mount", f"type=volume,src={volume},dst=/p,volume-opt=size=32m,volume-label=a=b",
+               BUSYBOX, "true")
+    [found] = json.loads(daemon.text("volume", "inspect", volume))
+    assert (found["Options"], found["Labels"]) == ({"size": "32m"}, {"a": "b"})

@@ -162,7 +162,8 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
         "Propagation": "rshared"}}]}}, "BindOptions.Propagation=rshared is not supported"),
     ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "BindOptions": {
         "ReadOnlyNonRecursive": True}}]}}, "BindOptions.ReadOnlyNonRecursive is not supported"),
-    ({"HostConfig": {"Mounts": [{"Type": "volume", "Target": "/b", "VolumeOptions": {"Subpath": "x"}}]}}, "Subpath"),
+    ({"HostConfig": {"Mounts": [{"Type": "volume", "Target": "/b", "VolumeOptions": {"DriverConfig": {
+        "Name": "nfs"}}}]}}, "DriverConfig.Name=nfs is not supported"),
     ({"HostConfig": {"SecurityOpt": ["seccomp={}"]}}, "SecurityOpt seccomp= is not supported"),
     ({"HostConfig": {"SecurityOpt": ["apparmor=mine"]}}, "SecurityOpt apparmor=mine is not supported"),
     ({"HostConfig": {"LogConfig": {"Type": "syslog"}}}, "LogConfig.Type=syslog is not supported"),

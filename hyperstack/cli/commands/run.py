@@ -96,6 +96,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("-t", "--tty", is_flag=True, help="Allocate a terminal"),
     click.option("-u", "--user", default="", metavar="NAME|UID[:GROUP|GID]", help="User, and group, of the process"),
     click.option("-v", "--volume", multiple=True, metavar="[SOURCE:]PATH[:ro]", help="Mount a volume or a host path"),
+    click.option("--volumes-from", multiple=True, metavar="CONTAINER[:ro]",
+                 help="Mount what that container mounts of volumes and host paths"),
     click.option("-w", "--workdir", default="", metavar="PATH", help="Working directory"),
     click.argument("image", shell_complete=local_images),
     click.argument("command", nargs=-1, metavar="[COMMAND] [ARG...]", type=click.UNPROCESSED),
