@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any
+from urllib.parse import quote_plus
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from hyperstack.docker_api.inspection import is_live
 from hyperstack.docker_api.versions import HEADERS
 from hyperstack.docker_api.websocket import WebSocketConnection
 from hyperstack.engine.api import Attachment, ContainerStats, Engine
+from hyperstack.engine.logdrivers import details
 from hyperstack.engine.records import ContainerRecord, LogRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, Spent, json_response
@@ -82,8 +84,7 @@ class OutputRoutes:
             call.who, record.id, follow=call.flag("follow"), stdout=stdout, stderr=stderr,
             since_ns=call.time_ns("since"), until_ns=call.time_ns("until"), tail=_tail(call))
         tty, stamped = record.spec.tty, call.flag("timestamps")
-        # Of the attributes that a log driver may add there are none here; the blank after them is there all the same.
-        lead = b" " if call.flag("details") else b""
+        lead = _attributes(record) + b" " if call.flag("details") else b""
         response = web.StreamResponse(headers={"Content-Type": streams.media_type(tty=tty, version=call.version)})
         async with streams.closing(records):
             await response.prepare(call.request)
@@ -143,6 +144,11 @@ def _wants_stdin(call: Call) -> bool:
 def _tail(call: Call) -> int | None:
     text = call.text("tail", "all")
     return int(text) if _TAIL.match(text) else None  # Docker, too, takes everything else for "all".
+
+
+def _attributes(record: ContainerRecord) -> bytes:
+    found = details(record)
+    return ",".join(f"{quote_plus(name)}={quote_plus(found[name])}" for name in sorted(found)).encode()
 
 
 def _log_chunk(record: LogRecord, lead: bytes, *, tty: bool, stamped: bool) -> bytes:

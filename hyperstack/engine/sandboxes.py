@@ -34,7 +34,7 @@ from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import EventHandler, GuestCallError
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
-from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, Unavailable, Unsupported
+from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, NotFound, Unavailable, Unsupported
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState, check_sandbox
 
@@ -204,10 +204,21 @@ class Sandboxes:
         sandbox.prepared.update(c.id for c in listing.containers)
         self._running[pod.id] = sandbox
         self._watch(sandbox)
+        if not pod.seated:
+            self._note_disks(pod.id)
         if pod.rewired:
             # A daemon that died may have stored a change that the guest was not told of.
             await self.follow_networks(pod.id)
         return sandbox, listing
+
+    def _note_disks(self, pod_id: str) -> None:
+        """Of a pod of a version that did not write down what its VM was started with, which was all that there is."""
+        containers = self.containers_of(pod_id)
+        try:
+            self._store.pods.put(self._disks.own(self._pod(pod_id), containers))
+            self._store.pods.put(replace(self._pod(pod_id), seated=self._disks.needed(containers)))
+        except NotFound as error:  # its containers run on, though none of them can start again
+            log.warning("pod %s: %s", pod_id[:12], error)
 
     async def close(self) -> None:
         """Let go of every machine; they run on."""

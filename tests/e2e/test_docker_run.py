@@ -227,6 +227,15 @@ def test_logs_turn_over_and_are_packed(daemon: Daemon) -> None:
     assert "invalid max-file" in complaint(daemon, "create", "--log-opt", "max-file=x", BUSYBOX)
 
 
+def test_details_of_a_log_are_what_its_options_name(daemon: Daemon) -> None:
+    daemon.docker_cli("run", "--name", "told", "--label", "tier=front end", "--label", "other=1", "-e", "STAGE=test",
+                      "--log-opt", "labels=tier,absent", "--log-opt", "env=STAGE", "--log-opt", "tag={{.Name}}/{{.ID}}",
+                      BUSYBOX, "echo", "line")
+    ident = inspect(daemon, "told")["Id"][:12]
+    assert text(daemon, "logs", "--details", "told") == f"STAGE=test,tag=told%2F{ident},tier=front+end line"
+    assert text(daemon, "logs", "told") == "line"
+
+
 def test_the_tail_of_one_stream_and_times(daemon: Daemon) -> None:
     daemon.docker_cli("run", "--name", "two", BUSYBOX, "sh", "-c",
                       "for i in 1 2 3; do echo o$i; echo e$i >&2; sleep 0.3; done")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +43,25 @@ def test_the_daemon_s_return_starts_what_its_policy_asks_for(make_daemon: Callab
                            ("always-stopped", "always-killed", "unless-stopped-killed")), "what is to run runs")
     assert {name: status(daemon, name) for name in ("no-killed", "unless-stopped-stopped", "never")} == {
         "no-killed": "exited", "unless-stopped-stopped": "exited", "never": "created"}
+
+
+def test_a_pod_of_an_older_version_starts_its_container_again_in_its_vm(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.docker_cli("run", "-d", "--name", "old", "--restart", "always", "-v", "data:/data", BUSYBOX, "sh", "-c",
+                      "until [ -e /data/go ]; do sleep 0.1; done; rm /data/go")
+    [vm] = daemon.vms()
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(daemon.state / "engine.db")) as store, store:
+        [(ident, doc)] = store.execute("SELECT id, doc FROM pod")
+        known = {name: value for name, value in json.loads(doc).items() if name not in ("seated", "plugged", "owned")}
+        store.execute("UPDATE pod SET doc = ? WHERE id = ?", (json.dumps(known).encode(), ident))
+    daemon.start()
+    daemon.docker_cli("exec", "old", "touch", "/data/go", check=False)
+    wait_until(lambda: inspect(daemon, "old")["RestartCount"] == 1, "it was started again")
+    wait_until(lambda: status(daemon, "old") == "running", "and runs")
+    assert list(daemon.vms()) == [vm]
 
 
 def test_the_back_off_grows_and_begins_anew_with_a_start(daemon: Daemon) -> None:

@@ -169,7 +169,7 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"LogConfig": {"Type": "syslog"}}}, "LogConfig.Type=syslog is not supported"),
     ({"HostConfig": {"StorageOpt": {"dm.x": "1"}}}, "StorageOpt.dm.x is not supported"),
     ({"HostConfig": {"LogConfig": {"Type": "none", "Config": {"max-size": "1m"}}}}, "LogConfig.Config.max-size is not"),
-    ({"HostConfig": {"LogConfig": {"Config": {"tag": "x"}}}}, "LogConfig.Config.tag is not supported"),
+    ({"HostConfig": {"LogConfig": {"Config": {"mode": "x"}}}}, "LogConfig.Config.mode is not supported"),
     ({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"Links": ["x"]}}}}, "EndpointsConfig.bridge.Links is not"),
     ({"hostconfig": {"pidmode": "host"}}, "HostConfig.PidMode=host is not supported"),
 ])

@@ -286,8 +286,10 @@ def test_drivers_have_dockers_defaults(config: LogConfig, kept: Keeping) -> None
 
 @pytest.mark.parametrize(("driver", "options", "words"), [
     ("syslog", {}, "--log-driver syslog is not supported"), ("none", {"max-size": "1m"}, "--log-opt max-size"),
-    ("json-file", {"tag": "x"}, "--log-opt tag"), ("json-file", {"max-file": "0"}, "invalid max-file"),
-    ("json-file", {"max-size": "lots"}, "invalid size"), ("json-file", {"compress": "yes"}, "invalid compress"),
+    ("json-file", {"tag": "{{.Name}}{{len .ID}}"}, "--log-opt tag"), ("local", {"tag": "x"}, "--log-opt tag"),
+    ("json-file", {"labels-regex": "x"}, "--log-opt labels-regex"),
+    ("json-file", {"max-file": "0"}, "invalid max-file"), ("json-file", {"max-size": "lots"}, "invalid size"),
+    ("json-file", {"compress": "yes"}, "invalid compress"),
     ("json-file", {"compress": "true", "max-size": "1m"}, "compress cannot be true when max-file is less than 2"),
     ("json-file", {"compress": "true", "max-file": "2"}, "or max-size is not set"),
 ])
