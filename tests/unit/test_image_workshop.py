@@ -30,7 +30,8 @@ BASE = (make_tar(member("usr", DIRECTORY), member("usr/lib", DIRECTORY, mode=0o7
                  member("lib", LINK, linkname="usr/lib"), member("etc", DIRECTORY),
                  member("etc/passwd", data=b"root:x:0:0::/:\nalice:x:1000:50::/:\nbad\n"),
                  member("etc/group", data=b"staff:x:50:\n"), member("out", LINK, linkname="/../../../etc"),
-                 member("loop", LINK, linkname="loop"), member("file", data=b"below"), member("gone", DIRECTORY)),
+                 member("usr/abs", LINK, linkname="/etc"), member("loop", LINK, linkname="loop"),
+                 member("file", data=b"below"), member("gone", DIRECTORY)),
         make_tar(member("usr", DIRECTORY), member("usr/lib", DIRECTORY, mode=0o711, uid=3, gid=4),
                  member("usr/lib/upper", data=b"u"), member(".wh.gone"), member("opaque/.wh..wh..opq")))
 
@@ -133,6 +134,7 @@ async def test_a_copy_repeats_the_directories_above_it_and_follows_links_within_
     assert "etc/f" in await bench.layer(context, "f", to="/out/")
     assert "etc/f" in await bench.layer(context, "f", to="/../../../../out/")
     assert "etc/f" in await bench.layer(context, "f", to="/etc")
+    assert "etc/f" in await bench.layer(context, "f", to="/usr/abs")
     assert "f" in await bench.layer(context, "f", to="/")
     with pytest.raises(InvalidArgument, match="too many levels of symbolic links"):
         await bench.layer(context, "f", to="/loop/")
@@ -172,14 +174,16 @@ async def test_owners_and_modes(bench: Workbench) -> None:
 async def test_sources(bench: Workbench) -> None:
     context = await bench.context(
         member("a.txt"), member("b.txt"), member("c.md"), member("d/a.txt"), member("way", LINK, linkname="d"),
-        member("up", LINK, linkname="../../../d/a.txt"), member(".dockerignore", data=b"c.md\nsecret\n"),
+        member("up", LINK, linkname="../../../d/a.txt"), member("d/root", LINK, linkname="/a.txt"),
+        member(".dockerignore", data=b"c.md\nsecret\n"),
         member("secret/key"))
     assert set(await bench.layer(context, "*.txt", to="/x/")) == {"x", "x/a.txt", "x/b.txt"}
     assert set(await bench.layer(context, "*/a.txt", "b.txt", to="/x/")) == {"x", "x/a.txt", "x/b.txt"}
-    assert set(await bench.layer(context, "way", to="/x/")) == {"x", "x/a.txt"}
+    assert set(await bench.layer(context, "way", to="/x/")) == {"x", "x/a.txt", "x/root"}
+    assert (await bench.layer(context, "d/root", to="/x"))["x"].kind == tarfile.REGTYPE
     assert (await bench.layer(context, "up", to="/x"))["x"].kind == tarfile.REGTYPE
     assert set(await bench.layer(context, ".", to="/x/")) == {
-        "x", "x/.dockerignore", "x/a.txt", "x/b.txt", "x/d", "x/d/a.txt", "x/up", "x/way"}
+        "x", "x/.dockerignore", "x/a.txt", "x/b.txt", "x/d", "x/d/a.txt", "x/d/root", "x/up", "x/way"}
     for pattern, words in (("../x", "forbidden path outside the build context"), ("c.md", "excluded by .dockerignore"),
                            ("secret/key", "file not found in build context"), ("*.none", "no source files"),
                            ("[", "syntax error in pattern")):
