@@ -347,6 +347,39 @@ def test_a_container_that_removes_itself_takes_its_anonymous_volumes_along(cli: 
     wait_until(lambda: set(cli.lines("volume", "ls", "-q")) == before | {"hs-kept"}, "its anonymous volume is gone")
 
 
+def test_containers_that_share(cli: Cli) -> None:
+    cli("run", "-d", "--name", "hs-x", "--ipc", "shareable", BUSYBOX, "sh", "-c",
+        "echo kept > /dev/shm/f; while true; do echo served | nc -l -p 7000; done")
+    fetch = "until nc 127.0.0.1 7000; do sleep 0.1; done"
+    assert cli("run", "--rm", "--network", "container:hs-x", BUSYBOX, "sh", "-c", fetch) == "served"
+    assert "nc -l -p 7000" in cli("run", "--rm", "--pid", "container:hs-x", BUSYBOX, "ps")
+    assert cli("run", "--rm", "--ipc", "container:hs-x", BUSYBOX, "cat", "/dev/shm/f") == "kept"
+    assert missing("container", "hs-none", cli.fails("run", "--rm", "--network", "container:hs-none", BUSYBOX,
+                                                     code=125))
+    assert "conflicting options" in cli.fails("run", "--rm", "--network", "container:hs-x", "-p", "80", BUSYBOX,
+                                              code=125)
+
+
+def test_files_of_the_host(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("read\n")
+    there = f"{tmp_path}:/there"
+    assert cli("run", "--rm", "-v", there, BUSYBOX, "sh", "-c", "cat /there/in; echo written > /there/out") == "read"
+    assert (tmp_path / "out").read_text() == "written\n"
+    assert "Read-only file system" in cli.fails("run", "--rm", "-v", f"{there}:ro", BUSYBOX, "touch", "/there/x")
+    assert cli("run", "--rm", "-v", f"{tmp_path}/in:/file:ro", BUSYBOX, "cat", "/file") == "read"
+    mount = f"type=bind,source={tmp_path}/none,target=/there"
+    said = cli.fails("run", "--rm", "--mount", mount, BUSYBOX, code=125)
+    assert f"bind source path does not exist: {tmp_path}/none" in said
+
+
+def test_log_drivers(cli: Cli) -> None:
+    cli("run", "--name", "hs-none", "--log-driver", "none", BUSYBOX, "echo", "unkept")
+    assert "configured logging driver does not support reading" in cli.fails("logs", "hs-none")
+    cli("run", "--name", "hs-local", "--log-driver", "local", "--log-opt", "max-size=1m", BUSYBOX, "echo", "kept")
+    assert cli("logs", "hs-local") == "kept"
+    assert cli("inspect", "-f", "{{.HostConfig.LogConfig.Type}}", "hs-local") == "local"
+
+
 def test_prune_of_containers(cli: Cli) -> None:
     gone = cli("create", "--name", "hs-gone", "-l", LABEL, BUSYBOX)
     cli("create", "--name", "hs-kept", BUSYBOX)
