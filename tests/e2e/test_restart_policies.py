@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.harness import Daemon, wait_until
@@ -45,12 +46,15 @@ def test_the_daemon_s_return_starts_what_its_policy_asks_for(make_daemon: Callab
         "no-killed": "exited", "unless-stopped-stopped": "exited", "never": "created"}
 
 
-def test_a_pod_of_an_older_version_starts_its_container_again_in_its_vm(make_daemon: Callable[..., Daemon]) -> None:
-    daemon = make_daemon()
+def test_a_pod_of_an_older_version_starts_its_container_again_in_its_vm(make_daemon: Callable[..., Daemon],
+                                                                        tmp_path: Path) -> None:
+    (tmp_path / "plain.toml").touch()
+    daemon = make_daemon("--config", str(tmp_path / "plain.toml"))
     daemon.start()
     daemon.ctl("pull", BUSYBOX)
-    daemon.docker_cli("run", "-d", "--name", "old", "--restart", "always", "-v", "data:/data", BUSYBOX, "sh", "-c",
-                      "until [ -e /data/go ]; do sleep 0.1; done; rm /data/go")
+    # A fork's disks have other serials than their own.
+    daemon.run_until("fork", "old", "--restart", "always", "-v", "data:/data", BUSYBOX, "sh", "-c",
+                     "until [ -e /data/go ]; do sleep 0.1; done; rm /data/go")
     [vm] = daemon.vms()
     daemon.kill()
     with contextlib.closing(sqlite3.connect(daemon.state / "engine.db")) as store, store:
