@@ -132,6 +132,9 @@ def test_downloads(trusting: Daemon, server: Path) -> None:
     done = build(trusting, "-", stdin=f"FROM {BUSYBOX}\nADD {AT}/absent /\n", check=False)
     assert b"ADD failed: failed to GET" in done.stderr
     assert b"with status 404" in done.stderr
+    for repository in (f"{AT}/cgi-bin/git/repo.git", "git@127.0.0.1:x.git"):
+        done = build(trusting, "-", stdin=f"FROM {BUSYBOX}\nADD {repository} /x\n", check=False)
+        assert b"is a git repository, which is not supported here" in done.stderr
 
 
 def test_contexts_on_a_web_server(trusting: Daemon, server: Path) -> None:

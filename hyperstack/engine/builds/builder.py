@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -79,11 +80,19 @@ class Builder:
         self._arguments = Arguments(request.arguments, request.platform or host_platform())
         self._stages: list[_State] = []
         self._donors: list[str] = []
+        self._leaving: set[asyncio.Future[None]] = set()
         self._step = 0
         self._steps = dockerfile.steps + bool(request.labels)
 
     async def build(self) -> str:
         """The id of the image. :raise StepFailed: a command failed. :raise HyperStackError: anything else did."""
+        try:
+            return await self._build()
+        finally:
+            if self._leaving:
+                await asyncio.shield(asyncio.wait(self._leaving))
+
+    async def _build(self) -> str:
         for name in self._request.cache_from:
             with contextlib.suppress(NotFound):  # as Docker: what is not here helps nobody
                 self._donors.append(self._images.get(self._who, name).id)
@@ -213,7 +222,8 @@ class Builder:
         if await self._cached(state, key, state.config, description):
             return
         env = tuple(f"{name}={value}" for name, value in arguments.items())
-        async with self._runner.ran(self._who, self._request, state.image, command, env, self._tell) as layer:
+        async with self._runner.ran(self._who, self._request, state.image, command, env, self._tell,
+                                    self._leaving) as layer:
             image = await self._make(state, layer, state.config, description, key)
         await self._advance(state, image, state.config)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hyperstack.dockerfile.instructions import Copy
 from hyperstack.engine.builds.config import Config, resolved
+from hyperstack.engine.builds.git import is_repository
 from hyperstack.engine.builds.sources import Fetcher, is_remote
 from hyperstack.image.api import Composed, Context, Copying, NamedFile, Workshop
 from hyperstack.pod.errors import HyperStackError, InvalidArgument
@@ -70,6 +71,9 @@ class Copier:
             found.append(NamedFile(name=doc.name, path=path))
         if copy.add:
             for source in copy.sources:
+                if is_repository(source):
+                    raise InvalidArgument(f"{source[:200]} is a git repository, which is not supported here",
+                                          hint="a whole build context may be one; else RUN git clone")
                 if is_remote(source):
                     download = await self._fetcher.fetch(source)
                     stack.callback(self._workshop.discard, download.path)

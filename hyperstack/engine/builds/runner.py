@@ -37,9 +37,10 @@ class Runner:
 
     @contextlib.asynccontextmanager
     async def ran(self, who: Principal, request: BuildRequest, image: str, command: list[str], env: tuple[str, ...],
-                  tell: BuildSink) -> AsyncIterator[AsyncIterator[bytes]]:
+                  tell: BuildSink, leaving: set[asyncio.Future[None]]) -> AsyncIterator[AsyncIterator[bytes]]:
         """The layer of what a command changed, once it has ended well; within the block the machine is still there.
 
+        :param leaving: what the build has to wait for at its end: the next step need not wait for a machine's.
         :raise StepFailed: it ended with another code than 0.
         """
         spec = ContainerSpec(image=image, entrypoint=(), command=tuple(command), env=env, ulimits=request.ulimits,
@@ -60,7 +61,7 @@ class Runner:
                 yield layer
             kept = not request.remove
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._leave(who, container, kept=kept)))
+            leaving.add(asyncio.ensure_future(self._leave(who, container, kept=kept)))
         if not kept:
             await tell(BuildEvent(stream=f"Removing intermediate container {container.id[:12]}\n"))
 
