@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 import docker.errors
 import pytest
 
+from tests.clients.peers import binaries
 from tests.faults.attached import Attached
 from tests.faults.inventory import leaks
 from tests.faults.workload import COUNTER, STEADY, Ledger, Owned, Stage, Worker, check_consecutive
@@ -182,6 +184,53 @@ def test_kills_at_random_instants_lose_and_leak_nothing(make_daemon: Callable[..
         print(f"failed at kill {step} of {kills}; repeat with: ./test.sh --kills {kills} --seed {seed}\n"
               f"--- hyperd's log:\n{siege.daemon.log_tail(60)}", file=sys.stderr)
         raise
+
+
+def test_clients_in_the_middle_of_something_are_told_and_come_back(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    began = time.time()
+    binary = str(next(iter(binaries().values())))
+
+    def docker_popen(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([binary, *words], env=daemon.environment, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def docker_says(*words: str) -> bytes:
+        """Nothing where it fails: what is asked for may not be there yet."""
+        return subprocess.run([binary, *words], env=daemon.environment, check=False, capture_output=True).stdout
+
+    clients = [docker_popen("run", "--name", "counter", BUSYBOX, "sh", "-c", COUNTER)]
+    wait_until(lambda: b"9\n" in docker_says("logs", "counter"), "it counts")
+    clients += [docker_popen(*words) for words in (
+        ("logs", "-f", "counter"), ("attach", "--no-stdin", "counter"), ("exec", "counter", "sh", "-c", COUNTER),
+        ("wait", "counter"), ("events", "--since", f"{began:.6f}", "--format", "{{.Action}}"))]
+    time.sleep(1)  # However far they come: nothing depends on it.
+    machines = daemon.vms()
+    daemon.kill()
+    ran, followed, attached, executed, waited, told = (client.communicate(timeout=60)[0] for client in clients)
+    for output in (ran, followed, attached, executed):
+        check_consecutive(output, "what a client was shown")
+    assert followed.startswith(b"0\n")
+    assert waited == b""
+    assert told.splitlines()[:2] == [b"create", b"attach"]
+
+    daemon.start()
+    assert daemon.vms() == machines
+    again = [docker_popen("logs", "-f", "counter"), docker_popen("wait", "counter")]
+    assert again[0].stdout is not None
+    wait_until(lambda: len(docker_says("logs", "counter")) > len(ran), "it counts on")
+    docker_says("kill", "counter")
+    log, code = (client.communicate(timeout=60)[0] for client in again)
+    assert code == b"137\n"
+    assert check_consecutive(log, "the log") > 10
+    whole = max(ran, followed, key=len)
+    assert log.startswith(whole[:whole.rfind(b"\n") + 1]), "what was shown is there, and all before it"
+    actions = docker_says("events", "--since", f"{began:.6f}", "--until", f"{time.time():.6f}", "--filter",
+                          "container=counter", "--format", "{{.Action}}").splitlines()
+    assert actions[:3] == [b"create", b"attach", b"start"]
+    assert actions[-1] == b"die"
 
 
 def test_a_vm_that_is_killed_while_no_daemon_runs_is_buried_with_a_reason(make_daemon: Callable[..., Daemon]) -> None:
