@@ -41,8 +41,9 @@ _LAYER_BYTES = 1 << 40
 """What a layer's slot looks like to the guest; no layer is larger."""
 _SIGKILL = 9
 _BINDING = Binding(pod_id="", network_id="", mac="02:00:00:00:00:02", address="192.0.2.2/24", gateway="192.0.2.1",
-                   tap="", bridge="", dns=("192.0.2.1",), mtu=1500)
-"""Addresses that are for documentation: nobody hears the machine."""
+                   tap="", bridge="", dns=("192.0.2.1",), mtu=1500, names=("rehearsal",))
+"""On a network with names, so that whom to ask for them has been set once. Addresses that are for documentation:
+nobody hears the machine."""
 
 
 @asynccontextmanager

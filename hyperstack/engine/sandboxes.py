@@ -34,7 +34,15 @@ from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import EventHandler, GuestCallError
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
-from hyperstack.pod.errors import Conflict, GuestError, HyperStackError, NotFound, Unavailable, Unsupported
+from hyperstack.pod.errors import (
+    Conflict,
+    GuestError,
+    HyperStackError,
+    NotFound,
+    Unavailable,
+    Unsupported,
+    UnsupportedOption,
+)
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.states import SandboxState, check_sandbox
 
@@ -171,18 +179,12 @@ class Sandboxes:
     async def follow_networks(self, pod_id: str) -> None:
         """Have the running guest on the networks of its pod's record, and its containers know of them. Idempotent.
 
-        :raise GuestError: the agent is too old for it, or its kernel.
+        :raise GuestError: the agent is too old for it. :raise UnsupportedOption: its kernel has no macvlan.
         """
         sandbox, pod = self.require(pod_id), self._pod(pod_id)
-        try:
-            await sandbox.channel.networks(launch.networks(pod))
-            for container in sandbox.prepared:
-                await sandbox.channel.files(container, launch.name_files(pod))
-        except GuestCallError as error:
-            if error.errno != errno.ENOSYS:
-                raise
-            raise GuestError("the pod runs with an agent that cannot change its networks", field="pod", value=pod_id,
-                             hint="restart it: its next VM has a newer one") from error
+        await _tell_networks(sandbox.channel, pod)
+        for container in sandbox.prepared:
+            await sandbox.channel.files(container, launch.name_files(pod))
 
     async def fail(self, pod_id: str, reason: str) -> None:
         """Take down what is left of a machine that died or must die, and keep the reason. Idempotent."""
@@ -262,7 +264,7 @@ class Sandboxes:
             machine, channel = await self._bring_up(pod, containers, kernel, template)
             await channel.configure(launch.configuration(pod, machine.disk_names))
         if pod.further:
-            await channel.networks(launch.networks(pod))
+            await _tell_networks(channel, pod)
         if containers:
             for name, serial in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial))
@@ -398,6 +400,20 @@ class Sandboxes:
         started = time.time_ns() if state is SandboxState.READY else pod.started_at
         self._store.pods.put(replace(pod, state=check_sandbox(pod_id, pod.state, state), reason=reason,
                                      started_at=started))
+
+
+async def _tell_networks(channel: AgentChannel, pod: PodRecord) -> None:
+    """:raise GuestError: the agent is too old. :raise UnsupportedOption: the kernel cannot."""
+    try:
+        await channel.networks(launch.networks(pod))
+    except GuestCallError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            raise UnsupportedOption("a pod on several networks", f"its kernel {pod.kernel} has no macvlan",
+                                    hint="choose one that has: hyperctl kernel ls") from error
+        if error.errno != errno.ENOSYS:
+            raise
+        raise GuestError("the pod runs with an agent that cannot change its networks", field="pod", value=pod.id,
+                         hint="restart it: its next VM has a newer one") from error
 
 
 async def _all(*work: Coroutine[Any, Any, object]) -> None:

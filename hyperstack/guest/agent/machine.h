@@ -23,7 +23,7 @@ struct network {
 };
 
 bool network_up(const struct network *network, struct problem *problem); /* NULL: the loopback alone */
-bool network_down(struct problem *problem); /* the NIC, where there is one: without address and routes */
+bool network_down(struct problem *problem); /* without addresses, routes, and devices on top of the NIC */
 /* Exactly these devices. What is as it was keeps its connections; what is gone is gone. */
 bool network_follow(const struct network *networks, size_t count, struct problem *problem);
 void network_stats(struct buffer *out);  /* of the NIC */

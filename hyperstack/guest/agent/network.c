@@ -193,17 +193,6 @@ static bool clear_nic(int fd, bool up, struct problem *problem)
            fail(problem, errno, "cannot take down " NIC ": %s", strerror(errno));
 }
 
-bool network_down(struct problem *problem)
-{
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return fail(problem, errno, "cannot make a socket: %s", strerror(errno));
-    bool good = clear_nic(fd, false, problem);
-    memset(held, 0, sizeof(held));
-    close(fd);
-    return good;
-}
-
 static bool is_wanted(const struct held *one, const struct network *networks, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -218,7 +207,8 @@ static bool drop_others(int fd, const struct network *networks, size_t count, st
         if (!*held[i].device || is_wanted(&held[i], networks, count))
             continue;
         if (strcmp(held[i].device, NIC) == 0) {
-            network6_clear(NIC);
+            if (*held[i].address6)
+                network6_clear(NIC);
             if (!clear_nic(fd, count > 0, problem))
                 return false;
         } else if (!link_delete(held[i].device) && errno != ENODEV) {
@@ -227,6 +217,16 @@ static bool drop_others(int fd, const struct network *networks, size_t count, st
         held[i] = (struct held){0};
     }
     return true;
+}
+
+bool network_down(struct problem *problem)
+{
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return fail(problem, errno, "cannot make a socket: %s", strerror(errno));
+    bool good = drop_others(fd, NULL, 0, problem) && clear_nic(fd, false, problem);
+    close(fd);
+    return good;
 }
 
 static bool make_device(int fd, const struct network *network, struct problem *problem)
