@@ -37,6 +37,16 @@ async def test_bytes_go_in_both_directions_without_frames(served: Served) -> Non
         assert socket.close_code == 1000
 
 
+async def test_before_1_28_it_is_text(served: Served) -> None:
+    ident = await run(served, "sh", "-c", "read a; printf '%s\\303' $a", OpenStdin=True, StdinOnce=True)
+    async with served.client.ws_connect(f"http://d/v1.27/containers/{ident}/attach/ws?{ALL}") as socket:
+        await socket.send_str("one\n")
+        async with asyncio.timeout(20):
+            found = [message async for message in socket]
+    assert {message.type for message in found} == {aiohttp.WSMsgType.TEXT}
+    assert "".join(message.data for message in found) == "one\N{REPLACEMENT CHARACTER}"
+
+
 async def test_closing_it_ends_the_input_of_a_container_for_one_client(served: Served) -> None:
     ident = await run(served, "sh", "-c", "cat > got", OpenStdin=True, StdinOnce=True)
     async with served.client.ws_connect(f"http://d/containers/{ident}/attach/ws?{ALL}") as socket:
