@@ -25,8 +25,16 @@ _LITTLE_BLOCKS = 2048
 
 
 @pytest.fixture
-def daemon(make_daemon: Callable[..., Daemon]) -> Daemon:
-    made = make_daemon()
+def defaults(tmp_path: Path) -> tuple[str, str]:
+    """The product's settings, however the tests are told to begin their pods."""
+    config = tmp_path / "hyperd.toml"
+    config.touch()
+    return "--config", str(config)
+
+
+@pytest.fixture
+def daemon(make_daemon: Callable[..., Daemon], defaults: tuple[str, str]) -> Daemon:
+    made = make_daemon(*defaults)
     made.start()
     made.ctl("pull", BUSYBOX)
     return made
@@ -102,10 +110,10 @@ def test_clones_outlive_the_daemon_and_their_template(daemon: Daemon) -> None:
 
 
 def test_a_template_that_is_no_good_is_given_up_and_the_pod_boots(make_daemon: Callable[..., Daemon],
-                                                              tmp_path: Path) -> None:
+                                                              tmp_path: Path, defaults: tuple[str, str]) -> None:
     cache = tmp_path / "cache"
     shutil.copytree(CACHE / "daemon", cache, ignore=shutil.ignore_patterns("templates", ".*"))
-    daemon = make_daemon("--cache-dir", str(cache))
+    daemon = make_daemon("--cache-dir", str(cache), *defaults)
     daemon.start()
     daemon.ctl("pull", BUSYBOX)
     clone(daemon, "good")
