@@ -103,6 +103,23 @@ async def test_a_published_port_answers_on_every_address_of_the_host(site: Site,
         await site.publish(peer, network, PortBinding(container_port=80, host_port=8080, host_ip=HOST6))
 
 
+async def test_a_udp_sender_that_never_pauses_reaches_whoever_has_the_port_now(site: Site, wide: Lab) -> None:
+    network = await site.network(subnets6=(FRONT,))
+    wanted = PortBinding(container_port=53, host_port=5353, protocol="udp")
+    with within(wide.outside, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(b"to nobody", (HOST6, 5353))
+        for number in range(2):
+            pod = await site.pod(network)
+            with within(pod.namespace, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as receiver:
+                receiver.bind(("::", 53))
+                receiver.settimeout(5)
+                await site.publish(pod, network, wanted)
+                sender.sendto(b"to pod %d" % number, (HOST6, 5353))
+                assert receiver.recv(100) == b"to pod %d" % number
+            await site.backend.unpublish(pod.binding.pod_id)
+            site.ports.clear()
+
+
 def icmp6(sender: PodPeer, target: PodPeer, *, source: str, kind: int, body: bytes, source_mac: str = "") -> bytes:
     """Ethernet, IPv6 and ICMPv6 with its checksum."""
     addresses = IPv6Address(source).packed + IPv6Address(six(target)).packed

@@ -18,6 +18,8 @@ from typing import Any
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import AsyncNFCTSocket, NFCTAttrTuple
 
+from hyperstack.network.bridge.links import has_ipv6
+
 log = logging.getLogger(__name__)
 
 
@@ -33,19 +35,21 @@ def forget(numbers: Collection[int]) -> None:
 
 
 async def _forget(numbers: Collection[int]) -> None:
-    async with AsyncIPRoute() as netlink:
-        local = {message.get_attr("IFA_LOCAL") async for message in await netlink.get_addr(family=socket.AF_INET)}
-    async with AsyncNFCTSocket() as tracking:
-        for number in numbers:
-            for flow in await _to_port(tracking, number):
-                if flow.daddr in local or flow.daddr.startswith("127."):
-                    await _delete(tracking, flow)
+    for family in (socket.AF_INET, *([socket.AF_INET6] if has_ipv6() else [])):
+        async with AsyncIPRoute() as netlink:
+            local = {message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                     async for message in await netlink.get_addr(family=family)}
+        async with AsyncNFCTSocket(family) as tracking:
+            for number in numbers:
+                for flow in await _to_port(tracking, family, number):
+                    if flow.daddr in local or flow.daddr.startswith("127."):
+                        await _delete(tracking, flow)
 
 
-async def _to_port(tracking: Any, number: int) -> list[Any]:
+async def _to_port(tracking: Any, family: int, number: int) -> list[Any]:
     """First directions of the flows to this port. The kernel filters (5.8 and newer), or everything is looked at."""
-    messages = await tracking.dump(tuple_orig=NFCTAttrTuple(proto=socket.IPPROTO_UDP, dport=number))
-    flows = [NFCTAttrTuple.from_netlink(socket.AF_INET, message.get_attr("CTA_TUPLE_ORIG"))
+    messages = await tracking.dump(tuple_orig=NFCTAttrTuple(family=family, proto=socket.IPPROTO_UDP, dport=number))
+    flows = [NFCTAttrTuple.from_netlink(family, message.get_attr("CTA_TUPLE_ORIG"))
              async for message in messages]
     return [flow for flow in flows if (flow.proto, flow.dport) == (socket.IPPROTO_UDP, number)]
 
