@@ -103,7 +103,7 @@ _CONTAINERS = [
 _IMAGES = [
     _op("GET", "/images/json", array(answers.IMAGE_SUMMARY),
         query="all? filters% shared-size? digests? manifests? identity?"),
-    _op("POST", "/build", answers.PROGRESS, query=_BUILD, body=TAR, also=_ABSENT, lines=True),
+    _op("POST", "/build", answers.PROGRESS, query=_BUILD, body=TAR, lines=True),
     _op("POST", "/build/prune", answers.BUILD_PRUNED,
         query="reserved-space# max-used-space# min-free-space# all? filters%"),
     _op("POST", "/images/create", answers.PROGRESS, query="fromImage fromSrc repo tag message changes* platform",
