@@ -118,7 +118,7 @@ class BuildRoutes:
         return await lines.close()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        filters = Filters.parse(call, known=("until", "id", "unused-for", "label", "label!"))
+        filters = Filters.parse(call, known=("until", "id", "label", "label!"))
         until = filters.until_ns()
 
         def wanted(step: CachedStep) -> bool:
@@ -181,11 +181,10 @@ def _json(call: Call, name: str, kind: Any) -> Any:
 
 def _network(call: Call) -> str:
     mode = call.text("networkmode", "default")
-    try:
-        return "none" if mode == "none" else network_mode(HostConfigBody(network_mode=mode))
-    except UnsupportedOption as error:
+    if mode == "host" or mode.startswith("container:"):
         raise UnsupportedOption(f"build parameter networkmode={mode[:64]}", "a step has the network of its own VM",
-                                hint="default, none, or a network of the project's") from error
+                                hint="default, none, or a network of the project's")
+    return "none" if mode == "none" else network_mode(HostConfigBody(network_mode=mode))
 
 
 def _credentials(call: Call) -> Mapping[str, Credentials]:

@@ -20,6 +20,8 @@ import zstandard
 
 from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.wording import duration, go_mode
+from hyperstack.engine.api import CachedStep
+from tests.unit.docker_api_images import BUSYBOX
 from tests.unit.docker_api_server import Served, serve
 
 JSON = {"Content-Type": "application/json"}
@@ -586,3 +588,51 @@ async def test_the_platform_that_is_there_may_be_named(served: Served) -> None:
         for path in ("/images/busybox/json", "/images/busybox/history"):
             assert (await served.call("GET", f"{path}?{query}"))[0] == 200
     assert (await served.call("POST", "/images/load?platform=linux", data=b"x"))[0] == 200
+
+
+async def test_a_build_is_asked_told_and_fails_in_docker_s_words(served: Served) -> None:
+    step = CachedStep(key="ab" * 32, project="default", image=BUSYBOX.id, description="RUN make",
+                      created_at=1_700_000_000, used_at=1_700_000_001, uses=2, size=4096, in_use=False)
+    served.engine.builds.steps = [step]
+    query = ("dockerfile=D&t=a:1&t=b&q=&buildargs={\"A\":\"1\",\"B\":null}&labels={\"l\":\"v\"}&nocache=1&rm=0"
+             "&forcerm=1"
+             "&memory=67108864&cpuquota=5000&shmsize=1048576&networkmode=none&extrahosts=x:10.0.0.1&target=t"
+             "&ulimits=[{\"Name\":\"nofile\",\"Soft\":9,\"Hard\":9}]&cachefrom=[\"c\"]&platform=linux/amd64&pull=1")
+    auths = base64.urlsafe_b64encode(b'{"r:5000":{"username":"u","password":"p"},"other":{}}').decode()
+    sent = {"X-Registry-Config": auths}
+    async with served.client.post(f"http://d/build?{query}", data=b"x" * 10, headers=sent) as answer:
+        assert answer.status == 200
+        lines = [json.loads(line) for line in (await answer.text()).splitlines()]
+    assert lines[1] == {"aux": {"ID": BUSYBOX.id}}
+    asked = json.loads(lines[0]["stream"].removeprefix("Step 1/1 : 10 "))
+    assert (asked["dockerfile"], asked["references"], asked["target"]) == ("D", ["a:1", "b"], "t")
+    assert (asked["arguments"], asked["labels"], asked["cache_from"]) == ({"A": "1", "B": None}, {"l": "v"}, ["c"])
+    assert (asked["use_cache"], asked["remove"], asked["force_remove"], asked["pull"]) == (False, False, True, True)
+    assert (asked["network"], asked["shm_size"], asked["platform"]) == ("none", 1 << 20, "linux/amd64")
+    assert list(asked["credentials"]) == ["r:5000"]
+    async with served.client.post("http://d/build?q=1", data=b"") as answer:
+        assert json.loads((await answer.text()).splitlines()[-1]) == {"stream": BUSYBOX.id + "\n"}
+    async with served.client.post("http://d/build?target=fails", data=b"") as answer:
+        told = json.loads((await answer.text()).splitlines()[-1])
+    assert told["error"] == "The command '/bin/sh -c false' returned a non-zero code: 7"
+    assert told["errorDetail"] == {"code": 7, "message": told["error"]}
+    async with served.client.get("http://d/v1.44/system/df?type=build-cache") as answer:
+        [row] = (await answer.json())["BuildCache"]
+    assert (row["Description"], row["Size"], row["UsageCount"], row["InUse"]) == ("RUN make", 4096, 2, False)
+    async with served.client.post('http://d/build/prune?all=1&filters={"id":["cd"]}') as answer:
+        assert await answer.json() == {"CachesDeleted": None, "SpaceReclaimed": 0}
+    async with served.client.post("http://d/build/prune?all=1") as answer:
+        assert await answer.json() == {"CachesDeleted": ["ab" * 32], "SpaceReclaimed": 4096}
+
+
+@pytest.mark.parametrize(("query", "status", "words"), [
+    ("buildargs=[1]", 400, "buildargs"), ("labels=x", 400, "labels"), ("cachefrom={}", 400, "cachefrom"),
+    ("memory=1", 400, "Minimum memory limit"), ("networkmode=host", 400, "networkmode=host is not supported"),
+    ("networkmode=container:x", 400, "networkmode"), ("outputs=[{}]", 400, "build parameter outputs is not supported"),
+    ("isolation=hyperv", 400, "isolation"), ("remote=client-session", 501, "DOCKER_BUILDKIT=0"),
+    ("target=absent", 400, "failed to reach build target absent"), ("platform=a/b/c/d", 400, "invalid platform"),
+    ("extrahosts=x", 400, "x"), ("ulimits=[{}]", 400, "ulimit"), ("cgroupparent=/x", 400, "cgroupparent")])
+async def test_parameters_of_a_build_that_are_refused(served: Served, query: str, status: int, words: str) -> None:
+    async with served.client.post(f"http://d/build?{query}", data=b"") as answer:
+        assert answer.status == status, await answer.text()
+        assert words in (await answer.json())["message"]

@@ -11,7 +11,7 @@ from hyperstack.engine.builds.config import Config, resolved
 from hyperstack.engine.builds.git import is_repository
 from hyperstack.engine.builds.sources import Fetcher, is_remote
 from hyperstack.image.api import Composed, Context, Copying, NamedFile, Workshop
-from hyperstack.pod.errors import HyperStackError, InvalidArgument
+from hyperstack.pod.errors import InvalidArgument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class Copier:
 
 def _name(name: str, copy: Copy) -> str:
     if not name and copy.destination.endswith("/"):
-        raise HyperStackError("cannot determine filename from the url of this ADD", field="ADD",
+        raise InvalidArgument("cannot determine filename from the url of this ADD", field="ADD",
                               value=copy.text[:200], hint="name the file in the destination")
     return name or "download"
 

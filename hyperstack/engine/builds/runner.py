@@ -19,7 +19,7 @@ from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.frames import STDERR
 from hyperstack.identity.api import Principal
-from hyperstack.pod.errors import HyperStackError
+from hyperstack.pod.errors import GuestError, HyperStackError
 from hyperstack.pod.spec import ContainerSpec, Healthcheck, PodSpec
 
 _RED, _PLAIN = "\x1b[91m", "\x1b[0m"
@@ -81,7 +81,7 @@ class Runner:
             ended.cancel()
             await attachment.close()
         if error:
-            raise HyperStackError(f"the container of this step was lost: {error}")
+            raise GuestError(f"the container of this step was lost: {error}")
         return code
 
     async def _leave(self, who: Principal, container: ContainerRecord, *, kept: bool) -> None:
