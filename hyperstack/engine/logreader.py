@@ -200,6 +200,11 @@ class _Joiner:
                 if last := self.flush():
                     yield last
                 self._headless.clear()
+            elif record.stream not in (STDOUT, STDERR):
+                # A segment's first record. What a line goes on with whose begin was in an older one is no line.
+                torn = {stream for stream, end, between in zip((STDOUT, STDERR), record.ends, record.between,
+                                                               strict=True) if end and not between}
+                self._headless |= torn & self._pending.keys()
             self._life = record.life
         if record.stream not in self._pending:
             return

@@ -229,6 +229,20 @@ async def test_segments_are_limited_in_size_and_number(path: Path) -> None:
     assert not list(path.parent.iterdir())
 
 
+async def test_a_line_whose_begin_is_gone_is_not_told(path: Path) -> None:
+    log = LogFile.open(path, max_size=4096, max_files=2)
+    log.begin_life(1)
+    lines = [b"a line with the number %d\n" % number for number in range(1000)]
+    output = b"".join(lines)
+    write(log, *(output[at:at + 37] for at in range(0, len(output), 37)))
+    kept = await collect(read_lines(log))
+    assert 50 < len(kept) < 1000
+    assert kept == lines[-len(kept):]
+    assert await collect(read_lines(log, tail=1000)) == kept
+    assert await collect(read_lines(log, tail=len(kept))) == kept
+    log.close()
+
+
 async def test_full_segments_are_packed_and_read_as_before(path: Path) -> None:
     log = LogFile.open(path, max_size=4096, max_files=4, compress=True)
     log.begin_life(1)
