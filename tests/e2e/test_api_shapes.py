@@ -8,7 +8,6 @@ import base64
 import contextlib
 import io
 import json
-import os
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import pytest
 
 from tests.harness import REGISTRY, Daemon, Namespace
 from tests.images import BUSYBOX
-from tests.reference.client import Answer, Checked, frames
+from tests.reference.client import Answer, Checked, UnixConnection, frames
 from tests.reference.operations import OF_MANAGERS, OPERATIONS
 
 NOBODY = "no-such-thing"
@@ -567,5 +566,8 @@ def test_no_operation_is_left_out() -> None:
 
 def test_what_no_version_has_is_no_page(world: World) -> None:
     for path in ("/nonsense", "/containers", "/v1.55/containers/a/b/c", "/v1.5x/info", "//"):
-        done = os.popen(f"curl -s --unix-socket {world.daemon.socket} http://d{path}").read()
-        assert json.loads(done) == {"message": "page not found"}
+        connection = UnixConnection(world.daemon.socket)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert (answer.status, json.loads(answer.read())) == (404, {"message": "page not found"})

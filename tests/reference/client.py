@@ -41,7 +41,7 @@ class Answer:
         return str(self.value["message"])
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
         super().__init__("docker", timeout=PATIENCE_S)
         self._path = path
@@ -67,7 +67,7 @@ class Checked:
         :param body: JSON. :param raw: something else. :param lines: of a stream without end, how many to read.
         :raise Deviation: the answer is not what the reference says.
         """
-        connection = _UnixConnection(self._path)
+        connection = UnixConnection(self._path)
         try:
             sent = dict(headers or {})
             if body is not None:
