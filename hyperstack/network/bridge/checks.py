@@ -7,9 +7,10 @@ a tenant could draw to itself what the host, or others on it, send to the world.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import TypeVar
 
 from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge.addressing import usable
@@ -25,6 +26,8 @@ MAX_SUBNETS = 16
 MAX_RESERVED = 256
 MIN_MTU, MAX_MTU = 576, 9216
 """What every IPv4 host must take in one piece (RFC 791); what jumbo frames have."""
+
+Parsed = TypeVar("Parsed")
 
 _EXAMPLE6 = "give a unique local subnet such as fd12:3456:789a::/64"
 _EXAMPLE = "give a private subnet such as 10.1.2.0/24"
@@ -152,32 +155,23 @@ def check_beside_host(network: Network, avoid: Collection[IPv4Network], pools: C
 
 
 def _cidr(name: str, text: str, field: str) -> IPv4Network:
-    try:
-        return IPv4Network(text)
-    except ValueError as error:
-        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
-                              hint=_EXAMPLE) from None
+    return _parsed(IPv4Network, name, text, field, _EXAMPLE)
 
 
 def _cidr6(name: str, text: str, field: str) -> IPv6Network:
-    try:
-        return IPv6Network(text)
-    except ValueError as error:
-        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
-                              hint=_EXAMPLE6) from None
-
-
-def _address6(name: str, text: str, field: str) -> IPv6Address:
-    try:
-        return IPv6Address(text)
-    except ValueError as error:
-        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
-                              hint="give an IPv6 address of the subnet") from None
+    return _parsed(IPv6Network, name, text, field, _EXAMPLE6)
 
 
 def _address(name: str, text: str, field: str) -> IPv4Address:
+    return _parsed(IPv4Address, name, text, field, "give an IPv4 address of the subnet")
+
+
+def _address6(name: str, text: str, field: str) -> IPv6Address:
+    return _parsed(IPv6Address, name, text, field, "give an IPv6 address of the subnet")
+
+
+def _parsed(kind: Callable[[str], Parsed], name: str, text: str, field: str, hint: str) -> Parsed:
     try:
-        return IPv4Address(text)
+        return kind(text)
     except ValueError as error:
-        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64],
-                              hint="give an IPv4 address of the subnet") from None
+        raise InvalidArgument(f"network {name}: {str(error)[:128]}", field=field, value=text[:64], hint=hint) from None
