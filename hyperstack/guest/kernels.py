@@ -33,7 +33,7 @@ import msgspec
 from hyperstack.guest import build_lock, debian, initramfs, kernel_check, modules, vmlinux
 from hyperstack.guest.file_server import FILE_SERVER_SOURCES
 from hyperstack.guest.tools import run, temporary_directory, write_atomically
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, Unavailable
 from hyperstack.pod.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,11 @@ class KernelStore:
         name = self.default_name()
         if name is None:
             name = await self._import_debian(progress)
+        elif await asyncio.to_thread(self._lacks_drivers, name):
+            try:
+                name = await self._import_debian(progress)
+            except Unavailable as error:
+                log.warning("kernel %s was imported without drivers that are used now, and stays so: %s", name, error)
         await asyncio.to_thread(self.refresh)
         await asyncio.to_thread(self._prune)
         return self.get(name)
@@ -192,10 +197,7 @@ class KernelStore:
         if directory.name == self.default_name():
             raise Conflict(f"kernel {directory.name} is the host's default", field="kernel", value=directory.name,
                            hint="choose another with `hyperctl kernel default` first")
-        # Gone at once for everybody; the files follow.
-        grave = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._kernels))
-        directory.rename(grave / directory.name)
-        shutil.rmtree(grave, ignore_errors=True)
+        self._bury(directory)
 
     def stage(self, name: str, candidate: kernel_check.Candidate, *, command_line: str, origin: str = "added",
               min_memory_mib: int = FOREIGN_MIN_MEMORY_MIB) -> Staged:
@@ -257,8 +259,9 @@ class KernelStore:
             self._kernels.mkdir(parents=True, exist_ok=True)
             work.chmod(0o755)
             # Where another daemon was first, its directory is as good; one without a record is nobody's.
-            if not self.has(name):
-                shutil.rmtree(self._kernels / name, ignore_errors=True)
+            if not self.has(name) or self._lacks_drivers(name):
+                if (self._kernels / name).exists():
+                    self._bury(self._kernels / name)
                 work.rename(self._kernels / name)
         write_atomically(self._kernels / "default", name.encode())
         return name
@@ -286,7 +289,23 @@ class KernelStore:
             progress(f"Importing the kernel {release}")
             return await asyncio.to_thread(self.import_tree, work / "x", release)
 
+    def _lacks_drivers(self, name: str) -> bool:
+        """Whether it is Debian's, imported by a version that did not take all the modules that are used now."""
+        directory = self._kernels / name
+        config = directory / "config"
+        if _read_record(directory).origin != "debian" or not config.exists():
+            return False
+        options, stored = kernel_check.parse_config(config.read_text()), _module_names(directory)
+        return any(options.get(option) == "m" and f"{module}.ko" not in stored
+                   for module, option in {**kernel_check.DRIVERS, **kernel_check.OPTIONAL_DRIVERS}.items())
+
     # --- housekeeping ---
+
+    def _bury(self, directory: Path) -> None:
+        """Gone at once for everybody; the files follow."""
+        grave = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._kernels))
+        directory.rename(grave / directory.name)
+        shutil.rmtree(grave, ignore_errors=True)
 
     def _clean(self) -> None:
         """Remove what was being made when somebody was killed, long enough ago that nobody makes it now."""

@@ -17,10 +17,10 @@ import zstandard
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hyperstack.guest import initramfs, kernel_check, modules, vmlinux
+from hyperstack.guest import debian, initramfs, kernel_check, modules, vmlinux
 from hyperstack.guest.initramfs import Module
 from hyperstack.guest.kernels import KernelStore
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, Unavailable
 
 ELF = b"\x7fELF" + bytes(range(256)) * 8
 RELEASE = "6.1.0-1-cloud-amd64"
@@ -221,6 +221,42 @@ async def test_another_agent_gets_an_initramfs_of_its_own(tmp_path: Path) -> Non
     after = await new.ensure_default(print)
     assert read_cpio(after.initrd.read_bytes())["init"][1] == b"newer"
     assert old.get("") == before, "a daemon of the older version, on the same store, goes on"
+
+
+def imported_by_an_older_version(directory: Path) -> tuple[KernelStore, Path]:
+    """One that took no `fuse` from the package; and the package."""
+    tree = package(directory / "package")
+    driver = tree / "lib/modules" / RELEASE / "kernel/drivers/fuse.ko"
+    (tree / f"boot/config-{RELEASE}").write_text("CONFIG_FUSE_FS=m\nCONFIG_MACVLAN=y\n")
+    store = KernelStore(directory / "store", agent_binary=given_agent(directory / "agent"))
+    store.import_tree(tree, RELEASE)
+    driver.write_bytes(module())
+    return store, tree
+
+
+async def test_a_kernel_that_was_imported_without_a_driver_is_imported_anew(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, tree = imported_by_an_older_version(tmp_path)
+    monkeypatch.setattr(debian, "installed", lambda: (tree, RELEASE))
+    told: list[str] = []
+    kernel = await store.ensure_default(told.append)
+    assert kernel.name == f"debian-{RELEASE}"
+    assert "modules/fuse.ko" in read_cpio(kernel.initrd.read_bytes())
+    assert len(told) == 1
+    assert await store.ensure_default(told.append) == kernel
+    assert len(told) == 1, "once is enough"
+    assert sorted(path.name for path in (tmp_path / "store/kernels").iterdir()) == [kernel.name, "default"]
+
+
+async def test_where_it_cannot_be_the_former_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = imported_by_an_older_version(tmp_path)
+
+    def unreachable() -> None:
+        raise Unavailable("no archive")
+
+    monkeypatch.setattr(debian, "installed", unreachable)
+    kernel = await store.ensure_default(print)
+    assert "modules/fuse.ko" not in read_cpio(kernel.initrd.read_bytes())
 
 
 async def test_what_a_killed_import_left_does_not_count(tmp_path: Path) -> None:
