@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from bench import vmm
@@ -27,10 +27,13 @@ _PEERS = {"runc": "start.podman_ms", "crun": "start.podman_crun_ms"}
 _OURS = ("start.template_ms", "start.template_debian_ms", "start.cold_run_ms")
 """What is compared with podman: the first that there is."""
 _TEMPLATES_OFF = '[hypervisor]\ntemplates = "off"\n'
-_POOL_ON = "[hypervisor]\npool = 2\n"
+_POOL_SIZE = 2
+_POOL_ON = f"[hypervisor]\npool = {_POOL_SIZE}\n"
 _CACHE = CACHE / "daemon"
-_REFILL_S = 2.0
-"""Pause before each sample of the pool, for the daemon to put in what was taken."""
+_REFILL_S = 30.0
+"""For the daemon to put into the pool what was taken."""
+_CALM_S = 0.5
+"""After that, so that nothing of it goes on beside a sample."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +115,20 @@ def _pool(bed: Bed, kernels: Kernels, samples: int) -> None:
     try:
         with bed.daemon(settings=_POOL_ON) as (_, api):
             warm_up(api, wanted="pool", kernel=kernels.main)
-            found, _ = _runs(api, {}, samples, kernel=kernels.main, pause_s=_REFILL_S)
+            found, _ = _runs(api, {}, samples, kernel=kernels.main, before=lambda: _refilled(api))
             bed.report.median("start.pool_ms", found["pool"])
     except RuntimeError as error:
         bed.report.leave_out("start.pool_ms", reason=f"no warm pool: {str(error)[-300:]}")
+
+
+def _refilled(api: Api) -> None:
+    """Until all that can stand ready does, and a moment more. :raise RuntimeError: it does not come to that."""
+    deadline = time.monotonic() + _REFILL_S
+    while api.ask("GET", "/info")["HyperStack"]["pool"]["ready"] < _POOL_SIZE:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the pool is not full after {_REFILL_S:.0f} s")
+        time.sleep(0.1)
+    time.sleep(_CALM_S)
 
 
 def _bare(bed: Bed, kernels: Kernels, samples: int) -> None:
@@ -138,15 +151,18 @@ def _bare(bed: Bed, kernels: Kernels, samples: int) -> None:
         bed.report.median(plain, series)
 
 
-def _runs(api: Api, podmans: Mapping[str, Podman], samples: int, *, kernel: str, pause_s: float = 0.0
-          ) -> tuple[dict[str, Samples], dict[str, Samples]]:
+def _runs(api: Api, podmans: Mapping[str, Podman], samples: int, *, kernel: str,
+          before: Callable[[], None] = lambda: None) -> tuple[dict[str, Samples], dict[str, Samples]]:
     """Our runs by what their pods came from, and the peers' by their runtimes. One round goes uncounted before: it
-    fills the file caches."""
+    fills the file caches.
+
+    :param before: called off the clock, before each of ours.
+    """
     ours: dict[str, Samples] = defaultdict(lambda: Samples(_OUR_CLOCK))
     peers = {name: Samples(_PEER_CLOCK) for name in podmans}
     for number in range(1 + samples):
         say(f"run {number} of {samples}")
-        time.sleep(pause_s)
+        before()
         took, kind = run_ms(api, kernel=kernel)
         if number:
             ours[kind].values.append(took)
