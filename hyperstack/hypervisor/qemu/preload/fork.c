@@ -210,6 +210,16 @@ static void listen_to_requests(void)
     need(RAW(SYS_fcntl, control, F_SETFD, FD_CLOEXEC));
 }
 
+/* Room for descriptors that come later: to enlarge a table that threads share, the kernel waits for a grace period (12 ms,
+ * measured). Nobody shares it yet. */
+static void enlarge_table(void)
+{
+    long last = RAW(SYS_fcntl, control, F_DUPFD_CLOEXEC, 255);
+
+    need(last);
+    need(RAW(SYS_close, last));
+}
+
 /* In the child, alone so far. */
 static void take_place(const struct request *request, const int *fds)
 {
@@ -231,6 +241,7 @@ static void take_place(const struct request *request, const int *fds)
         shown_name[i] = request->name[i];
     need(RAW(SYS_setsid));
     drop_privileges(request->uid);
+    enlarge_table();
     /* The kernel compares users when it sends the signal. */
     listen_to_requests();
     need(install_filter());
