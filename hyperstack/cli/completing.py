@@ -26,7 +26,7 @@ def _completer(names: Callable[[Client], Iterable[str]]) -> Completer:
 
 
 def _container_names(client: Client, **query: Any) -> list[str]:
-    return [name.removeprefix("/") for row in client.get("/containers/json", query) for name in row["Names"]]
+    return [name.removeprefix("/") for row in client.get("/containers/json", query) for name in row["Names"][:1]]
 
 
 def _image_names(client: Client) -> list[str]:

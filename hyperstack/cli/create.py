@@ -208,6 +208,7 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
         "GroupAdd": list(options.group_add),
         **({"Init": True} if options.init else {}),
         "IpcMode": options.ipc,
+        "Links": list(options.link),
         "LogConfig": {"Type": options.log_driver, "Config": mapping(options.log_opt, "log-opt", required=True)},
         "Mounts": [mount(value) for value in options.mount],
         "NetworkMode": options.network[0] if options.network else "default",
@@ -229,8 +230,7 @@ def _host_config(options: CreateOptions, binds: list[str], bindings: dict[str, l
 
 
 def _networking(options: CreateOptions) -> dict[str, Any]:
-    place = endpoint(aliases=options.network_alias, ip=options.ip, ip6=options.ip6, links=options.link,
-                     mac=options.mac_address)
+    place = endpoint(aliases=options.network_alias, ip=options.ip, ip6=options.ip6, mac=options.mac_address)
     first, *others = options.network or ("default",)
     return {"EndpointsConfig": {**({first: place} if place or others else {}), **{name: {} for name in others}}}
 

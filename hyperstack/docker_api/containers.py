@@ -18,7 +18,7 @@ from hyperstack.engine.api import Engine, WaitCondition
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, empty, json_response
 from hyperstack.http.routing import Route
-from hyperstack.pod.errors import HyperStackError, InvalidArgument, UnsupportedOption
+from hyperstack.pod.errors import HyperStackError, InvalidArgument, NotFound, UnsupportedOption
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -53,6 +53,7 @@ class ContainerRoutes:
             Route("POST", "/containers/{name}/resize", self.resize),
             Route("GET", "/containers/{name}/top", self.top),
             Route("DELETE", "/containers/{name}", self.remove),
+            Route("DELETE", "/containers/{name}/{alias}", self.unlink),
         ]
 
     async def list_all(self, call: Call) -> web.StreamResponse:
@@ -74,7 +75,8 @@ class ContainerRoutes:
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         record = self._containers.get(call.who, call.part("name"))
-        body = inspect(record, self._containers.pod_of(record), self._containers.health_of(record))
+        body = inspect(record, self._containers.pod_of(record), self._containers.health_of(record),
+                       links=self._containers.links_of(record))
         if call.flag("size"):
             written = (await self._engine.system.disk_usage(call.who)).get("containers", {}).get(record.id, 0)
             body |= {"SizeRw": written, "SizeRootFs": written + image_size(self._engine, call, record.image_id)}
@@ -153,8 +155,15 @@ class ContainerRoutes:
 
     async def remove(self, call: Call) -> web.StreamResponse:
         if call.flag("link"):
-            raise UnsupportedOption("link", "links are a legacy of Docker's first bridge")
+            raise InvalidArgument("Conflict, cannot remove the default link name of the container", field="link",
+                                  value=call.part("name")[:128], hint="name the link: CONTAINER/ALIAS")
         await self._containers.remove(call.who, call.part("name"), force=call.flag("force"), volumes=call.flag("v"))
+        return empty()
+
+    async def unlink(self, call: Call) -> web.StreamResponse:
+        if not call.flag("link"):
+            raise NotFound("container", f"{call.part('name')}/{call.part('alias')}"[:128])
+        await self._containers.unlink(call.who, call.part("name"), call.part("alias"))
         return empty()
 
     async def prune(self, call: Call) -> web.StreamResponse:

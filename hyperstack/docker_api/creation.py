@@ -16,12 +16,12 @@ from hyperstack.docker_api.bodies import (
     UlimitBody,
     UpdateBody,
 )
-from hyperstack.docker_api.endpoints import is_users, parse_places
+from hyperstack.docker_api.endpoints import parse_links, parse_places
 from hyperstack.docker_api.mounts import parse_mounts, parse_volumes_from
 from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
 from hyperstack.docker_api.security import parse_security
-from hyperstack.docker_api.sharing import donor, parse_sharing
+from hyperstack.docker_api.sharing import parse_sharing
 from hyperstack.engine import cpusets
 from hyperstack.engine.logdrivers import DRIVERS
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
@@ -59,9 +59,7 @@ def parse_create(body: CreateBody, *, name: str = "", project: str = DEFAULT_PRO
     :raise InvalidArgument: malformed or out of range. :raise UnsupportedOption: a VM cannot honour it.
     """
     refuse_config(body)
-    # Links are names on a network of the user's, and nothing elsewhere.
-    users = is_users(body.host_config) or bool(donor(body.host_config.network_mode))
-    refuse_host_config(msgspec.structs.replace(body.host_config, links=[]) if users else body.host_config)
+    refuse_host_config(body.host_config)
     if not body.image:
         raise InvalidArgument("no image given: Config.Image is empty", field="Image")
     name = check_name(name) if name else ""
@@ -147,7 +145,8 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         disk_size=_disk_size(host.storage_opt), shm_size=parse_size_field("HostConfig.ShmSize", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
-        healthcheck=parse_healthcheck(body.healthcheck), sharing=parse_sharing(body))
+        healthcheck=parse_healthcheck(body.healthcheck), links=parse_links(body),
+        sharing=parse_sharing(body))
 
 
 def _pod(body: CreateBody, name: str, project: str) -> PodSpec:

@@ -52,12 +52,21 @@ def parse_places(body: CreateBody) -> tuple[Endpoint, ...]:
         # What is said of the container itself is of its first network.
         own = not places
         place = parse_endpoint(given, field, network=name, mac=body.mac_address if own else "",
-                               links=body.host_config.links if own else None)
+                               links=body.host_config.links if own and is_users(body.host_config) else None)
         if name in _BUILTIN and (place.aliases or place.links):
             raise UnsupportedOption(f"{field}.{'Aliases' if place.aliases else 'Links'}", "pods have names on networks "
                                     "of the user's only", hint="docker network create one, and use it with --network")
         places.append(place)
     return tuple(places)
+
+
+def parse_links(body: CreateBody) -> tuple[str, ...]:
+    """HostConfig.Links where they are of the container, as container:alias; on a network of the user's they are of its
+    place there. :raise InvalidArgument: one is no link."""
+    if is_users(body.host_config):
+        return ()
+    field = "HostConfig.Links"
+    return tuple(_link(link, field) for link in _bounded(body.host_config.links, field))
 
 
 def parse_endpoint(endpoint: EndpointBody, field: str, *, network: str = "", mac: str = "",

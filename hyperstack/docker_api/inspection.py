@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from hyperstack.docker_api.networks import endpoint_settings, endpoints, port_map
@@ -49,8 +50,9 @@ def environment(record: ContainerRecord) -> list[str]:
     return [item for item in merged.values() if "=" in item]
 
 
-def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None) -> dict[str, Any]:
-    """The body of GET /containers/{id}/json."""
+def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None, *, links: Collection[str] = ()
+            ) -> dict[str, Any]:
+    """The body of GET /containers/{id}/json. :param links: see `hyperstack.engine.api.Containers.links_of`."""
     entrypoint, command = command_line(record)
     argv = (*entrypoint, *command)
     return {
@@ -58,7 +60,8 @@ def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None
         "Args": list(argv[1:]), "State": _state(record, health), "Image": record.image_id, "ResolvConfPath": "",
         "HostnamePath": "", "HostsPath": "", "LogPath": "", "Name": f"/{record.name}",
         "RestartCount": record.restart_count, "Driver": "erofs", "Platform": "linux", "MountLabel": "",
-        "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None, "HostConfig": _host_config(record.spec, pod.spec),
+        "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None,
+        "HostConfig": _host_config(record.spec, pod.spec, links),
         "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [mount_point(m) for m in record.spec.mounts],
         "Config": _config(record, pod), "NetworkSettings": _network_settings(record, pod),
         "HyperStack": {"Pod": pod.id, "PodName": pod.name, "PodState": pod.state.value, "PodReason": pod.reason,
@@ -117,7 +120,7 @@ def shown_network(spec: ContainerSpec, pod: PodSpec) -> str:
     return f"container:{spec.sharing.network}" if spec.sharing.network else pod.network
 
 
-def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
+def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> dict[str, Any]:
     limits, security, sharing = spec.resources, spec.security, spec.sharing
     bindings: dict[str, list[dict[str, str]]] = {}
     for port in () if sharing.network else pod.ports:
@@ -141,7 +144,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec) -> dict[str, Any]:
         "ExtraHosts": list(pod.extra_hosts) or None,
         "GroupAdd": [*map(str, security.supplemental_groups), *security.group_names] or None, "Cgroup": "",
         "IpcMode": f"container:{sharing.ipc}" if sharing.ipc else sharing.ipc_mode,
-        "Links": None, "OomScoreAdj": spec.oom_score_adj,
+        "Links": list(links) or None, "OomScoreAdj": spec.oom_score_adj,
         "PidMode": f"container:{sharing.pid}" if sharing.pid else "", "Privileged": security.privileged,
         "PublishAllPorts": pod.publish_all, "ReadonlyRootfs": security.read_only_rootfs,
         "SecurityOpt": _security_options(spec) or None,

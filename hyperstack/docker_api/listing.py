@@ -39,7 +39,8 @@ async def list_containers(engine: Engine, call: Call) -> web.StreamResponse:
     records = [record for record in engine.containers.list_all(call.who) if selection.has(record)]
     if limit > 0:
         records = records[:limit]
-    rows = [_row(engine, record) for record in records]
+    links = engine.containers.link_names(call.who)
+    rows = [_row(engine, record, links) for record in records]
     if call.flag("size"):
         written: Mapping[str, int] = (await engine.system.disk_usage(call.who)).get("containers", {})
         for row in rows:
@@ -50,7 +51,8 @@ async def list_containers(engine: Engine, call: Call) -> web.StreamResponse:
 
 def all_rows(engine: Engine, who: Principal, written: Mapping[str, int]) -> list[dict[str, Any]]:
     """Every container of a project, with the bytes that it wrote."""
-    return [{**_row(engine, record), "SizeRw": written.get(record.id, 0), "SizeRootFs": written.get(record.id, 0)}
+    links = engine.containers.link_names(who)
+    return [_row(engine, record, links) | dict.fromkeys(("SizeRw", "SizeRootFs"), written.get(record.id, 0))
             for record in engine.containers.list_all(who)]
 
 
@@ -150,7 +152,7 @@ def image_size(engine: Engine, call: Call, image_id: str) -> int:
         return 0
 
 
-def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
+def _row(engine: Engine, record: ContainerRecord, links: Mapping[str, list[str]]) -> dict[str, Any]:
     pod = engine.containers.pod_of(record)
     live = is_live(record)
     entrypoint, command = command_line(record)
@@ -158,8 +160,8 @@ def _row(engine: Engine, record: ContainerRecord) -> dict[str, Any]:
     own = not record.spec.sharing.network
     health = engine.containers.health_of(record)
     return {
-        "Id": record.id, "Names": [f"/{record.name}"], "Image": record.spec.image, "ImageID": record.image_id,
-        "Command": shlex.join([*entrypoint, *command]), "Created": record.created_at // _NS,
+        "Id": record.id, "Names": [f"/{record.name}", *links.get(record.id, ())], "Image": record.spec.image,
+        "ImageID": record.image_id, "Command": shlex.join([*entrypoint, *command]), "Created": record.created_at // _NS,
         "Ports": _ports(record, pod) if live and own else [],
         "Labels": {**record.image_config.labels, **record.spec.labels},
         "State": status(record), "Status": status_text(record, health),

@@ -56,8 +56,6 @@ HOST_CONFIG: tuple[Refusal, ...] = (
     Refusal("capabilities", _NONE, "it was withdrawn from Docker's API", "use CapAdd and CapDrop"),
     Refusal("cgroupns_mode", ("", "private"), "the host's cgroups cannot be seen from inside a VM"),
     Refusal("cgroup", _NONE, "the container's cgroup lives inside its VM"),
-    Refusal("links", _NONE, "links are a legacy of Docker's first bridge",
-            "docker network create one: its containers have names there, and links"),
     Refusal("uts_mode", ("", "private"), "a VM has a host name of its own"),
     Refusal("userns_mode", ("", "host"), "root in the VM is nobody on the host already"),
     Refusal("isolation", ("", "default"), _WINDOWS),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine import cpusets, joining, launch
+from hyperstack.engine import cpusets, joining, launch, linking
 from hyperstack.engine.binds import BindService
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
@@ -50,6 +50,7 @@ class Admission:
         name = self._free_name(who.project, spec.name, "container")
         if spec.sharing.donors:
             return await self._join(who, replace(spec, name=name), pull_missing=pull_missing)
+        spec = linking.resolve(self._store, who.project, spec)
         image = await self._image(who, spec.image, pull_missing=pull_missing)
         pod = self._pod(who, replace(pod_spec, name=name, project=who.project), name, implicit=True)
         container = replace(self._container(pod, replace(spec, name=name), name, image, order=0), transient=transient)

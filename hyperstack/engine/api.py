@@ -131,6 +131,15 @@ class Containers(Protocol):
     def health_of(self, container: ContainerRecord) -> HealthRecord | None:
         """None where it has no health check, or did not start since it has."""
 
+    def links_of(self, container: ContainerRecord) -> list[str]:
+        """Those on the default network to which it links, as "/OTHER:/CONTAINER/ALIAS"."""
+
+    def link_names(self, who: Principal) -> dict[str, list[str]]:
+        """What others call containers of the project, by id: "/CONTAINER/ALIAS" for each that links to them."""
+
+    async def unlink(self, who: Principal, ref: str, alias: str) -> None:
+        """Take a link away. :raise NotFound: there is no such container, or link."""
+
     def list_all(self, who: Principal) -> list[ContainerRecord]:
         """All of the project, in every state, newest first."""
 

@@ -7,7 +7,7 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import joining, launch
+from hyperstack.engine import joining, launch, linking
 from hyperstack.engine.endings import SIGNALLED, Endings
 from hyperstack.engine.lives import Lives
 from hyperstack.engine.records import ContainerRecord
@@ -36,13 +36,14 @@ class Beginnings:
         run = self._lives.runs.prepare(container)
         try:
             joining.check_donors(self._lives.store, container.spec.sharing)
+            linking.check(self._lives.store, container)
             running = self._lives.sandboxes.get(container.pod_id) is not None
             sandbox = await self._lives.sandboxes.ensure(container.pod_id)
             pod = self._lives.pod(container.pod_id)
             if running:
                 check_room(pod, container.spec.resources, container, self._lives.sandboxes.containers_of(pod.id))
             await self.prepare(sandbox, container)
-            process = launch.main_process(pod, container)
+            process = launch.main_process(pod, container, linking.environment(self._lives.store, container))
             container = self._lives.put(replace(container, handle=sandbox.new_handle()))
             run.begin(sandbox.channel, container.handle)
             await self._lives.sandboxes.publish(container.pod_id)
@@ -54,6 +55,7 @@ class Beginnings:
         self._lives.put(replace(container, pid=pid, started_at=time.time_ns(), next_restart_at=0,
                                 state=check_container(container.id, container.state, ContainerState.RUNNING)))
         self._lives.emit(container, "start")
+        await self._lives.sandboxes.follow_links(linking.linkers(self._lives.store, container))
 
     async def prepare(self, sandbox: Sandbox, container: ContainerRecord) -> None:
         """Mount its file system in the running sandbox, where that has not been done."""
@@ -66,7 +68,8 @@ class Beginnings:
         await self._lives.sharing.attach(sandbox, container, seat)
         await self._lives.binds.attach(sandbox.machine, sandbox.channel, container)
         pod = self._lives.pod(container.pod_id)
-        await sandbox.channel.create(launch.creation(pod, container, self._lives.disks.serials(container)))
+        await sandbox.channel.create(launch.creation(pod, container, self._lives.disks.serials(container),
+                                                     linking.hosts(self._lives.store, pod)))
         sandbox.prepared.add(container.id)
 
     async def _start_failed(self, container: ContainerRecord, error: BaseException) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection
 
 from msgspec.structs import asdict, replace
 
-from hyperstack.engine import cpusets, launch, top
+from hyperstack.engine import cpusets, launch, linking, top
 from hyperstack.engine.admission import Admission
 from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
@@ -61,6 +61,22 @@ class ContainerService:
 
     def health_of(self, container: ContainerRecord) -> HealthRecord | None:
         return self._store.health.get(container.id)
+
+    def links_of(self, container: ContainerRecord) -> list[str]:
+        return [f"/{other.name}:/{container.name}/{alias}" for alias, other in linking.others(self._store, container)]
+
+    def link_names(self, who: Principal) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for container in self._store.containers.all():
+            if container.project == who.project:
+                for alias, other in linking.others(self._store, container):
+                    found.setdefault(other.id, []).append(f"/{container.name}/{alias}")
+        return found
+
+    async def unlink(self, who: Principal, ref: str, alias: str) -> None:
+        async with self._supervisor.locked(self.get(who, ref).id) as container:
+            linking.unlink(self._store, container, alias)
+        await self._sandboxes.follow_links([container.pod_id])
 
     def list_all(self, who: Principal) -> list[ContainerRecord]:
         found = [c for c in self._store.containers.all() if c.project == who.project]

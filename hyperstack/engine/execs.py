@@ -8,7 +8,7 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
+from hyperstack.engine import launch, linking
 from hyperstack.engine.attachments import ExecAttachment
 from hyperstack.engine.beginnings import as_start_failure
 from hyperstack.engine.exits import exit_of
@@ -62,7 +62,7 @@ class ExecService:
         sandbox = self._sandboxes.require(container.pod_id)
         pod = self._store.pods.get(container.pod_id)
         assert pod is not None
-        process = launch.exec_process(pod, container, record.request)
+        process = launch.exec_process(pod, container, record.request, linking.environment(self._store, container))
         if record.request.tty and rows and columns:
             process = replace(process, rows=rows, columns=columns)
         record = self._store.execs.put(replace(record, handle=sandbox.new_handle()))

@@ -18,7 +18,7 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
+from hyperstack.engine import launch, linking
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.records import (
     ContainerRecord,
@@ -194,7 +194,8 @@ class HealthMonitor:
         handle = sandbox.new_handle()
         ended = self._supervisor.exits.expect(container.pod_id, handle)
         try:
-            process = launch.exec_process(pod, container, ExecRequest(argv=argv))
+            process = launch.exec_process(pod, container, ExecRequest(argv=argv),
+                                          linking.environment(self._store, container))
             await sandbox.channel.exec(container.id, handle, process)
             await sandbox.channel.attach(handle, output, stdout=0, stderr=0)
             event = await asyncio.shield(ended)

@@ -39,6 +39,8 @@ DOCKERS_RESOLVER = "127.0.0.11"
 """Where Docker has its own; the agent leads who asks there to the network's."""
 NIC = "eth0"
 """The device that is the VM's NIC; any other is on top of it."""
+Hosts = tuple[tuple[str, str], ...]
+"""Lines of /etc/hosts: an address, and names with a space between."""
 _MIB = 1 << 20
 _MIN_CONTAINER_MEMORY = 6 * _MIB
 """Docker's own lower bound."""
@@ -144,8 +146,8 @@ def scratch_volumes(pod: PodRecord, containers: Iterable[ContainerRecord]) -> li
     return volumes
 
 
-def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) -> messages.Create:
-    """How the agent makes the container's file system and cgroup."""
+def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks, linked: Hosts = ()) -> messages.Create:
+    """How the agent makes the container's file system and cgroup. :param linked: see `name_files`."""
     spec, security = container.spec, container.spec.security
     masked = MASKED_PATHS if security.masked_paths is None else security.masked_paths
     readonly = READONLY_PATHS if security.readonly_paths is None else security.readonly_paths
@@ -154,28 +156,33 @@ def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks) 
     return messages.Create(
         container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
         mounts=_mounts(pod, container, disks.served),
-        files=name_files(pod), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
+        files=name_files(pod, linked), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
         readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
         shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
 
 
-def main_process(pod: PodRecord, container: ContainerRecord) -> messages.Process:
-    """:raise InvalidArgument: neither the user nor the image says what to run."""
+def main_process(pod: PodRecord, container: ContainerRecord, linked: tuple[str, ...] = ()) -> messages.Process:
+    """:param linked: variables that tell of those whom it links to.
+
+    :raise InvalidArgument: neither the user nor the image says what to run.
+    """
     spec, image = container.spec, container.image_config
     argv = command_line(container)
     if not argv:
         raise InvalidArgument("No command specified", field="command", hint="name one after the image")
     return messages.Process(
-        argv=_encode(argv), env=_encode(environment(container, hostname(pod), tty=spec.tty)),
+        argv=_encode(argv), env=_encode(environment(container, hostname(pod), tty=spec.tty, linked=linked)),
         cwd=(spec.working_dir or image.working_dir or "/").encode(), user=(spec.user or image.user).encode(),
         tty=spec.tty, stdin=spec.open_stdin, init=spec.init, oom_score_adj=spec.oom_score_adj,
         rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
         **_groups(spec.security), **_sharing(spec.sharing), **_privileges(spec.security))
 
 
-def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecRequest) -> messages.Process:
+def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecRequest, linked: tuple[str, ...] = ()
+                 ) -> messages.Process:
+    """:param linked: see `main_process`."""
     spec, image = container.spec, container.image_config
-    env = merge_environment(environment(container, hostname(pod), tty=request.tty), request.env)
+    env = merge_environment(environment(container, hostname(pod), tty=request.tty, linked=linked), request.env)
     security = spec.security
     if request.privileged:
         security = Security(privileged=True)
@@ -196,11 +203,9 @@ def command_line(container: ContainerRecord) -> tuple[str, ...]:
     return image.entrypoint + (image.command if spec.command is None else spec.command)
 
 
-def environment(container: ContainerRecord, host: str, *, tty: bool) -> tuple[str, ...]:
-    base = [DEFAULT_PATH, f"HOSTNAME={host}"]
-    if tty:
-        base.append("TERM=xterm")
-    return merge_environment(merge_environment(tuple(base), container.image_config.env), container.spec.env)
+def environment(container: ContainerRecord, host: str, *, tty: bool, linked: tuple[str, ...] = ()) -> tuple[str, ...]:
+    base = (DEFAULT_PATH, f"HOSTNAME={host}", *(["TERM=xterm"] if tty else []), *linked)
+    return merge_environment(merge_environment(base, container.image_config.env), container.spec.env)
 
 
 def limits(resources: Resources) -> messages.Limits:
@@ -303,15 +308,18 @@ def _scratch_name(name: str) -> str:
     return f"_{name}"
 
 
-def name_files(pod: PodRecord) -> tuple[messages.File, ...]:
-    """Who the container is, and how it finds others; said anew where the pod's networks change."""
+def name_files(pod: PodRecord, linked: Hosts = ()) -> tuple[messages.File, ...]:
+    """Who the container is, and how it finds others; said anew where the pod's networks change.
+
+    :param linked: those whom it links to.
+    """
     host = hostname(pod)
     return (messages.File(path=b"/etc/hostname", data=f"{host}\n".encode(), mode=0o644),
-            messages.File(path=b"/etc/hosts", data=_hosts(pod, host).encode(), mode=0o644),
+            messages.File(path=b"/etc/hosts", data=_hosts(pod, host, linked).encode(), mode=0o644),
             messages.File(path=b"/etc/resolv.conf", data=_resolv_conf(pod).encode(), mode=0o644))
 
 
-def _hosts(pod: PodRecord, host: str) -> str:
+def _hosts(pod: PodRecord, host: str, linked: Hosts) -> str:
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::\tip6-localnet",
              "ff00::\tip6-mcastprefix", "ff02::1\tip6-allnodes", "ff02::2\tip6-allrouters"]
     for entry in pod.spec.extra_hosts:
@@ -322,6 +330,7 @@ def _hosts(pod: PodRecord, host: str) -> str:
                                       hint="the pod's network has no gateway; give an address")
             address = pod.binding.gateway
         lines.append(f"{address}\t{name}")
+    lines += [f"{address}\t{names}" for address, names in linked]
     full = f"{host}.{pod.spec.domainname} {host}" if pod.spec.domainname else host
     for binding in pod.bindings:
         lines += [f"{address.partition('/')[0]}\t{full}" for address in (binding.address, binding.address6) if address]

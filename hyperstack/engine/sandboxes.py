@@ -13,12 +13,12 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from hyperstack.engine import cpusets, greeting, launch
+from hyperstack.engine import cpusets, greeting, launch, linking
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.liveness import lost
@@ -31,7 +31,7 @@ from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
 from hyperstack.engine.uids import Uids
 from hyperstack.guest import messages
-from hyperstack.guest.channel import AgentChannel
+from hyperstack.guest.channel import CALL_DEADLINE_S, AgentChannel
 from hyperstack.guest.connection import EventHandler, GuestCallError
 from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
 from hyperstack.pod.errors import (
@@ -52,6 +52,9 @@ _SHUTDOWN_S = 10.0
 """For a guest to write its disks out; then it is killed."""
 _MOVE_IN_S = 5.0
 """For a machine that stood ready to take over a pod's names and network; another can be started in its place."""
+
+_FILES_S = 2.0
+"""For a guest to take new names that nobody who waits for it asked for."""
 
 
 class Kernels(Protocol):
@@ -183,8 +186,24 @@ class Sandboxes:
         """
         sandbox, pod = self.require(pod_id), self._pod(pod_id)
         await _tell_networks(sandbox.channel, pod)
-        for container in sandbox.prepared:
-            await sandbox.channel.files(container, launch.name_files(pod))
+        await self._tell_names(sandbox)
+
+    async def follow_links(self, pod_ids: Iterable[str]) -> None:
+        """Have the running containers of these pods know where those are now to whom they link. A guest that does not
+        take it in good time keeps what it knew. Needs no lock: what is told is what holds when it is told.
+        """
+        running = [sandbox for pod_id in pod_ids if (sandbox := self._running.get(pod_id)) is not None]
+        told = await asyncio.gather(*(self._tell_names(sandbox, deadline_s=_FILES_S) for sandbox in running),
+                                    return_exceptions=True)
+        for sandbox, outcome in zip(running, told, strict=True):
+            if isinstance(outcome, BaseException):
+                log.warning("pod %s does not know of a link's new address: %s", sandbox.pod_id[:12], outcome)
+
+    async def _tell_names(self, sandbox: Sandbox, *, deadline_s: float = CALL_DEADLINE_S) -> None:
+        for container in list(sandbox.prepared):
+            pod = self._pod(sandbox.pod_id)
+            await sandbox.channel.files(container, launch.name_files(pod, linking.hosts(self._store, pod)),
+                                        deadline_s=deadline_s)
 
     async def fail(self, pod_id: str, reason: str) -> None:
         """Take down what is left of a machine that died or must die, and keep the reason. Idempotent."""

@@ -88,6 +88,15 @@ class Containers:
         self.records[record.id] = changed = msgspec.structs.replace(record, **changes)
         return changed
 
+    def links_of(self, container: ContainerRecord) -> list[str]:
+        return []
+
+    def link_names(self, who: Principal) -> dict[str, list[str]]:
+        return {}
+
+    async def unlink(self, who: Principal, ref: str, alias: str) -> None:
+        raise NotFound("link", f"/{ref}/{alias}")
+
     async def create(self, who: Principal, spec: ContainerSpec, pod: PodSpec, *, pull_missing: bool = False
                      ) -> ContainerRecord:
         image = self.engine.images.get(who, spec.image)

@@ -150,7 +150,6 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"NetworkMode": "host"}}, "HostConfig.NetworkMode=host is not supported: a VM has a network"),
     ({"HostConfig": {"PidMode": "container:x", "NetworkMode": "mine"}}, "NetworkMode=mine is not supported"),
     ({"HostConfig": {"IpcMode": "host"}}, "HostConfig.IpcMode=host is not supported"),
-    ({"HostConfig": {"Links": ["x:y"]}}, "HostConfig.Links is not supported"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
         "IPAMConfig": {"LinkLocalIPs": ["fe80::1"]}}}}}, "EndpointsConfig.mine.IPAMConfig.LinkLocalIPs is not"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
@@ -224,6 +223,7 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
     ({"HostConfig": {"CpusetCpus": "3-1"}}, "Invalid value 3-1 for cpuset"),
     ({"HostConfig": {"CpusetCpus": "0,,1"}}, "Invalid value 0,,1 for cpuset"),
     ({"HostConfig": {"Dns": ["here"]}}, "not an IP address"),
+    ({"HostConfig": {"Links": ["a b"]}}, "HostConfig.Links: 'a b' cannot be a name"),
     ({"HostConfig": {"Sysctls": {"a b": "1"}}}, "invalid sysctl"),
     ({"HostConfig": {"PidMode": "container:"}}, "no container is named"),
     ({"Hostname": "x", "HostConfig": {"NetworkMode": "container:y"}}, "hostname and the network mode"),

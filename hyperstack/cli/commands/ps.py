@@ -67,7 +67,7 @@ def row(item: Mapping[str, Any], *, no_trunc: bool = False) -> dict[str, Any]:
         "Status": str(item.get("Status", "")),
         "State": str(item.get("State", "")),
         "Ports": display_ports(item.get("Ports") or ()),
-        "Names": ",".join(name.removeprefix("/") for name in item.get("Names") or ()),
+        "Names": ",".join(name.removeprefix("/") for name in item.get("Names") or () if name.count("/") == 1),
         "Size": _size(item),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
         "Label": lambda name: labels.get(name, ""),
