@@ -13,7 +13,8 @@ from typing import IO
 
 from hyperstack.cli.errors import CliError
 from hyperstack.cli.pack import END, entry
-from hyperstack.dockerfile.patterns import BadPattern, Ignored, read_ignore_file
+from hyperstack.dockerfile.globs import BadPattern
+from hyperstack.dockerfile.patterns import Ignored, read_ignore_file
 from hyperstack.pod.errors import InvalidArgument
 
 _IGNORE = ".dockerignore"
@@ -113,6 +114,8 @@ def _tree(root: str, ignored: Ignored, extra: bytes) -> Iterator[bytes]:
             yield from _below(writer, root, "", ignored)
         except OSError as error:
             raise CliError(f"cannot read {error.filename or root}: {error.strerror}") from error
+        except InvalidArgument as error:
+            raise CliError(f"{_IGNORE}: {error.message}", hint=error.hint or "") from error
     yield extra + END
 
 

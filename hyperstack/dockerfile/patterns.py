@@ -10,17 +10,10 @@ import posixpath
 import re
 from collections.abc import Iterable
 
+from hyperstack.dockerfile.globs import Glob, Steps
 from hyperstack.pod.errors import InvalidArgument
 
 MAX_PATTERNS = 10_000
-_MAX_LENGTH = 4096
-
-
-class BadPattern(InvalidArgument):
-    """A pattern that means nothing."""
-
-    def __init__(self, pattern: str) -> None:
-        super().__init__(f"syntax error in pattern {pattern[:100]!r}", field="pattern", value=pattern[:100])
 
 
 def read_ignore_file(data: bytes) -> list[str]:
@@ -51,32 +44,35 @@ class Ignored:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         """:raise BadPattern: one is malformed."""
-        self._rules: list[tuple[bool, re.Pattern[str], str]] = []
+        self._rules: list[tuple[bool, Glob]] = []
+        self._exceptions: list[tuple[str, str]] = []
+        """Those that take names back in, and how each begins."""
+        self._steps = Steps()
         for pattern in patterns:
             negated = pattern.startswith("!")
             text = pattern[1:] if negated else pattern
-            self._rules.append((not negated, re.compile(_expression(text), re.DOTALL), text))
-        self._exceptions = [text for ignores, _, text in self._rules if not ignores]
+            self._rules.append((not negated, Glob(text, double_stars=True, steps=self._steps)))
+            if negated:
+                self._exceptions.append((text, re.split(r"[*?\[\\]", text, maxsplit=1)[0]))
 
     def __call__(self, name: str) -> bool:
-        """:param name: relative to the root, `/` between the parts."""
-        parents = [name]
-        while "/" in parents[-1]:
-            parents.append(parents[-1].rpartition("/")[0])
+        """:param name: relative to the root, `/` between the parts. :raise InvalidArgument: too much was compared."""
         ignored = False
-        for ignores, expression, _ in self._rules:
-            if ignores != ignored and any(expression.match(parent) for parent in parents):
+        for ignores, glob in self._rules:
+            if ignores != ignored and glob.matches_below(name):
                 ignored = ignores
         return ignored
 
     def prunes(self, directory: str) -> bool:
-        """Whether nothing below an ignored directory can be taken back in."""
-        return self(directory) and not any(_may_be_below(text, directory) for text in self._exceptions)
+        """Whether nothing below an ignored directory can be taken back in. Raises as a call does."""
+        if not self(directory):
+            return False
+        self._steps.take(len(self._exceptions))
+        return not any(_may_be_below(text, fixed, directory) for text, fixed in self._exceptions)
 
 
-def _may_be_below(pattern: str, directory: str) -> bool:
-    """Whether the pattern can match something in the directory; in doubt it can."""
-    fixed = re.split(r"[*?\[\\]", pattern, maxsplit=1)[0]
+def _may_be_below(pattern: str, fixed: str, directory: str) -> bool:
+    """Whether the pattern, which begins with `fixed`, can match something in the directory; in doubt it can."""
     inside = directory + "/"
     return fixed.startswith(inside) or (fixed != pattern and inside.startswith(fixed)) or inside.startswith(
         fixed + "/")
@@ -90,70 +86,3 @@ def is_wild(text: str) -> bool:
             return True
         at += 2 if text[at] == "\\" else 1
     return False
-
-
-def compile_glob(pattern: str) -> re.Pattern[str]:
-    """Go's filepath.Match: `*` and `?` stop at slashes, and there is no `**`. :raise BadPattern: it is malformed."""
-    return re.compile(_expression(pattern, double_stars=False), re.DOTALL)
-
-
-def _expression(pattern: str, *, double_stars: bool = True) -> str:
-    if len(pattern) > _MAX_LENGTH:
-        raise BadPattern(pattern)
-    out, at = [], 0
-    while at < len(pattern):
-        char = pattern[at]
-        at += 1
-        if char == "*":
-            stars = 1
-            while pattern[at:at + 1] == "*":
-                at, stars = at + 1, stars + 1
-            if stars == 1 or not double_stars:
-                out.append("[^/]*")
-            elif at == len(pattern):
-                out.append(".*")
-            else:
-                at += pattern[at] == "/"
-                if out[-1:] != ["(?:.*/)?"]:
-                    out.append("(?:.*/)?")
-        elif char == "?":
-            out.append("[^/]")
-        elif char == "[":
-            at = _class(pattern, at, out)
-        elif char == "\\":
-            if at == len(pattern):
-                raise BadPattern(pattern)
-            out.append(re.escape(pattern[at]))
-            at += 1
-        else:
-            out.append(re.escape(char))
-    return "".join(out) + r"\Z"
-
-
-def _class(pattern: str, at: int, out: list[str]) -> int:
-    """A set of characters from behind its bracket on; where it ends."""
-    negated = pattern[at:at + 1] == "^"
-    at += negated
-    ranges: list[str] = []
-    while True:
-        if pattern[at:at + 1] == "]" and ranges:
-            break
-        low, at = _class_character(pattern, at)
-        high = low
-        if pattern[at:at + 1] == "-":
-            high, at = _class_character(pattern, at + 1)
-        if high < low:
-            raise BadPattern(pattern)
-        ranges.append(f"{re.escape(low)}-{re.escape(high)}")
-    out.append(f"(?!/)[{'^' if negated else ''}{''.join(ranges)}]")
-    return at + 1
-
-
-def _class_character(pattern: str, at: int) -> tuple[str, int]:
-    if pattern[at:at + 1] == "\\":
-        at += 1
-    elif pattern[at:at + 1] in ("-", "]"):
-        raise BadPattern(pattern)
-    if at >= len(pattern):
-        raise BadPattern(pattern)
-    return pattern[at], at + 1

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
+from hyperstack.dockerfile.globs import Steps
 from hyperstack.dockerfile.patterns import Ignored, read_ignore_file
 from hyperstack.image import confine, tar
 from hyperstack.image.composition import Composition, CopyError, Owner, mode_of, owner_of, selected
@@ -172,10 +173,12 @@ def _sources(job: Job) -> Iterator[tuple[bytes, Node, bool]]:
             root = TarTree(job.plain, max_entries=job.max_entries, devices=False, ignored=ignored).root
         else:
             root = layers_root(())
+    steps = Steps()
     for source in job.sources:
         if source.pattern:
             assert root is not None
-            yield from ((name, node, job.extract) for name, node in selected(root, source.pattern, where=where))
+            chosen = selected(root, source.pattern, where=where, steps=steps)
+            yield from ((name, node, job.extract) for name, node in chosen)
         else:
             node = FileNode(source.fd, 0, os.fstat(source.fd).st_size, mode=source.mode)
             node.mtime = source.mtime

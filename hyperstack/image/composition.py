@@ -13,12 +13,15 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hyperstack.dockerfile.patterns import compile_glob, is_wild
+from hyperstack.dockerfile.globs import Glob, Steps
+from hyperstack.dockerfile.patterns import is_wild
 from hyperstack.image import tar, tar_writer
 from hyperstack.image.tree import MAX_LINKS, Node, TreeError, find, parts_of, shown
 
 _MAX_NAMES = 1 << 20
 """Bytes of a file of users or groups."""
+_STEPS_OF_A_PATH = 100
+"""What it takes to find one, by what it takes to compare a character."""
 _ID = re.compile(r"[0-9]{1,10}\Z")
 _MAX_ID = 0xFFFFFFFE
 _KINDS = {stat.S_IFREG: tar.REGULAR, stat.S_IFLNK: tar.SYMLINK, stat.S_IFDIR: tar.DIRECTORY, stat.S_IFIFO: tar.FIFO,
@@ -238,11 +241,12 @@ def _write(fd: int, data: bytes) -> None:
 
 # -- sources
 
-def selected(root: Node, pattern: str, *, where: str) -> list[tuple[bytes, Node]]:
+def selected(root: Node, pattern: str, *, where: str, steps: Steps) -> list[tuple[bytes, Node]]:
     """Names and files that a source of COPY or ADD means, in order. A link is followed within the root.
 
     :param where: how the root is called in an error.
     :raise CopyError: there is none.
+    :raise InvalidArgument: the pattern is malformed, or means too many names: links can lead round in circles.
     """
     try:
         parts = parts_of(os.fsencode(pattern))
@@ -258,15 +262,16 @@ def selected(root: Node, pattern: str, *, where: str) -> list[tuple[bytes, Node]
         return [(parts[-1] if parts else b"", node)]
     found: list[tuple[bytes, Node]] = [(b"", root)]
     for part in (os.fsdecode(part) for part in parts):
-        glob = compile_glob(part) if is_wild(part) else None
+        glob = Glob(part, double_stars=False, steps=steps) if is_wild(part) else None
         following = []
         for name, node in found:
             if not node.is_directory:
                 continue
             children = node.children()
-            wanted = ([child for child in sorted(children) if glob.match(os.fsdecode(child))] if glob is not None
+            wanted = ([child for child in sorted(children) if glob.matches(os.fsdecode(child))] if glob is not None
                       else [os.fsencode(part)])
             for child in wanted:
+                steps.take(_STEPS_OF_A_PATH)
                 path_of = name + b"/" + child if name else child
                 reached = find(root, path_of)
                 if reached is not None:

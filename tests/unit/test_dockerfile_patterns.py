@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperstack.dockerfile.patterns import BadPattern, Ignored, compile_glob, is_wild, read_ignore_file
+from hyperstack.dockerfile.globs import BadPattern, Glob, Steps
+from hyperstack.dockerfile.patterns import Ignored, is_wild, read_ignore_file
+from hyperstack.pod.errors import InvalidArgument
+
+
+def source(pattern: str) -> Glob:
+    return Glob(pattern, double_stars=False)
 
 
 def left_out(patterns: str, *names: str) -> list[str]:
@@ -53,14 +61,14 @@ def test_malformed_patterns(pattern: str) -> None:
     with pytest.raises(BadPattern):
         Ignored([pattern])
     with pytest.raises(BadPattern):
-        compile_glob(pattern)
+        source(pattern)
 
 
 def test_globs_of_sources_stop_at_slashes_and_know_no_double_star() -> None:
-    assert compile_glob("*.txt").match("a.txt")
-    assert not compile_glob("*.txt").match("a/b.txt")
-    assert not compile_glob("**.txt").match("a/b.txt")
-    assert compile_glob("hom?.[ch]").match("home.c")
+    assert source("*.txt").matches("a.txt")
+    assert not source("*.txt").matches("a/b.txt")
+    assert not source("**.txt").matches("a/b.txt")
+    assert source("hom?.[ch]").matches("home.c")
     assert is_wild("a*")
     assert not is_wild("a\\*")
 
@@ -90,3 +98,42 @@ def test_a_plain_name_ignores_itself_and_what_is_below(parts: list[str]) -> None
     assert ignored(name)
     assert ignored(name + "/x")
     assert not ignored("y" + name)
+
+
+PIECES = ("a", "b", ".", "/", "*", "**", "**/", "?", "[ab]", "[^a]", "[/b]", "\\*")
+MEANINGS = {"*": "[^/]*", "?": "[^/]", "[ab]": "[ab]", "[^a]": "(?!/)[^a]", "[/b]": "b", "\\*": r"\*", ".": r"\."}
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=6), st.text(st.sampled_from("ab./*"), max_size=8))
+def test_it_matches_what_an_expression_of_the_same_meaning_does(pieces: list[str], name: str) -> None:
+    pattern = "".join(pieces)
+    stars = re.sub(r"(?<!\\)\*+", "*", pattern)
+    expression = "".join(MEANINGS.get(piece, piece) for piece in re.findall(r"\[.*?\]|\\.|.", stars))
+    assert source(pattern).matches(name) == bool(re.fullmatch(expression, name))
+    parts = re.findall(r"\[.*?\]|\\.|\*{2,}/?|.", pattern)
+    doubled = "".join(_meaning(piece, last=number == len(parts)) for number, piece in enumerate(parts, start=1))
+    above = (name[:at] for at, char in enumerate(name) if char == "/")
+    expected = any(re.fullmatch(doubled, one) for one in (name, *above))
+    assert Glob(pattern, double_stars=True).matches_below(name) == expected
+
+
+def _meaning(piece: str, *, last: bool) -> str:
+    if piece.startswith("**"):
+        return ".*" if last and not piece.endswith("/") else "(?:.*/)?"
+    return MEANINGS.get(piece, piece)
+
+
+@given(st.lists(st.sampled_from(["*a", "?*", "**/*a*", "[ab]*", "*b*"]), min_size=10, max_size=60),
+       st.integers(10, 200))
+def test_what_is_compared_grows_with_the_pattern_and_the_name_and_not_with_their_powers(pieces: list[str], length: int
+                                                                                        ) -> None:
+    pattern = "".join(pieces) + "!"
+    steps = Steps(4 * len(pattern) * (length + 1))
+    assert not Glob(pattern, double_stars=True, steps=steps).matches_below("ab" * (length // 2))
+
+
+def test_more_than_anybody_needs_is_refused() -> None:
+    glob = Glob("*a*", double_stars=False, steps=Steps(1000))
+    assert glob.matches("a" * 100)
+    with pytest.raises(InvalidArgument, match="too long to compare"):
+        glob.matches("a" * 1000)

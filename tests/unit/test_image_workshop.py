@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hyperstack.dockerfile.globs import Steps
 from hyperstack.image.api import Context, Copying, NamedFile, NewLayer
 from hyperstack.image.composition import CopyError, selected
 from hyperstack.image.config import Limits
@@ -319,7 +320,7 @@ def test_any_tar_is_a_tree_or_refused(tmp_path: Path, entries: list[tuple[str, b
         except TreeError:
             return
         try:
-            for _, node in selected(tree.root, asked, where="build context"):
+            for _, node in selected(tree.root, asked, where="build context", steps=Steps()):
                 assert reachable(tree.root, node)
         except (CopyError, TreeError):
             pass
