@@ -117,7 +117,7 @@ def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
 
 def shown_network(spec: ContainerSpec, pod: PodSpec) -> str:
     """`HostConfig.NetworkMode`."""
-    return f"container:{spec.sharing.network}" if spec.sharing.network else pod.network
+    return f"container:{spec.sharing.network}" if spec.sharing.network else pod.home or pod.network
 
 
 def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> dict[str, Any]:

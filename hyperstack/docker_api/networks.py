@@ -18,7 +18,7 @@ from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
-from hyperstack.pod.spec import Endpoint
+from hyperstack.pod.spec import NO_NETWORK, Endpoint
 
 MAX_POOLS = 64
 
@@ -26,8 +26,8 @@ MAX_POOLS = 64
 def endpoints(pod: PodRecord, *, live: bool) -> dict[str, dict[str, Any]]:
     """`NetworkSettings.Networks`: a container's place on each of its networks."""
     asked = pod.spec.endpoints
-    if not asked and not (live and pod.nic):
-        asked = (Endpoint(network=pod.spec.network),)
+    if pod.spec.network == NO_NETWORK:
+        asked = (Endpoint(network=NO_NETWORK),)
     return {endpoint.network: endpoint_settings(pod, endpoint, live=live) for endpoint in asked}
 
 

@@ -97,6 +97,7 @@ class Admission:
     def _pod(self, who: Principal, spec: PodSpec, name: str, *, implicit: bool) -> PodRecord:
         spec = replace(spec, kernel=self._choose_kernel(who.project, spec.kernel))
         spec = self._networks.placement.admit(who.project, spec)
+        spec = replace(spec, home=spec.network)
         return PodRecord(id=new_id(), name=name, project=who.project, spec=spec, implicit=implicit,
                          created_at=time.time_ns())
 

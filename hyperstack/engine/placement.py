@@ -44,9 +44,9 @@ class Placement:
         if spec.network == NO_NETWORK and (spec.aliases or spec.links):
             raise _no_names(NO_NETWORK)
         if spec.network == NO_NETWORK and spec.further:
-            raise InvalidArgument("container cannot be connected to multiple networks with one of the networks in "
-                                  "private (none) mode", field="network", value=NO_NETWORK,
-                                  hint="leave out --network none")
+            raise none_and_others("leave out --network none")
+        if spec.network == NO_NETWORK:
+            return spec
         endpoints = tuple(self._admitted(project, endpoint) for endpoint in spec.endpoints)
         names = [endpoint.network for endpoint in endpoints]
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -79,6 +79,8 @@ class Placement:
 
         :raise NotFound: no such network. :raise Exhausted, InvalidArgument, Conflict: see the network door.
         """
+        if not pod.spec.network:
+            pod = replace(pod, spec=pod.spec.on((Endpoint(network=pod.spec.home or DEFAULT_NETWORK),)))
         endpoints = pod.spec.endpoints
         others = [p for p in self._store.pods.all() if p.id != pod.id]
         placed = [self._place(pod, self._record(pod.project, endpoint.network), endpoint, others, device=f"eth{number}",
@@ -250,6 +252,11 @@ def _links(endpoint: Endpoint) -> dict[str, str]:
 def _plain(address: str) -> str:
     """Without prefix length."""
     return address.partition("/")[0]
+
+
+def none_and_others(hint: str) -> InvalidArgument:
+    return InvalidArgument("container cannot be connected to multiple networks with one of the networks in private "
+                           "(none) mode", field="network", value=NO_NETWORK, hint=hint)
 
 
 def _no_names(network: str) -> InvalidArgument:

@@ -14,7 +14,7 @@ from hyperstack.engine.events import EventBus
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.network_options import parse_options
 from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.placement import BUILTIN, default_record, network_of
+from hyperstack.engine.placement import BUILTIN, default_record, network_of, none_and_others
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
@@ -124,18 +124,16 @@ class ProjectNetworks:
 
     async def connect(self, who: Principal, ref: str, container: str, *, place: Endpoint) -> None:
         record = self.get(who, ref)
-        if record.name == NO_NETWORK:
-            raise InvalidArgument("container cannot be connected to multiple networks with one of the networks in "
-                                  "private (none) mode", field="network", value=NO_NETWORK,
-                                  hint="disconnect it from all its networks instead")
         endpoint = replace(place, network=record.name)
         async with self._changeable(who, container) as (found, pod):
-            if any(other.network == record.name for other in pod.spec.endpoints):
+            if record.name in (pod.spec.network, *(other.network for other in pod.spec.endpoints)):
                 raise Forbidden(f"endpoint with name {found.name} already exists in network {record.name}",
                                 field="network", value=record.name, hint="disconnect it first, to change its place")
+            if pod.spec.network and NO_NETWORK in (record.name, pod.spec.network):
+                raise none_and_others(f"disconnect it from {pod.spec.network} first")
             spec = self._networks.placement.admit(who.project, pod.spec.on((*pod.spec.endpoints, endpoint)))
             asked = replace(pod, spec=spec)
-            if self._rewiring.runs(pod):
+            if spec.endpoints and self._rewiring.runs(pod):
                 await self._rewiring.join(pod, asked, spec.endpoints[-1])
             else:
                 self._store.pods.put(asked)
@@ -148,11 +146,11 @@ class ProjectNetworks:
         name = ref if record is None else record.name
         async with self._changeable(who, container) as (_, pod):
             left = tuple(endpoint for endpoint in pod.spec.endpoints if endpoint.network != name)
-            if len(left) == len(pod.spec.endpoints):
+            if len(left) == len(pod.spec.endpoints) and name != pod.spec.network:
                 raise Conflict(f"container {container[:64]} is not connected to network {name[:128]}", field="network",
                                value=name[:128])
             asked = replace(pod, spec=pod.spec.on(left))
-            if self._rewiring.runs(pod) and record is not None:
+            if pod.spec.endpoints and self._rewiring.runs(pod) and record is not None:
                 await self._rewiring.leave(pod, asked, record)
             else:
                 self._store.pods.put(asked)

@@ -259,7 +259,7 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     kernel: str = ""
     """Name of a registered kernel; empty for the host's default."""
     network: str = "bridge"
-    """Network name, or NO_NETWORK. It and the next six are the first of `endpoints`."""
+    """Network name, or NO_NETWORK; empty: it has left all. It and the next six are the first of `endpoints`."""
     mac_address: str = ""
     ip_address: str = ""
     ip6_address: str = ""
@@ -268,6 +268,8 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     gateway_priority: int = 0
     further: tuple[Endpoint, ...] = ()
     """The other networks that it is on."""
+    home: str = ""
+    """The `network` that it was made for, where it starts when it has left all. The engine sets it."""
     ports: tuple[PortBinding, ...] = ()
     publish_all: bool = False
     """Publish every exposed port on a host port the engine chooses."""
@@ -290,7 +292,7 @@ class PodSpec(Struct, frozen=True, kw_only=True):
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """All networks that it is on."""
-        if self.network == NO_NETWORK:
+        if self.network in ("", NO_NETWORK):
             return ()
         first = Endpoint(network=self.network, mac_address=self.mac_address, ip_address=self.ip_address,
                          ip6_address=self.ip6_address, aliases=self.aliases, links=self.links,
@@ -299,7 +301,7 @@ class PodSpec(Struct, frozen=True, kw_only=True):
 
     def on(self, endpoints: tuple[Endpoint, ...]) -> PodSpec:
         """The same pod on these networks."""
-        first = endpoints[0] if endpoints else Endpoint(network=NO_NETWORK)
+        first = endpoints[0] if endpoints else Endpoint(network="")
         return msgspec.structs.replace(
             self, network=first.network, mac_address=first.mac_address, ip_address=first.ip_address,
             ip6_address=first.ip6_address, aliases=first.aliases, links=first.links, gateway_priority=first.priority,

@@ -172,8 +172,15 @@ def test_a_container_of_the_default_network_learns_names_when_it_joins_another(n
     daemon.ctl("network", "disconnect", "bridge", "plain")
     daemon.ctl("network", "disconnect", "front", "plain")
     assert "127.0.0.11" not in daemon.text("exec", "plain", "cat", "/etc/resolv.conf")
+    assert json.loads(daemon.docker_cli("inspect", "plain").stdout)[0]["NetworkSettings"]["Networks"] == {}
     done = daemon.ctl("run", "--rm", "--network", "none", "--network", "front", BUSYBOX, "true", check=False)
     assert b"multiple networks" in done.stderr
+    daemon.ctl("run", "-d", "--name", "alone", "--network", "none", BUSYBOX, "sleep", "1000")
+    done = daemon.docker_cli("network", "connect", "front", "alone", check=False)
+    assert b"multiple networks with one of the networks in private (none) mode" in done.stderr
+    daemon.docker_cli("network", "disconnect", "none", "alone")
+    done = daemon.docker_cli("network", "connect", "front", "alone", check=False)
+    assert b"its VM was started without a network interface" in done.stderr
     said = daemon.text("run", "--rm", "--network", "bridge", "--network", "front", BUSYBOX, "ip", "-4", "-o", "address")
     assert ("eth0" in said, "eth1" in said) == (True, True)
 

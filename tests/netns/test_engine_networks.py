@@ -186,6 +186,38 @@ async def test_a_container_that_does_not_run_changes_its_networks(host: Host) ->
         await host.networks.disconnect(ALPHA, "front", "web")
 
 
+async def test_a_container_without_a_network_leaves_none_before_it_joins_one(host: Host) -> None:
+    await host.networks.create(ALPHA, "front")
+    host.pod("web", "none", home="none")
+    nowhere = Endpoint(network="")
+    for _ in range(2):
+        with pytest.raises(InvalidArgument, match=r"one of the networks in private \(none\) mode"):
+            await host.networks.connect(ALPHA, "front", "web", place=nowhere)
+        with pytest.raises(Forbidden, match="already exists in network none"):
+            await host.networks.connect(ALPHA, "none", "web", place=nowhere)
+        await host.networks.disconnect(ALPHA, "none", "web")
+        with pytest.raises(Conflict, match="is not connected to network none"):
+            await host.networks.disconnect(ALPHA, "none", "web")
+        await host.networks.connect(ALPHA, "none", "web", place=nowhere)
+    await host.networks.disconnect(ALPHA, "none", "web")
+    await host.networks.connect(ALPHA, "front", "web", place=nowhere)
+    assert host.stored("web").spec.network == "front"
+    await host.networks.disconnect(ALPHA, "front", "web")
+    assert host.service.placement.plan(host.stored("web"), ()).spec.network == "none", "which it was made for"
+
+
+async def test_who_has_left_all_networks_starts_on_the_one_it_was_made_for(host: Host) -> None:
+    await host.networks.create(ALPHA, "front")
+    await host.start(host.pod("web", "front", home="front"))
+    await host.networks.disconnect(ALPHA, "front", "web")
+    pod = host.stored("web")
+    assert (pod.spec.network, pod.bindings) == ("", ())
+    await host.stop(pod)
+    pod = await host.start(pod)
+    assert [binding.network for binding in pod.bindings] == ["front"]
+    assert pod.spec.network == "front"
+
+
 async def test_a_running_container_changes_its_networks(host: Host, lab: Lab) -> None:
     for name in ("a", "b", "c"):
         await host.networks.create(ALPHA, name)

@@ -61,5 +61,5 @@ def test_several_networks_are_sent_and_what_is_said_of_one_is_the_firsts(daemon:
 def test_what_is_said_of_a_network_is_sent(daemon: Daemon) -> None:
     hyperctl(daemon, "run", "--network", "a", "--network-alias", "x", "--link", "db:store", "busybox", "true")
     sent = daemon.asked("POST", "/containers/create").json()
-    assert sent["HostConfig"]["NetworkMode"] == "a"
-    assert sent["NetworkingConfig"] == {"EndpointsConfig": {"a": {"Aliases": ["x"], "Links": ["db:store"]}}}
+    assert (sent["HostConfig"]["NetworkMode"], sent["HostConfig"]["Links"]) == ("a", ["db:store"])
+    assert sent["NetworkingConfig"] == {"EndpointsConfig": {"a": {"Aliases": ["x"]}}}
