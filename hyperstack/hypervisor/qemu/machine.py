@@ -411,20 +411,20 @@ class QemuMachine:
         node = disks.node_name(serial)
         nodes = await self._execute("query-named-block-nodes", {"flat": True})
         if any(item.get("node-name") == node for item in nodes or ()):
-            await self._delete_node(node)
+            await self._remove_held("blockdev-del", {"node-name": node})
         for fdset in await self._execute("query-fdsets") or ():
             if any(entry.get("opaque") == serial for entry in fdset["fds"]):
                 await self._execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
 
-    async def _delete_node(self, node: str) -> None:
-        """A device that was reported gone may hold its image a moment longer.
+    async def _remove_held(self, what: str, arguments: dict[str, str]) -> None:
+        """A device that was reported gone may hold what is behind it a moment longer.
 
-        :raise Unavailable: QEMU is gone, or the image is still held after the grace.
+        :raise Unavailable: QEMU is gone, or it is still held after the grace.
         """
         deadline = asyncio.get_running_loop().time() + _GRACE_S
         while True:
             try:
-                await self._monitor.execute("blockdev-del", {"node-name": node})
+                await self._monitor.execute(what, arguments)
                 return
             except CommandFailed as error:
                 if asyncio.get_running_loop().time() > deadline:
@@ -449,7 +449,7 @@ class QemuMachine:
         if ident in await self._devices():
             await self._execute("device_del", {"id": ident})  # a port is gone at once, whatever the guest says
         if any(item.get("label") == ident for item in await self._execute("query-chardev") or ()):
-            await self._execute("chardev-remove", {"id": ident})
+            await self._remove_held("chardev-remove", {"id": ident})
 
     def helper_groups(self) -> contextlib.AbstractContextManager[Sequence[int]]:
         return self._place.cgroup.helper_entrances()
