@@ -91,12 +91,12 @@ class Endings:
         policy, now = container.spec.restart, time.time_ns()
         again = restarts.wants_restart(policy, exit_code=code, restart_count=container.restart_count,
                                        manually_stopped=container.manually_stopped)
-        delay = restarts.backoff_s(container.restart_count, ran_s=(now - container.started_at) / 1e9)
+        wait = restarts.backoff_ns(container.backoff_ns, ran_ns=now - container.started_at) if again else 0
         container = self._lives.put(replace(
             container, exit_code=code, exit_signal=signal, oom_killed=oom, error=error, finished_at=now, pid=0,
             state=check_container(container.id, container.state,
                                   ContainerState.RESTARTING if again else ContainerState.EXITED),
-            next_restart_at=now + int(delay * 1e9) if again else 0))
+            next_restart_at=now + wait if again else 0, backoff_ns=wait))
         self._lives.emit(container, "die", exitCode=str(code))
         self._lives.runs.end(container.id)
         self._lives.waiters.exited(container.id, (code, error))

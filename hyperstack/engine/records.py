@@ -110,6 +110,8 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     manually_stopped: bool = False
     """A user stopped it, so `unless-stopped` and `always` leave it."""
     next_restart_at: int = 0
+    backoff_ns: int = 0
+    """The last wait before a restart."""
     transient: bool = False
     """A step of a build, which ends with the daemon that builds."""
 

@@ -50,9 +50,9 @@ class Restarting:
         if restarts.wants_restart(container.spec.restart, exit_code=container.exit_code,
                                   restart_count=container.restart_count,
                                   manually_stopped=container.manually_stopped):
-            delay = restarts.backoff_s(container.restart_count, ran_s=0)
+            wait = restarts.backoff_ns(container.backoff_ns, ran_ns=0)
             container = self._lives.put(replace(
-                container, next_restart_at=time.time_ns() + int(delay * 1e9),
+                container, next_restart_at=time.time_ns() + wait, backoff_ns=wait,
                 state=check_container(container.id, container.state, ContainerState.RESTARTING)))
             self.schedule(container)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hyperstack.pod.spec import RestartKind, RestartPolicy
 
-_FIRST_S = 0.1
-_LONGEST_S = 60.0
-_LONG_RUN_S = 10.0
+_FIRST_NS = 100_000_000
+_LONGEST_NS = 60 * 10**9
+_LONG_RUN_NS = 10 * 10**9
 """A run of at least so long begins the back-off anew. All three are Docker's numbers."""
 
 
@@ -28,8 +28,11 @@ def wants_start_at_boot(policy: RestartPolicy, *, manually_stopped: bool) -> boo
     return policy.kind is RestartKind.ALWAYS or (policy.kind is RestartKind.UNLESS_STOPPED and not manually_stopped)
 
 
-def backoff_s(restart_count: int, *, ran_s: float) -> float:
-    """Seconds to wait before the restart after `restart_count` earlier ones: 0.1, 0.2, 0.4 ... 60."""
-    if ran_s >= _LONG_RUN_S:
-        return _FIRST_S
-    return float(min(_LONGEST_S, _FIRST_S * 2 ** min(restart_count, 16)))
+def backoff_ns(last_ns: int, *, ran_ns: int) -> int:
+    """How long to wait before the next restart: 0.1 s, then twice as long each time, up to a minute.
+
+    :param last_ns: the wait before the run that has ended; 0: there was none since a start by hand.
+    """
+    if not last_ns or ran_ns >= _LONG_RUN_NS:
+        return _FIRST_NS
+    return min(2 * last_ns, _LONGEST_NS)

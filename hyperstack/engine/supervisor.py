@@ -52,7 +52,7 @@ class Supervisor(Lives):
                 if container.state in ALIVE:
                     raise NotModified("Container already started", field="container", value=container_id)
                 self._restarting.cancel(container_id)
-                await self._beginnings.start(replace(container, manually_stopped=False, restart_count=0))
+                await self._beginnings.start(replace(container, manually_stopped=False, restart_count=0, backoff_ns=0))
         await self.finish_despite_cancel(work())
 
     async def stop(self, container_id: str, *, timeout: int | None = None, signal: str | None = None) -> None:

@@ -81,6 +81,48 @@ def test_the_back_off_grows_and_begins_anew_with_a_start(daemon: Daemon) -> None
     assert len((daemon.directory / "times").read_text().split()) == 8
 
 
+def recorded(daemon: Daemon) -> dict[str, Any]:
+    """What is stored of the one container there is."""
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.state / 'engine.db'}?mode=ro", uri=True)) as store:
+        [(doc,)] = store.execute("SELECT doc FROM container")
+    found: dict[str, Any] = json.loads(doc)
+    return found
+
+
+def test_the_next_start_is_stored_further_away_each_time_until_a_long_run(make_daemon: Callable[..., Daemon],
+                                                                        tmp_path: Path) -> None:
+    stay, waits = tmp_path / "stay", dict[int, float]()
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.ctl("run", "-d", "--name", "loser", "--restart", "always", "-v", f"{tmp_path}:/s", BUSYBOX, "sh", "-c",
+               "while [ -e /s/stay ]; do sleep 0.1; done; exit 1")
+
+    def waited(count: int) -> bool:
+        """Whether so many waits are known, each by the number of restarts before it."""
+        found = recorded(daemon)
+        if found["state"] == "restarting":
+            waits[found.get("restart_count", 0)] = (found["next_restart_at"] - found["finished_at"]) / 10**9
+        return len(waits) >= count
+
+    wait_until(lambda: waited(3), "it was to be started three times")
+    assert waits == {count: 0.1 * 2**count for count in waits}
+    stay.touch()
+    wait_until(lambda: recorded(daemon)["state"] == "running", "it stays")
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(daemon.state / "engine.db")) as store, store:
+        [(ident, doc)] = store.execute("SELECT id, doc FROM container")
+        long_ago = {**json.loads(doc), "started_at": json.loads(doc)["started_at"] - 10 * 10**9}
+        store.execute("UPDATE container SET doc = ? WHERE id = ?", (json.dumps(long_ago).encode(), ident))
+    daemon.start()
+    waits.clear()
+    stay.unlink()
+    wait_until(lambda: waited(2), "it ended and was to be started again")
+    first = min(waits)
+    assert waits == {count: 0.1 * 2**(count - first) for count in waits}
+    daemon.ctl("rm", "-f", "loser")
+
+
 def test_a_policy_is_changed_while_it_acts(daemon: Daemon) -> None:
     daemon.docker_cli("run", "-d", "--name", "again", "--restart", "always", BUSYBOX, "true")
     wait_until(lambda: inspect(daemon, "again")["RestartCount"] >= 2, "it was started again")

@@ -123,7 +123,9 @@ def test_restart_policies() -> None:
     assert [wants(RestartKind.ON_FAILURE, 1, count=n, retries=2) for n in range(4)] == [True, True, False, False]
 
 
-def test_backoff_doubles_up_to_a_minute_and_begins_anew_after_a_long_run() -> None:
-    assert [restarts.backoff_s(n, ran_s=0) for n in range(4)] == [0.1, 0.2, 0.4, 0.8]
-    assert restarts.backoff_s(1000, ran_s=0) == 60
-    assert restarts.backoff_s(1000, ran_s=11) == 0.1
+def test_the_back_off_doubles_up_to_a_minute_and_begins_anew_after_a_long_run() -> None:
+    second, waits = 10**9, [0]
+    for ran in (*[0] * 12, 10 * second, 10 * second - 1, 0):
+        waits.append(restarts.backoff_ns(waits[-1], ran_ns=ran))
+    assert [wait / second for wait in waits[1:]] == [
+        0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 60, 60, 0.1, 0.2, 0.4]
