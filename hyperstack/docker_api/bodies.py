@@ -74,9 +74,11 @@ class MountBody(Body, frozen=True):
     target: str = ""
     read_only: bool = False
     consistency: str = ""
-    bind_options: BindOptionsBody = msgspec.field(default_factory=BindOptionsBody)
-    volume_options: VolumeOptionsBody = msgspec.field(default_factory=VolumeOptionsBody)
-    tmpfs_options: TmpfsOptionsBody = msgspec.field(default_factory=TmpfsOptionsBody)
+    bind_options: BindOptionsBody | None = None
+    volume_options: VolumeOptionsBody | None = None
+    tmpfs_options: TmpfsOptionsBody | None = None
+    image_options: dict[str, Any] | None = None
+    cluster_options: dict[str, Any] | None = None
 
 
 class ResourcesBody(Body, frozen=True):

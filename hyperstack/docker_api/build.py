@@ -126,7 +126,11 @@ class BuildRoutes:
             old_enough = not until or step.used_at * _NS < until
             return not filters.get("label") and old_enough and filters.any_prefix("id", step.key)
 
-        keep = call.integer("keep-storage") or call.integer("reserved-space") or 0
+        if call.integer("min-free-space"):
+            raise UnsupportedOption("min-free-space", "a project does not see the host's free space",
+                                    hint="max-used-space, or reserved-space")
+        reserved = call.integer("keep-storage") or call.integer("reserved-space") or 0
+        keep = max(reserved, call.integer("max-used-space") or 0)
         removed, freed = await self._builds.prune(call.who, everything=call.flag("all"), wanted=wanted, keep_bytes=keep)
         return json_response({"CachesDeleted": removed or None, "SpaceReclaimed": freed})
 

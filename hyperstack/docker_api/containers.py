@@ -66,6 +66,9 @@ class ContainerRoutes:
             raise UnsupportedOption(f"platform={wanted[:64]}", "the VM has the host's processor",
                                     hint=f"linux/{host_architecture()}")
         body = await call.body(CreateBody)
+        if body.mac_address and call.version >= (1, 52):
+            raise UnsupportedOption("MacAddress", "it was withdrawn from Docker's API",
+                                    hint="NetworkingConfig.EndpointsConfig.*.MacAddress")
         if call.version < (1, 25):  # Until then it was the client that removed the container.
             kept = msgspec.structs.replace(body.host_config, auto_remove=False)
             body = msgspec.structs.replace(body, host_config=kept)

@@ -145,7 +145,7 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         disk_size=_disk_size(host.storage_opt), shm_size=parse_size_field("HostConfig.ShmSize", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
-        healthcheck=parse_healthcheck(body.healthcheck), links=parse_links(body),
+        healthcheck=parse_healthcheck(body.healthcheck), shell=tuple(body.shell), links=parse_links(body),
         sharing=parse_sharing(body))
 
 

@@ -51,6 +51,10 @@ def parse_places(body: CreateBody) -> tuple[Endpoint, ...]:
         field = f"NetworkingConfig.EndpointsConfig.{name[:64]}"
         # What is said of the container itself is of its first network.
         own = not places
+        if own and body.mac_address and given.mac_address.lower() not in ("", body.mac_address.lower()):
+            raise InvalidArgument("conflicting options: the container-wide MAC address must match the endpoint-specific"
+                                  " MAC address for the main network, or be left empty", field="MacAddress",
+                                  value=body.mac_address[:64])
         place = parse_endpoint(given, field, network=name, mac=body.mac_address if own else "",
                                links=body.host_config.links if own and is_users(body.host_config) else None)
         if name in _BUILTIN and (place.aliases or place.links):

@@ -45,14 +45,15 @@ class ExecRoutes:
         record = await self._execs.create(call.who, call.part("name"), ExecRequest(
             argv=tuple(body.cmd), env=parse_environment(body.env), working_dir=body.working_dir, user=body.user,
             tty=body.tty, privileged=body.privileged, attach_stdin=body.attach_stdin, attach_stdout=body.attach_stdout,
-            attach_stderr=body.attach_stderr, detach_keys=body.detach_keys))
+            attach_stderr=body.attach_stderr, detach_keys=body.detach_keys,
+            console_size=_console_size(body.console_size)))
         return json_response({"Id": record.id}, status=201)
 
     async def start(self, call: Call) -> web.StreamResponse:
         body = await call.body(ExecStartBody)
         record = self._execs.get(call.who, call.part("id"))
         self._check_startable(call, record)
-        rows, columns = _console_size(body.console_size)
+        rows, columns = _console_size(body.console_size) if body.console_size else record.request.console_size
         if body.detach:
             await self._execs.start(call.who, record.id, detach=True)
             return empty(200)

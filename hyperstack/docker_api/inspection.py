@@ -112,6 +112,8 @@ def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
         "WorkingDir": spec.working_dir or image.working_dir, "Entrypoint": list(entrypoint) or None, "OnBuild": None,
         "Labels": {**image.labels, **spec.labels}, "StopSignal": spec.stop_signal or image.stop_signal or "SIGTERM",
         **({} if spec.stop_timeout is None else {"StopTimeout": spec.stop_timeout}), **_healthcheck(record),
+        **({"Shell": list(shell)} if (shell := spec.shell or image.shell) else {}),
+        **({"MacAddress": pod.spec.mac_address} if pod.spec.mac_address else {}),
     }
 
 

@@ -6,7 +6,14 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from hyperstack.docker_api.bodies import CreateBody, HostConfigBody, MountBody
+from hyperstack.docker_api.bodies import (
+    BindOptionsBody,
+    CreateBody,
+    HostConfigBody,
+    MountBody,
+    TmpfsOptionsBody,
+    VolumeOptionsBody,
+)
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import Mount, MountKind
@@ -109,7 +116,7 @@ def _bind(source: str, target: str, modes: list[str]) -> Mount:
 
 
 def _bind_mount(body: MountBody, target: str, field: str) -> Mount:
-    options = body.bind_options
+    options = body.bind_options or BindOptionsBody()
     if options.propagation not in _PROPAGATION | {""}:
         raise UnsupportedOption(f"{field}.BindOptions.Propagation={options.propagation[:32]}", _NO_PROPAGATION,
                                 hint="rprivate, the default")
@@ -125,23 +132,35 @@ def _bind_mount(body: MountBody, target: str, field: str) -> Mount:
 
 def _mount(body: MountBody, field: str) -> Mount:
     target = _target(body.target, f"{field}.Target")
+    if body.type not in ("bind", "tmpfs", "volume"):
+        raise UnsupportedOption(f"{field} of type {body.type[:32] or '(none)'}", "there are bind, volume and tmpfs")
+    _check_options(body, field)
     if body.type == "bind":
         return _bind_mount(body, target, field)
     if body.type == "tmpfs":
         if body.source:
             raise InvalidArgument(f"{field}.Source must not be given for a tmpfs", field=f"{field}.Source")
-        options = body.tmpfs_options
+        options = body.tmpfs_options or TmpfsOptionsBody()
         if options.size_bytes < 0 or not 0 <= options.mode <= 0o7777:
             raise InvalidArgument(f"{field}.TmpfsOptions: SizeBytes and Mode must be in range", field=field)
         flags = ["=".join(option) for option in options.options]
         return _tmpfs_mount(target, flags, field, size=options.size_bytes, mode=options.mode, read_only=body.read_only)
-    if body.type != "volume":
-        raise UnsupportedOption(f"{field} of type {body.type[:32] or '(none)'}", "there are bind, volume and tmpfs")
     return _volume(body, target, field)
 
 
+def _check_options(body: MountBody, field: str) -> None:
+    """Those of another type would be without effect."""
+    given = {"bind": body.bind_options, "volume": body.volume_options, "tmpfs": body.tmpfs_options,
+             "image": body.image_options, "cluster": body.cluster_options}
+    for kind, options in given.items():
+        if options is not None and kind != body.type:
+            name = f"{kind.title()}Options"
+            raise InvalidArgument(f'invalid mount config for type "{body.type}": field {name} must not be specified',
+                                  field=f"{field}.{name}")
+
+
 def _volume(body: MountBody, target: str, field: str) -> Mount:
-    options = body.volume_options
+    options = body.volume_options or VolumeOptionsBody()
     subpath = posixpath.normpath(options.subpath) if options.subpath else ""
     if subpath.startswith(("/", "../")) or subpath == ".." or "\0" in subpath:
         raise InvalidArgument(f"invalid volume subpath {options.subpath[:128]!r}: it must be a relative path within "

@@ -33,8 +33,8 @@ def container(body: Body, version: Version) -> Body:
         _with_short_id(body["NetworkSettings"]["Networks"], body["Id"])
     if version >= (1, 52):
         body["NetworkSettings"] = _without(body["NetworkSettings"], _LEGACY_NETWORK)
-        if not body["Config"].get("OnBuild"):
-            body["Config"] = _without(body["Config"], ("OnBuild",))
+        config = body["Config"]
+        body["Config"] = _without(config, ("MacAddress", *(["OnBuild"] if not config.get("OnBuild") else [])))
     return body
 
 

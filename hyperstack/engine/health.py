@@ -65,7 +65,8 @@ def effective(container: ContainerRecord) -> Healthcheck | None:
 def command(container: ContainerRecord, check: Healthcheck) -> tuple[str, ...]:
     """What a probe executes."""
     kind, *words = check.test
-    return (container.image_config.shell or _SHELL) + tuple(words) if kind == "CMD-SHELL" else tuple(words)
+    shell = container.spec.shell or container.image_config.shell or _SHELL
+    return (shell if kind == "CMD-SHELL" else ()) + tuple(words)
 
 
 def judge(health: HealthRecord, probe: HealthProbe, check: Healthcheck, *, started_at: int) -> HealthRecord:

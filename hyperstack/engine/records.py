@@ -129,6 +129,8 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
     attach_stdout: bool = False
     attach_stderr: bool = False
     detach_keys: str = ""
+    console_size: tuple[int, int] = (0, 0)
+    """Rows and columns at its start, where that says nothing else."""
 
 
 class ExecRecord(Struct, frozen=True, kw_only=True):

@@ -223,6 +223,8 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     exposed_ports: tuple[str, ...] = ()
     """"80/tcp"..., beyond the image's."""
     healthcheck: Healthcheck | None = None
+    shell: tuple[str, ...] = ()
+    """Of health checks in shell form; empty: the image's."""
     links: tuple[str, ...] = ()
     """container:alias, on the default network: others that it is told of. Ids once it is admitted. On networks
     with names links are an `Endpoint`'s."""

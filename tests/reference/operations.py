@@ -66,7 +66,8 @@ _LOGS = "follow? stdout? stderr? since# until# timestamps? tail"
 _PING = ("Builder-Version", "Swarm", "Cache-Control", "Pragma")
 _STAT = ("X-Docker-Container-Path-Stat",)
 _BUILD = ("dockerfile t* extrahosts remote q? nocache? cachefrom pull rm? forcerm? memory# memswap# cpushares# "
-          "cpusetcpus cpuperiod# cpuquota# buildargs% shmsize# labels% networkmode platform target version")
+          "cpusetcpus cpuperiod# cpuquota# buildargs% shmsize# labels% networkmode platform target outputs squash? "
+          "version")
 
 _CONTAINERS = [
     _op("GET", "/containers/json", array(answers.CONTAINER_SUMMARY), query="all? limit# size? filters%"),

@@ -35,14 +35,17 @@ RESOURCES = {
 _RESTART = body(Name=one_of("", "no", "always", "unless-stopped", "on-failure"), MaximumRetryCount=_SMALL)
 _MOUNT = body(
     Target=TEXT, Source=TEXT, Type=one_of("bind", "cluster", "image", "npipe", "tmpfs", "volume"), ReadOnly=BOOL,
-    Consistency=TEXT, BindOptions=body(Propagation=TEXT, NonRecursive=BOOL, CreateMountpoint=BOOL),
+    Consistency=TEXT, BindOptions=body(
+        Propagation=TEXT, NonRecursive=BOOL, CreateMountpoint=BOOL, ReadOnlyNonRecursive=BOOL,
+        ReadOnlyForceRecursive=BOOL),
     VolumeOptions=body(NoCopy=BOOL, Labels=WORDS, DriverConfig=body(Name=TEXT, Options=WORDS), Subpath=TEXT),
+    ImageOptions=body(Subpath=TEXT),
     TmpfsOptions=body(SizeBytes=INT, Mode=integer(0, 2**32 - 1), Options=array(STRINGS)))
 _PORTS = mapping(nullable(array(body(HostIp=TEXT, HostPort=TEXT))))
 _HOST_CONFIG = body(
-    **RESOURCES, Binds=STRINGS, LogConfig=body(Type=TEXT, Config=WORDS), NetworkMode=TEXT, PortBindings=_PORTS,
-    RestartPolicy=_RESTART, AutoRemove=BOOL, VolumeDriver=TEXT, VolumesFrom=STRINGS, Mounts=array(_MOUNT),
-    ConsoleSize=nullable(array(COUNT)), Annotations=WORDS, CapAdd=STRINGS, CapDrop=STRINGS,
+    **RESOURCES, Binds=STRINGS, ContainerIDFile=TEXT, LogConfig=body(Type=TEXT, Config=WORDS), NetworkMode=TEXT,
+    PortBindings=_PORTS, RestartPolicy=_RESTART, AutoRemove=BOOL, VolumeDriver=TEXT, VolumesFrom=STRINGS,
+    Mounts=array(_MOUNT), ConsoleSize=nullable(array(COUNT)), Annotations=WORDS, CapAdd=STRINGS, CapDrop=STRINGS,
     CgroupnsMode=one_of("", "private", "host"), Dns=STRINGS, DnsOptions=STRINGS, DnsSearch=STRINGS, ExtraHosts=STRINGS,
     GroupAdd=STRINGS, IpcMode=TEXT, Cgroup=TEXT, Links=STRINGS, OomScoreAdj=_SMALL, PidMode=TEXT, Privileged=BOOL,
     PublishAllPorts=BOOL, ReadonlyRootfs=BOOL, SecurityOpt=STRINGS, StorageOpt=WORDS, Tmpfs=WORDS, UTSMode=TEXT,
@@ -50,13 +53,16 @@ _HOST_CONFIG = body(
     MaskedPaths=nullable(STRINGS), ReadonlyPaths=nullable(STRINGS))
 ENDPOINT = body(
     IPAMConfig=nullable(body(IPv4Address=TEXT, IPv6Address=TEXT, LinkLocalIPs=STRINGS)), Links=STRINGS, Aliases=STRINGS,
-    MacAddress=TEXT, DriverOpts=nullable(WORDS), GwPriority=INT)
+    MacAddress=TEXT, DriverOpts=nullable(WORDS), GwPriority=INT, NetworkID=TEXT, EndpointID=TEXT, Gateway=TEXT,
+    IPAddress=TEXT, IPPrefixLen=INT, IPv6Gateway=TEXT, GlobalIPv6Address=TEXT, GlobalIPv6PrefixLen=INT,
+    DNSNames=nullable(STRINGS))
 CONFIG = {
     "Hostname": TEXT, "Domainname": TEXT, "User": TEXT, "AttachStdin": BOOL, "AttachStdout": BOOL,
     "AttachStderr": BOOL, "ExposedPorts": mapping(EMPTY), "Tty": BOOL, "OpenStdin": BOOL, "StdinOnce": BOOL,
-    "Env": STRINGS, "Cmd": STRINGS, "Healthcheck": _HEALTH, "Image": TEXT, "Volumes": mapping(EMPTY),
-    "WorkingDir": TEXT, "Entrypoint": STRINGS, "NetworkDisabled": nullable(BOOL), "OnBuild": nullable(STRINGS),
-    "Labels": WORDS, "StopSignal": nullable(TEXT), "StopTimeout": nullable(_SMALL), "Shell": nullable(STRINGS)}
+    "Env": STRINGS, "Cmd": STRINGS, "ArgsEscaped": nullable(BOOL), "Healthcheck": _HEALTH, "Image": TEXT,
+    "Volumes": mapping(EMPTY), "WorkingDir": TEXT, "Entrypoint": STRINGS, "NetworkDisabled": nullable(BOOL),
+    "OnBuild": nullable(STRINGS), "Labels": WORDS, "StopSignal": nullable(TEXT), "StopTimeout": nullable(_SMALL),
+    "Shell": nullable(STRINGS)}
 CREATE = body(("Image",), **CONFIG, HostConfig=_HOST_CONFIG,
               NetworkingConfig=body(EndpointsConfig=mapping(nullable(ENDPOINT))))
 COMMIT = body(**CONFIG)

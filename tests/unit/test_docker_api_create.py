@@ -194,6 +194,10 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
     ({"StopTimeout": -5}, "StopTimeout must be between"),
     ({"ExposedPorts": {"99999/tcp": {}}}, "invalid containerPort: 99999/tcp"),
     ({"MacAddress": "xx"}, "invalid MAC address"),
+    ({"MacAddress": "02:00:00:00:00:01", "NetworkingConfig": {"EndpointsConfig": {"bridge": {
+        "MacAddress": "02:00:00:00:00:02"}}}}, "must match the endpoint-specific MAC address"),
+    ({"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b", "VolumeOptions": {}}]}},
+     'invalid mount config for type "bind": field VolumeOptions must not be specified'),
     ({"HostConfig": {"Memory": 5}}, "Minimum memory limit allowed is 6MB"),
     ({"HostConfig": {"Memory": "64m"}}, "HostConfig.Memory: expected int, got str"),
     ({"HostConfig": {"Memory": 2**63}}, "HostConfig.Memory"),

@@ -58,8 +58,11 @@ def test_a_check_is_the_users_then_the_images_then_the_default() -> None:
     assert effective(container(Healthcheck(test=("NONE",)), image)) is None
 
 
-def test_a_line_is_for_the_images_shell() -> None:
+def test_a_line_is_for_the_containers_shell_then_the_images() -> None:
     line = Healthcheck(test=("CMD-SHELL", "a | b"))
     assert command(container(line, ImageConfig()), line) == ("/bin/sh", "-c", "a | b")
     assert command(container(line, ImageConfig(shell=("/bin/ash", "-ec"))), line) == ("/bin/ash", "-ec", "a | b")
+    own = container(line, ImageConfig(shell=("/bin/ash", "-ec")))
+    own = replace(own, spec=replace(own.spec, shell=("/bin/bash", "-c")))
+    assert command(own, line) == ("/bin/bash", "-c", "a | b")
     assert command(container(CHECK, ImageConfig()), CHECK) == ("true",)
