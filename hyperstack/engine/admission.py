@@ -162,7 +162,8 @@ class Admission:
                                                 options=mount.driver_options)
             if absent:
                 made.append(volume.name)
-            mounts[index] = replace(mount, source=volume.name, anonymous=mount.anonymous or not mount.source)
+            mounts[index] = await self._volumes.admit(
+                who, replace(mount, source=volume.name, anonymous=mount.anonymous or not mount.source))
         return replace(container, spec=replace(container.spec, mounts=tuple(mounts)))
 
     def _inherited(self, who: Principal, spec: ContainerSpec) -> list[Mount]:

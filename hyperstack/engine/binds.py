@@ -12,7 +12,7 @@ import os
 import pwd
 import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -46,19 +46,34 @@ class BindService:
         :raise InvalidArgument: no host path, or one that has to be there and is not.
         :raise Forbidden: the caller may not have it. :raise UnsupportedOption: what is there cannot be shared.
         """
-        if not mount.source.startswith("/") or len(mount.source) > 4095 or "\0" in mount.source:
-            raise InvalidArgument(f"invalid mount config for type \"bind\": invalid mount path: '{mount.source[:256]}' "
-                                  "mount path must be absolute", field="source", value=mount.source[:256])
-        mount = replace(mount, uid=0 if who.admin else self._uid(who, mount.source))
+        path = mount.host_path
+        if not path.startswith("/") or len(path) > 4095 or "\0" in path:
+            raise InvalidArgument(f"invalid mount config for type \"bind\": invalid mount path: '{path[:256]}' "
+                                  "mount path must be absolute", field="source", value=path[:256])
+        mount = replace(mount, uid=0 if who.admin else self._uid(who, path))
         try:
             os.close(await asyncio.to_thread(self._open, who.project, mount))
         except NotFound as error:
             if mount.create_source:
                 await asyncio.to_thread(self._check_missing, who.project, mount)
                 return mount
-            raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: '
-                                  f"{mount.source}", field="source", value=mount.source) from error
+            await asyncio.to_thread(self._check_absent, who.project, mount)
+            said = (f"failed to mount local volume: mount {path}:{mount.source}: no such file or directory"
+                    if mount.device else
+                    f'invalid mount config for type "bind": bind source path does not exist: {path}')
+            raise InvalidArgument(said, field="source", value=path) from error
         return mount
+
+    async def permit(self, who: Principal, path: str) -> None:
+        """Whether the caller may have a volume that is this host path, which need not be there yet.
+
+        :raise Forbidden: not there. :raise InvalidArgument: what is there cannot be shared.
+        """
+        mount = Mount(kind=MountKind.VOLUME, target="/", device=path, uid=0 if who.admin else self._uid(who, path))
+        try:
+            os.close(await asyncio.to_thread(self._open, who.project, mount))
+        except NotFound:
+            await asyncio.to_thread(self._check_absent, who.project, mount)
 
     def _uid(self, who: Principal, path: str) -> int:
         if not self._allowed.get(who.project):
@@ -88,7 +103,8 @@ class BindService:
             for mount in binds:
                 fd = await asyncio.to_thread(self._open_or_make, container.project, mount)
                 stack.callback(os.close, fd)
-                shares.append(Share(fd=fd, read_only=mount.read_only, flat=NON_RECURSIVE in mount.options))
+                shares.append(Share(fd=fd, read_only=mount.read_only or "ro" in mount.has,
+                                    flat=NON_RECURSIVE in mount.has))
             cgroups = stack.enter_context(machine.helper_groups())
             stream = stack.enter_context(await self._servers.serve(shares, user=user, cgroups=cgroups))
             await machine.attach_port(_port(container), stream.fileno())
@@ -112,7 +128,7 @@ class BindService:
             if not mount.create_source:
                 raise
         self._check_missing(project, mount)
-        os.makedirs(mount.source, _MADE_MODE, exist_ok=True)
+        os.makedirs(mount.host_path, _MADE_MODE, exist_ok=True)
         return self._open(project, mount)
 
     def _open(self, project: str, mount: Mount) -> int:
@@ -121,18 +137,21 @@ class BindService:
         :raise NotFound: it is not there.
         """
         try:
-            fd = os.open(mount.source, os.O_PATH | os.O_CLOEXEC)
+            fd = os.open(mount.host_path, os.O_PATH | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
-            raise NotFound("host path", mount.source) from None
+            raise NotFound("host path", mount.host_path) from None
         except OSError as error:
-            raise InvalidArgument(f"bind source path {mount.source}: {error.strerror}", field="source",
-                                  value=mount.source) from error
+            raise InvalidArgument(f"bind source path {mount.host_path}: {error.strerror}", field="source",
+                                  value=mount.host_path) from error
         try:
             self._check_allowed(project, mount, Path(os.readlink(f"/proc/self/fd/{fd}")))
             kind = stat.S_IFMT(os.fstat(fd).st_mode)
+            if mount.device and kind != stat.S_IFDIR:
+                raise InvalidArgument(f"failed to mount local volume: mount {mount.device}: not a directory",
+                                      field="device", value=mount.device, hint="name a directory, or use -v FILE:/path")
             if kind in _KINDS:
-                raise UnsupportedOption(f"the bind of {mount.source}", f"it is {_KINDS[kind]}, which the host's kernel "
-                                        "serves and no VM can reach", hint="bind directories and regular files")
+                raise UnsupportedOption(f"the bind of {mount.host_path}", f"it is {_KINDS[kind]}, which the host's "
+                                        "kernel serves and no VM can reach", hint="bind directories and regular files")
         except BaseException:
             os.close(fd)
             raise
@@ -140,22 +159,26 @@ class BindService:
 
     def _check_missing(self, project: str, mount: Mount) -> None:
         """Whether a directory may be made. :raise Forbidden: not there. :raise NotFound: not for this caller."""
-        self._check_allowed(project, mount, Path(os.path.realpath(mount.source)))
+        self._check_absent(project, mount)
         if mount.uid:
-            raise NotFound("host path", mount.source, hint="make it first: hyperd makes directories for root alone")
+            raise NotFound("host path", mount.host_path, hint="make it first: hyperd makes directories for root alone")
+
+    def _check_absent(self, project: str, mount: Mount) -> None:
+        """:raise Forbidden: it is nothing to this caller whether the path is there."""
+        self._check_allowed(project, mount, Path(os.path.realpath(mount.host_path)))
 
     def _check_allowed(self, project: str, mount: Mount, real: Path) -> None:
         """:param real: the path without links. :raise Forbidden: not for a caller without administrator's rights."""
         if mount.uid and not any(real.is_relative_to(os.path.realpath(allowed))
                                  for allowed in self._allowed.get(project, ())):
-            raise Forbidden(f"the project {project} may not bind the host's path {mount.source}", field="source",
-                            value=mount.source,
+            raise Forbidden(f"the project {project} may not bind the host's path {mount.host_path}", field="source",
+                            value=mount.host_path,
                             hint=_ALLOW_HINT)
 
 
 def binds_of(container: ContainerRecord) -> list[Mount]:
-    """In the order in which they are served."""
-    return [mount for mount in container.spec.mounts if mount.kind is MountKind.BIND]
+    """What it has of the host's, volumes that are directories there among it; in the order in which they are served."""
+    return [mount for mount in container.spec.mounts if mount.host_path]
 
 
 def files_volume(container: ContainerRecord) -> str:
@@ -164,8 +187,8 @@ def files_volume(container: ContainerRecord) -> str:
 
 
 def share_path(container: ContainerRecord, mount: Mount) -> str:
-    """Of a bind, within `files_volume`."""
-    return str(PurePosixPath(str(binds_of(container).index(mount))))
+    """Of one of `binds_of`, within `files_volume`."""
+    return str(binds_of(container).index(mount))
 
 
 def _port(container: ContainerRecord) -> str:

@@ -22,9 +22,11 @@ from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService, mounted_volumes
+from hyperstack.guest import messages
 from hyperstack.hypervisor.api import Disk
 from hyperstack.image.api import ImageBackend
 from hyperstack.pod.errors import Exhausted, NotFound
+from hyperstack.volume.api import DiskForm, MemoryForm
 from hyperstack.volume.local.blank import make_blank_disk
 
 _HEX = 17
@@ -121,13 +123,25 @@ class PodDisks:
         return any(pod_id in pod.shared.values() for pod in self._store.pods.all())
 
     def volumes_of(self, containers: list[ContainerRecord]) -> list[tuple[str, str]]:
-        """(name, serial) of the volumes that these containers of one pod mount, and its VM has.
+        """(name, serial) of the disks that are volumes, which these containers of one pod mount, and its VM has.
 
         :raise NotFound: a volume is gone.
         """
+        return [(volume.name, "v" + volume.id[:_HEX]) for volume in self._owned(containers)
+                if isinstance(self.volumes.form(volume), DiskForm)]
+
+    def memory_of(self, containers: list[ContainerRecord]) -> list[messages.Volume]:
+        """Of the volumes that these containers of one pod mount, and its VM has, those in its memory.
+
+        :raise NotFound: a volume is gone.
+        """
+        forms = [(volume.name, self.volumes.form(volume)) for volume in self._owned(containers)]
+        return [messages.Volume(name=name, tmpfs=form.size, files=form.files, mode=form.mode, uid=form.uid,
+                                gid=form.gid) for name, form in forms if isinstance(form, MemoryForm)]
+
+    def _owned(self, containers: list[ContainerRecord]) -> list[VolumeRecord]:
         pod = self._store.pods.get(containers[0].pod_id) if containers else None
-        return [(volume.name, "v" + volume.id[:_HEX]) for volume in self._volumes(containers)
-                if pod is not None and volume.id in pod.owned]
+        return [volume for volume in self._volumes(containers) if pod is not None and volume.id in pod.owned]
 
     def _volumes(self, containers: list[ContainerRecord]) -> list[VolumeRecord]:
         return [self.volumes.by_name(containers[0].project, name) for name in mounted_volumes(containers)]

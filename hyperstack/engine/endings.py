@@ -149,6 +149,7 @@ class Endings:
             if sandbox is not None:
                 with contextlib.suppress(HyperStackError):
                     await sandbox.machine.detach_port(port)
+                await self._seating.release(sandbox, self._lives.sandboxes.containers_of(pod_id))
             await self.settle(pod_id)
 
     async def unprepare(self, container: ContainerRecord) -> None:
@@ -161,6 +162,7 @@ class Endings:
         await self._lives.binds.detach(sandbox.machine, sandbox.channel, container)
         await self._lives.sharing.detach(sandbox, container)
         sandbox.prepared.discard(container.id)
+        await self._seating.release(sandbox, [container])
 
     async def remove(self, container: ContainerRecord, *, volumes: bool = False) -> None:
         """All that there is of it, on the host and in the records; its anonymous volumes go with one that removes

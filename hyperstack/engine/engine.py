@@ -55,10 +55,10 @@ class HostEngine:
         self._image_backend = images
         self._hypervisor = hypervisor
         self._networks = NetworkService(network, self._store, self._events)
-        self.volumes = VolumeService(volumes, self._store, self._events, config)
+        self._binds = BindService(files, config.bind_paths)
+        self.volumes = VolumeService(volumes, self._store, self._events, self._binds, config)
         self.images = ImageService(images, self._store, self._events)
         disks = PodDisks(self._store, images, self.volumes, config)
-        self._binds = BindService(files, config.bind_paths)
         self._templates = Templates(hypervisor, config)
         starts = StartQueue(slots=config.start_slots, reserve_mib=config.memory_reserve_mib,
                             patience_s=config.memory_patience_s)

@@ -280,27 +280,28 @@ def _mounts(pod: PodRecord, container: ContainerRecord, served: Mapping[str, str
 
 
 def _mount(mount: Mount, container: ContainerRecord, served: Mapping[str, str]) -> messages.Mount:
-    flags = sum(_MOUNT_FLAGS[o] for o in mount.options if o in _MOUNT_FLAGS)
+    flags = sum(_MOUNT_FLAGS[o] for o in mount.has if o in _MOUNT_FLAGS)
     if mount.kind is MountKind.TMPFS:
         return messages.Mount(kind="tmpfs", target=mount.target.encode(), read_only=mount.read_only, size=mount.size,
                               mode=mount.mode, flags=flags)
-    if mount.kind is MountKind.BIND:
-        return messages.Mount(kind="volume", source=files_volume(container), target=mount.target.encode(),
-                              subpath=share_path(container, mount).encode(), read_only=mount.read_only, flags=flags)
-    source, subpath = mount.source, mount.subpath
-    if mount.kind is MountKind.EMPTY_DIR:
+    source, share, subpath = mount.source, "", mount.subpath
+    if mount.host_path:
+        source, share = files_volume(container), share_path(container, mount)
+    elif mount.kind is MountKind.EMPTY_DIR:
         source = _scratch_name(mount.source)
     elif source in served:
         # What another VM serves has the volume as the first and only share in it.
-        source, subpath = served[source], f"0/{subpath}".rstrip("/")
-    return messages.Mount(kind="volume", source=source, subpath=subpath.encode(), target=mount.target.encode(),
-                          read_only=mount.read_only, flags=flags,
-                          copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.options)
+        source, share = served[source], "0"
+    if share and not subpath:
+        share, subpath = "", share
+    return messages.Mount(kind="volume", source=source, share=share.encode(), subpath=subpath.encode(),
+                          target=mount.target.encode(), read_only=mount.read_only, flags=flags,
+                          copy_up=mount.kind is MountKind.VOLUME and "nocopy" not in mount.has)
 
 
-_NOSUID, _NODEV, _NOEXEC, _NOATIME = 2, 4, 8, 1024
+_RDONLY, _NOSUID, _NODEV, _NOEXEC, _NOATIME = 1, 2, 4, 8, 1024
 """<sys/mount.h>"""
-_MOUNT_FLAGS = {"nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC, "noatime": _NOATIME}
+_MOUNT_FLAGS = {"ro": _RDONLY, "nosuid": _NOSUID, "nodev": _NODEV, "noexec": _NOEXEC, "noatime": _NOATIME}
 
 
 def _scratch_name(name: str) -> str:

@@ -287,7 +287,7 @@ class Sandboxes:
         if containers:
             for name, serial in self._disks.volumes_of(containers):
                 await channel.volume(messages.Volume(name=name, serial=serial))
-        for volume in launch.scratch_volumes(pod, containers):
+        for volume in (*self._disks.memory_of(containers), *launch.scratch_volumes(pod, containers)):
             await channel.volume(volume)
         if cpus := cpusets.of_pod(containers):
             await machine.pin(cpus)

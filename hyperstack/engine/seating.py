@@ -1,7 +1,8 @@
-"""Disks for containers that join a pod whose VM runs already."""
+"""Disks, and volumes in memory, for containers that begin and end in a VM that runs."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 
 from msgspec.structs import replace
@@ -12,7 +13,7 @@ from hyperstack.engine.sandboxes import Sandbox
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError
-from hyperstack.pod.errors import Conflict
+from hyperstack.pod.errors import Conflict, HyperStackError
 
 
 class Seating:
@@ -23,13 +24,15 @@ class Seating:
         self._disks = disks
 
     async def seat(self, sandbox: Sandbox, pod: PodRecord, container: ContainerRecord) -> None:
-        """The container's disks are in the running VM, and its volumes mounted there. Idempotent.
+        """The container's disks are in the running VM, and the pod's volumes that it uses mounted there. Idempotent.
 
         A disk is stored when it is there: a daemon that dies in between finds it plugged when it tries again.
 
         Volumes whose disks other VMs have are not its business; see `volume_sharing`.
         """
         pod = self._store.pods.put(self._disks.own(pod, [container]))
+        for volume in self._disks.memory_of([container]):
+            await _mount(sandbox, volume)
         there = pod.seated | pod.plugged
         if all(serial in there for serial in self._disks.needed([container])):
             return
@@ -64,6 +67,25 @@ class Seating:
             self._store.pods.put(replace(
                 now, owned=tuple(ident for ident in now.owned if ident != gone),
                 plugged={s: read_only for s, read_only in now.plugged.items() if s != serial}))
+
+    async def release(self, sandbox: Sandbox, containers: list[ContainerRecord]) -> None:
+        """Unmount those of these containers' volumes in memory that none in the VM uses any more, nor another VM: what
+        is in them is gone, as with Docker's.
+
+        :param containers: of the VM's pod.
+        """
+        volumes = self._disks.memory_of(containers)
+        if not volumes or self._disks.serves(sandbox.pod_id):
+            return
+        users = [c for c in self._store.containers.all() if c.pod_id == sandbox.pod_id and c.id in sandbox.prepared]
+        used = {volume.name for volume in self._disks.memory_of(users)}
+        for name in [volume.name for volume in volumes if volume.name not in used]:
+            gone = self._disks.volumes.by_name(containers[0].project, name).id
+            pod = self._store.pods.get(sandbox.pod_id)
+            if pod is not None:
+                self._store.pods.put(replace(pod, owned=tuple(ident for ident in pod.owned if ident != gone)))
+            with contextlib.suppress(HyperStackError):  # a guest that cannot is about to be taken down
+                await sandbox.channel.unvolume(name)
 
 
 async def _mount(sandbox: Sandbox, volume: messages.Volume) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
+from hyperstack.engine.binds import NON_RECURSIVE, BindService
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.locks import KeyedLocks
@@ -16,15 +17,17 @@ from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
 from hyperstack.pod.ids import check_name, new_id
-from hyperstack.pod.spec import MountKind
-from hyperstack.volume.api import Volume, VolumeBackend
+from hyperstack.pod.spec import Mount, MountKind
+from hyperstack.volume.api import DiskForm, Form, HostForm, MemoryForm, Volume, VolumeBackend
 
 
 class VolumeService:
     """Implements `hyperstack.engine.api.Volumes`."""
 
-    def __init__(self, backend: VolumeBackend, store: Store, events: EventBus, config: EngineConfig) -> None:
+    def __init__(self, backend: VolumeBackend, store: Store, events: EventBus, binds: BindService,
+                 config: EngineConfig) -> None:
         self._backend = backend
+        self._binds = binds
         self._store = store
         self._events = events
         self._config = config
@@ -51,6 +54,9 @@ class VolumeService:
         if driver != self._backend.name:
             raise InvalidArgument(f"No such volume driver: {driver}", field="driver", value=driver,
                                   hint=f'this host has "{self._backend.name}"')
+        form = self._backend.form(options)
+        if isinstance(form, HostForm):
+            await self._binds.permit(who, form.path)
         record = self._store.volumes.put(VolumeRecord(
             id=new_id(), name=name, project=who.project, driver=driver, created_at=time.time_ns(), pending=pending,
             labels=labels, options=options, anonymous=anonymous, size=self._config.default_volume_bytes))
@@ -67,6 +73,24 @@ class VolumeService:
         record = self.by_name(project, name)
         if record.pending:
             self._store.volumes.put(replace(record, pending=False))
+
+    async def admit(self, who: Principal, mount: Mount) -> Mount:
+        """The mount of a volume, which is there, with what follows from the volume's options.
+
+        :raise InvalidArgument, Forbidden, UnsupportedOption: it is a directory of the host, see `BindService.admit`.
+        """
+        form = self.form(self.by_name(who.project, mount.source))
+        if isinstance(form, DiskForm):
+            return replace(mount, device="", inherited=(), uid=0)
+        if isinstance(form, MemoryForm):  # as with Docker's: what is copied before the start is gone with it
+            return replace(mount, device="", inherited=(*form.flags, "nocopy"), uid=0)
+        mount = await self._binds.admit(who, replace(mount, device=form.path))
+        # A user's server gives files to nobody else, so the image's cannot be copied with their owners.
+        kept = ("nocopy",) if mount.uid or "ro" in form.flags else ()
+        return replace(mount, inherited=(*form.flags, *kept, *(() if form.recursive else (NON_RECURSIVE,))))
+
+    def form(self, record: VolumeRecord) -> Form:
+        return self._backend.form(record.options)
 
     def get(self, who: Principal, name: str) -> VolumeRecord:
         return self.by_name(who.project, name)
@@ -129,7 +153,7 @@ class VolumeService:
             wanted = ((record.anonymous or all_unused) and all(has_label(record.labels, label) for label in labels)
                       and not any(has_label(record.labels, label) for label in without))
             if wanted and not record.pending and not self.users(record):
-                freed += await self._backend.used(record.id)
+                freed += max(0, await self.used(record))
                 await self.remove(who, record.name)
                 names.append(record.name)
         self._events.emit("volume", "prune", "", who.project, {"reclaimed": str(freed)})
@@ -140,7 +164,8 @@ class VolumeService:
         return self._backend.open(record.id, read_only=read_only)
 
     async def used(self, record: VolumeRecord) -> int:
-        return await self._backend.used(record.id)
+        """Bytes on the host; -1: it has no disk."""
+        return await self._backend.used(record.id) if isinstance(self.form(record), DiskForm) else -1
 
     async def recover(self) -> list[str]:
         """Finish what a killed daemon left: volumes for containers that never came to be are undone, records without
@@ -158,10 +183,11 @@ class VolumeService:
 
 
 def mounted_volumes(containers: Collection[ContainerRecord]) -> dict[str, bool]:
-    """Names of the volumes that these containers mount, and whether all of them mount it read-only."""
+    """Names of the volumes that these containers mount of a VM, their own or another, and whether all of them mount it
+    read-only. Not those that are the host's directories."""
     names: dict[str, bool] = {}
     for container in containers:
         for mount in container.spec.mounts:
-            if mount.kind is MountKind.VOLUME:
+            if mount.kind is MountKind.VOLUME and not mount.device:
                 names[mount.source] = names.get(mount.source, True) and mount.read_only
     return names

@@ -72,7 +72,10 @@ class Mount(Message, frozen=True, kw_only=True):
     target: bytes
     source: str = ""
     """Name of a pod-wide volume."""
+    share: bytes = b""
+    """Directory of the volume out of which `subpath` does not lead; empty: all of it."""
     subpath: bytes = b""
+    """What is mounted of it, which must be there; empty: all of it."""
     read_only: bool = False
     size: int = 0
     mode: int = 0
@@ -169,10 +172,16 @@ class Volume(Call, frozen=True, kw_only=True, tag="volume"):
     serial: str = ""
     """Of an ext4 disk."""
     port: str = ""
-    """Name of the virtio-serial port at which its files are served. Neither: a tmpfs of `tmpfs` bytes."""
+    """Name of the virtio-serial port at which its files are served. Neither: a tmpfs."""
     tmpfs: int = 0
+    """Bytes it may have; 0: half of the guest's memory."""
+    files: int = 0
+    """How many a tmpfs may have; 0: what the kernel finds right."""
     read_only: bool = False
     mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    """Whose the root of a tmpfs is."""
 
 
 class Unvolume(Call, frozen=True, kw_only=True, tag="unvolume"):

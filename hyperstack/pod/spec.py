@@ -96,13 +96,28 @@ class Mount(Struct, frozen=True, kw_only=True):
     """A volume nobody named: removed with its container where asked."""
     create_source: bool = False
     """bind: where the host path is missing, a directory is made."""
+    device: str = ""
+    """volume: the host path that it is, where it is one of the host's; served as a bind. The engine sets it."""
+    inherited: tuple[str, ...] = ()
+    """volume: options that all its mounts have (ro, noexec, nocopy, nonrecursive...). The engine sets it."""
     uid: int = 0
-    """bind: the host's user whose rights hold. 0: root's, and each file is its maker's. The engine sets it."""
+    """Of a host path: the host's user whose rights hold. 0: root's, and each file is its maker's. The engine sets
+    it."""
     labels: dict[str, str] = {}
     driver_options: dict[str, str] = {}
     """volume: what it is made with where it is absent."""
     structured: bool = False
     """It was asked for as a structure (Docker: HostConfig.Mounts), not as a string (HostConfig.Binds)."""
+
+    @property
+    def host_path(self) -> str:
+        """Empty: it is none of the host's."""
+        return self.source if self.kind is MountKind.BIND else self.device
+
+    @property
+    def has(self) -> frozenset[str]:
+        """Its options, and its volume's."""
+        return frozenset((*self.options, *self.inherited))
 
 
 class LogConfig(Struct, frozen=True, kw_only=True):

@@ -88,3 +88,27 @@ async def test_devices_sockets_and_pipes_are_refused(service: BindService, tmp_p
         for path, word in ((Path("/dev/null"), "device"), (tmp_path / "pipe", "pipe"), (tmp_path / "socket", "socket")):
             with pytest.raises(UnsupportedOption, match=word):
                 await service.admit(ROOT, bind(path))
+
+
+def of_volume(path: Path) -> Mount:
+    return Mount(kind=MountKind.VOLUME, source="data", target="/x", device=str(path))
+
+
+async def test_a_volume_that_is_a_host_path_is_under_the_same_rule(service: BindService, tmp_path: Path) -> None:
+    """When it is made, where it need not be there yet, and when a container has it."""
+    for below in ("allowed/below", "allowed/later"):
+        await service.permit(USER, str(tmp_path / below))
+    assert (await service.admit(USER, of_volume(tmp_path / "allowed/below"))).uid == USER.uid
+    for below in ("allowed-not", "allowed/out/nowhere", "nowhere"):
+        for attempt in (service.permit(USER, str(tmp_path / below)), service.admit(USER, of_volume(tmp_path / below))):
+            with pytest.raises(Forbidden):
+                await attempt
+    with pytest.raises(Forbidden):
+        await service.permit(REMOTE, str(tmp_path / "allowed"))
+
+
+async def test_such_a_volume_is_a_directory_that_is_there(service: BindService, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for below, said in (("file", "not a directory"), ("absent", "no such file or directory")):
+        with pytest.raises(InvalidArgument, match=f"failed to mount local volume: mount {tmp_path}/{below}.*{said}"):
+            await service.admit(ROOT, of_volume(tmp_path / below))

@@ -104,12 +104,14 @@ async def test_a_volume_is_made_opened_measured_and_removed(tmp_path: Path) -> N
         await volumes.used("v1")
 
 
-async def test_the_size_option_counts_and_others_are_refused_by_name(tmp_path: Path) -> None:
+async def test_the_size_option_counts_and_what_is_no_disk_has_none(tmp_path: Path) -> None:
     volumes = LocalVolumes(tmp_path)
     await volumes.create(volume(), options={"size": "32m"})
     assert (tmp_path / "v1.img").stat().st_size == 32 * MIB
-    with pytest.raises(UnsupportedOption, match="'type'"):
-        await volumes.create(volume("v2"), options={"size": "32m", "type": "nfs"})
+    await volumes.create(volume("v2"), options={"type": "tmpfs", "device": "tmpfs"})
+    await volumes.create(volume("v3"), options={"type": "none", "o": "bind", "device": str(tmp_path)})
+    with pytest.raises(UnsupportedOption, match="type=nfs"):
+        await volumes.create(volume("v4"), options={"type": "nfs", "device": ":/x"})
     assert os.listdir(tmp_path) == ["v1.img"]
 
 

@@ -412,14 +412,16 @@ async def test_files_are_private_and_links_in_the_image_do_not_lead_them_out(gue
 
 async def test_volumes_are_shared_and_take_what_the_image_has(guest: Guest) -> None:
     await guest.channel.volume(Volume(name="shared", serial="disk-volume"))
-    await guest.channel.volume(Volume(name="memory", tmpfs=MIB))
-    mounts = (Mount(kind="volume", source="shared", target=b"/data", copy_up=True),
-              Mount(kind="volume", source="memory", target=b"/mnt/deep/memory", subpath=b"a/b", read_only=True),
-              Mount(kind="tmpfs", target=b"/scratch", size=64 << 10, mode=0o700, flags=8))
-    for name in ("one", "two"):
-        await guest.create(name, mounts=mounts)
+    await guest.channel.volume(Volume(name="memory", tmpfs=MIB, files=9, mode=0o710, uid=5, gid=6))
+    shared = Mount(kind="volume", source="shared", target=b"/data", copy_up=True)
+    part = Mount(kind="volume", source="memory", target=b"/mnt/deep/memory", share=b"a", subpath=b"b", read_only=True)
+    scratch = Mount(kind="tmpfs", target=b"/scratch", size=64 << 10, mode=0o700, flags=8)
+    await guest.create("one", mounts=(shared, Mount(kind="volume", source="memory", target=b"/m")))
+    await guest.create("two", mounts=(shared, part, scratch))
     main, sink = await guest.begin("one", "sleep", "1000")
     assert await guest.shell("one", "cat /data/seed; ls -d /data/sub") == "from the image/data/sub\n"
+    said = "stat -c %u:%g:%a /m; stat -f -c %c /m; mkdir -p /m/a/b"
+    assert await guest.shell("one", said) == "5:6:710\n9\n"
     await guest.shell("one", "echo hello > /data/hello")
     _, second = await guest.run("two", "sh", "-c", "cat /data/hello; touch /mnt/deep/memory/x 2>&1; "
                                 "stat -c %a /scratch; cp /bin/busybox /scratch/ 2>&1")

@@ -49,6 +49,7 @@ static bool decode_mount(struct slice value, struct mount_spec *mount, struct ar
     static const struct field fields[] = {
         {"kind", FIELD_TEXT, false, offsetof(struct mount_spec, kind_text), 1, 16},
         {"source", FIELD_TEXT, true, offsetof(struct mount_spec, source), 0, 255},
+        {"share", FIELD_TEXT, true, offsetof(struct mount_spec, share), 0, PATH_LIMIT - 1},
         {"subpath", FIELD_TEXT, true, offsetof(struct mount_spec, subpath), 0, PATH_LIMIT - 1},
         {"target", FIELD_TEXT, false, offsetof(struct mount_spec, target), 1, PATH_LIMIT - 1},
         {"read_only", FIELD_BOOL, true, offsetof(struct mount_spec, read_only), 0, 0},

@@ -14,7 +14,7 @@ enum mount_kind { MOUNT_TMPFS, MOUNT_VOLUME };
 
 struct mount_spec {
     enum mount_kind kind;
-    char *kind_text, *source, *subpath, *target;
+    char *kind_text, *source, *share, *subpath, *target;
     bool read_only, copy_up;
     int64_t size, mode, flags;
 };

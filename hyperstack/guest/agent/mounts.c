@@ -79,11 +79,20 @@ bool unmount(const char *path)
     return syscall(SYS_umount2, path, 0) == 0 || (errno == EBUSY && syscall(SYS_umount2, path, UNMOUNT_DETACH) == 0);
 }
 
+static int open_within(int directory, const char *path, int flags, uint64_t resolve)
+{
+    struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC), .resolve = resolve | RESOLVE_NO_MAGICLINKS};
+    return (int)syscall(SYS_openat2, directory, *path ? path : ".", &how, sizeof(how));
+}
+
 int root_open(int root, const char *path, int flags)
 {
-    struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC),
-                           .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-    return (int)syscall(SYS_openat2, root, *path ? path : ".", &how, sizeof(how));
+    return open_within(root, path, flags, RESOLVE_IN_ROOT);
+}
+
+int beneath_open(int directory, const char *path, int flags)
+{
+    return open_within(directory, path, flags, RESOLVE_BENEATH);
 }
 
 /* Opens the directory `path`, and makes it in `parent` as `name` where it is missing. */

@@ -20,6 +20,9 @@ bool mount_attach(int mount_fd, int target_fd, const char *what, struct problem 
 bool mount_attach_path(int mount_fd, const char *path, struct problem *problem);
 bool unmount(const char *path); /* waits for nothing: a busy mount is detached */
 
+/* A relative path; -1 with EXDEV where it, or a link on its way, leads out of the directory. */
+int beneath_open(int directory, const char *path, int flags);
+
 /* Paths inside a root. Symbolic links are followed as if the root were "/". */
 int root_open(int root, const char *path, int flags);
 int root_make_directory(int root, const char *path);       /* with missing parents; O_PATH descriptor, -1 with errno */

@@ -176,25 +176,38 @@ static bool copy_up(int root, const char *target, int volume, struct problem *pr
     return good;
 }
 
-static int bind_volume(int root, const struct mount_spec *mount, bool *is_directory, struct problem *problem)
+/* What is mounted of a volume: nothing that links of its own lead to outside. Neither absence is a command's. */
+static int open_part(const struct mount_spec *mount, struct problem *problem)
 {
     char path[PATH_LIMIT];
+    const char *subpath = mount->subpath && *mount->subpath ? mount->subpath : ".";
     snprintf(path, sizeof(path), RUN_PATH "/volumes/%s", mount->source);
     int volume = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (volume >= 0 && mount->share && *mount->share) {
+        int share = beneath_open(volume, mount->share, O_PATH | O_DIRECTORY);
+        close_fd(&volume);
+        volume = share;
+    }
     if (volume < 0) {
-        fail(problem, errno, "there is no volume %s", mount->source);
+        fail(problem, EINVAL, "there is no volume %s", mount->source);
         return -1;
     }
-    const char *subpath = mount->subpath && *mount->subpath ? mount->subpath : ".";
-    int source = root_open(volume, subpath, O_PATH);
-    if (source < 0 && errno == ENOENT)
-        source = root_make_directory(volume, subpath);
+    int part = beneath_open(volume, subpath, O_PATH);
+    if (part < 0 && errno == EXDEV)
+        fail(problem, EINVAL, "path \"%s\" escapes from volume %s", subpath, mount->source);
+    else if (part < 0)
+        fail(problem, EINVAL, "cannot access path \"%s\" in volume %s: %s", subpath, mount->source, strerror(errno));
     close_fd(&volume);
+    return part;
+}
+
+static int bind_volume(int root, const struct mount_spec *mount, bool *is_directory, struct problem *problem)
+{
     struct stat status;
-    int mounted = -1;
-    if (source < 0 || fstat(source, &status) < 0) {
-        fail(problem, errno, "%s in volume %s: %s", subpath, mount->source, strerror(errno));
-    } else {
+    int mounted = -1, source = open_part(mount, problem);
+    if (source >= 0 && fstat(source, &status) < 0) {
+        fail(problem, EIO, "a part of volume %s: %s", mount->source, strerror(errno));
+    } else if (source >= 0) {
         *is_directory = S_ISDIR(status.st_mode);
         if (!*is_directory || !mount->copy_up || copy_up(root, mount->target, source, problem))
             mounted = mount_clone(source, "", problem);

@@ -17,16 +17,28 @@
 
 struct volume_request {
     char *op, *name, *serial, *port;
-    int64_t tmpfs, mode;
+    int64_t tmpfs, files, mode, uid, gid;
     bool read_only;
 };
 
 static int mount_tmpfs(const struct volume_request *request, struct problem *problem)
 {
-    char size[32], mode[16];
+    char size[32], files[32], mode[16], uid[16], gid[16];
     snprintf(size, sizeof(size), "%" PRId64, request->tmpfs);
+    snprintf(files, sizeof(files), "%" PRId64, request->files);
     snprintf(mode, sizeof(mode), "%04o", request->mode < 0 ? 0777U : (unsigned)request->mode);
-    const char *const options[] = {"mode", mode, request->tmpfs ? "size" : NULL, size, NULL};
+    snprintf(uid, sizeof(uid), "%" PRId64, request->uid);
+    snprintf(gid, sizeof(gid), "%" PRId64, request->gid);
+    const char *options[11] = {"mode", mode, "uid", uid, "gid", gid};
+    unsigned count = 6;
+    if (request->tmpfs) {
+        options[count++] = "size";
+        options[count++] = size;
+    }
+    if (request->files) {
+        options[count++] = "nr_inodes";
+        options[count++] = files;
+    }
     return mount_new("tmpfs", request->name, options, request->read_only ? ATTR_RDONLY : 0, problem);
 }
 
@@ -57,8 +69,11 @@ bool volume_mount(struct slice arguments, struct problem *problem)
         {"serial", FIELD_TEXT, true, offsetof(struct volume_request, serial), 1, 63},
         {"port", FIELD_TEXT, true, offsetof(struct volume_request, port), 1, 63},
         {"tmpfs", FIELD_INT, true, offsetof(struct volume_request, tmpfs), 0, INT64_MAX},
+        {"files", FIELD_INT, true, offsetof(struct volume_request, files), 0, INT64_MAX},
         {"read_only", FIELD_BOOL, true, offsetof(struct volume_request, read_only), 0, 0},
         {"mode", FIELD_INT, true, offsetof(struct volume_request, mode), 0, 07777},
+        {"uid", FIELD_INT, true, offsetof(struct volume_request, uid), 0, UINT32_MAX - 1},
+        {"gid", FIELD_INT, true, offsetof(struct volume_request, gid), 0, UINT32_MAX - 1},
     };
     struct volume_request request = {.mode = -1};
     struct arena arena = {0};

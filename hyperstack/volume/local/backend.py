@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from hyperstack.pod.errors import InvalidArgument, NotFound, UnsupportedOption
-from hyperstack.volume.api import Volume
+from hyperstack.pod.errors import InvalidArgument, NotFound
+from hyperstack.volume.api import DiskForm, Form, Volume
 from hyperstack.volume.local.blank import make_blank_disk
-from hyperstack.volume.local.sizes import parse_size
+from hyperstack.volume.local.options import parse_options
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}\Z")
 
@@ -31,16 +31,15 @@ class LocalVolumes:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def create(self, volume: Volume, *, options: dict[str, str]) -> None:
-        """The one option is `size` ("10g"); it stands above `volume.size`. A volume that is there is left as it is."""
-        for option in options:
-            if option != "size":
-                raise UnsupportedOption(f"volume option {option[:64]!r}", "the local driver knows only size",
-                                        hint="leave it out, or use -o size=10g")
-        size = parse_size(options["size"]) if "size" in options else volume.size
-        path = self._path(volume.id)
-        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await make_blank_disk(path, size, durable=True)
+    def form(self, options: Mapping[str, str]) -> Form:
+        return parse_options(options)
+
+    async def create(self, volume: Volume, *, options: Mapping[str, str]) -> None:
+        """A volume that is there is left as it is."""
+        form, path = parse_options(options), self._path(volume.id)
+        if isinstance(form, DiskForm):
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            await make_blank_disk(path, form.size or volume.size, durable=True)
 
     def open(self, volume_id: str, *, read_only: bool = False) -> int:
         flags = os.O_RDONLY if read_only else os.O_RDWR
