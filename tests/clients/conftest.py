@@ -14,7 +14,7 @@ import docker
 import docker.errors
 import pytest
 
-from tests.clients.peers import DOCKER, FOREIGN, OURS, PREFIX, Cli, Expectations, HostNetwork, Network, binaries
+from tests.clients.peers import FOREIGN, OURS, PREFIX, Cli, Expectations, HostNetwork, Network, binaries, expected_of
 from tests.clients.services import Images, make_images
 from tests.harness import Daemon, Namespace, Registry
 from tests.images import BUSYBOX, fill_registry
@@ -53,7 +53,8 @@ def _foreign() -> Iterator[Engine]:
             fill_registry(cast(Namespace, network))
             with contextlib.closing(docker.DockerClient(base_url=FOREIGN)) as client:
                 client.images.pull(BUSYBOX)
-            yield Engine(FOREIGN, network, DOCKER)
+                release = int(client.version()["Version"].partition(".")[0])
+            yield Engine(FOREIGN, network, expected_of(release))
         finally:
             registry.close()
 

@@ -37,12 +37,25 @@ class Expectations:
     """What a container on the host's network is refused with; empty: it runs."""
     host_processes: str = ""
     """The same of the host's processes."""
+    exec_not_found: int = 127
+    """Exit code of an exec of a program that is not there; 126 before Docker 28."""
+    privileged: bool = True
+    """Whether it can give a process every right: not where this host lacks one itself."""
+    catalogues_are_searched: bool = False
+    """Whether `docker search HOST/WORD` finds what the catalogue of a registry lists."""
 
 
-DOCKER = Expectations()
 OURS = Expectations(networks=frozenset({"bridge", "none"}), runtime="hyperstack", volumes_have_paths=False,
-                    host_network="HostConfig.NetworkMode=host is not supported",
+                    catalogues_are_searched=True, host_network="HostConfig.NetworkMode=host is not supported",
                     host_processes="HostConfig.PidMode=host is not supported")
+
+
+def expected_of(release: int) -> Expectations:
+    """Of Docker's engine, with this host's kernel below it."""
+    bounds = re.search(r"^CapBnd:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    return Expectations(exec_not_found=127 if release >= 28 else 126,
+                        privileged=bounds is not None and int(bounds[1], 16) == (1 << last + 1) - 1)
 
 
 class HostNetwork:
