@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
+import json
 import os
 import socket
 import ssl
@@ -12,7 +14,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,6 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.harness import BIN, PATIENCE_S, Daemon, Namespace, Output, wait_until
 from tests.images import BUSYBOX
+from tests.reference.client import frames
 
 PORT, PLAIN_PORT = 2376, 2375
 MIB = 1 << 20
@@ -44,11 +49,26 @@ class Certified:
         assert not check or done.returncode == 0, (done.stderr[-2000:], self.daemon.log_tail())
         return done
 
-    def connect(self, client: str = "admin") -> ssl.SSLSocket:
+    def trust(self, client: str = "admin") -> ssl.SSLContext:
+        """The client's certificate, and whom it believes."""
         home = self.tls / "clients" / client
         context = ssl.create_default_context(cafile=str(home / "ca.pem"))
         context.load_cert_chain(home / "cert.pem", home / "key.pem")
-        return context.wrap_socket(self.network.connect("127.0.0.1", PORT), server_hostname="127.0.0.1")
+        return context
+
+    def connect(self, client: str = "admin") -> ssl.SSLSocket:
+        return self.trust(client).wrap_socket(self.network.connect("127.0.0.1", PORT), server_hostname="127.0.0.1")
+
+    def take_over(self, path: str, body: bytes = b"", client: str = "admin") -> tuple[int, ssl.SSLSocket]:
+        """The status of a POST that asks for the connection, and the connection behind the answer's head."""
+        connection = self.connect(client)
+        connection.settimeout(PATIENCE_S)
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nContent-Type: "
+                           f"application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += connection.recv(1)
+        return int(head.split()[1]), connection
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +146,63 @@ def test_a_client_that_vanishes_detaches(certified: Certified) -> None:
                     connection.unwrap()
             connection.close()
         wait_until(lambda: _connections(certified.daemon.pid) <= 1, "the daemon let go of the connections")
+    finally:
+        certified.docker("rm", "-f", ident)
+
+
+def _whole(connection: ssl.SSLSocket) -> list[tuple[int, bytes]]:
+    """All frames that come until the other side ends."""
+    raw = b""
+    while data := connection.recv(4096):
+        raw += data
+    return list(frames(raw))
+
+
+def test_streams_take_the_connection_over(certified: Certified) -> None:
+    """Both ways, with the output framed, for who may and for nobody else."""
+    script = "read line; echo got $line; echo bad >&2; exit 5"
+    ident = certified.docker("run", "-di", BUSYBOX, "sh", "-c", f"read go; {script}").stdout.decode().strip()
+    attach, said = f"/containers/{ident}/attach?stream=1&stdin=1&stdout=1&stderr=1", [(1, b"got it\n"), (2, b"bad\n")]
+    try:
+        command = json.dumps({"Cmd": ["sh", "-c", script], "AttachStdin": True, "AttachStdout": True,
+                              "AttachStderr": True}).encode()
+        status, connection = certified.take_over(f"/containers/{ident}/exec", command)
+        execution = json.loads(connection.recv(4096))["Id"]
+        connection.close()
+        assert status == 201
+        for path in (attach, f"/exec/{execution}/start"):
+            status, connection = certified.take_over(path, b"{}", client="betty")
+            connection.close()
+            assert status == 404
+        for path, words in ((f"/exec/{execution}/start", b"it\n"), (attach, b"go\nit\n")):
+            status, connection = certified.take_over(path, b"{}")
+            with connection:
+                assert status == 101
+                connection.sendall(words)
+                assert sorted(_whole(connection)) == said
+        assert certified.docker("wait", ident).stdout == b"5\n"
+    finally:
+        certified.docker("rm", "-f", ident)
+
+
+def test_a_websocket_attaches(certified: Certified) -> None:
+    ident = certified.docker("run", "-di", BUSYBOX, "sh", "-c", "read line; echo got $line").stdout.decode().strip()
+    url = f"https://127.0.0.1:{PORT}/containers/{ident}/attach/ws?stream=1&stdin=1&stdout=1"
+
+    def within(address: Any) -> socket.socket:
+        with certified.network.entered():
+            return socket.socket(*address[:3])
+
+    async def talk(client: str) -> bytes:
+        connector = aiohttp.TCPConnector(ssl=certified.trust(client), socket_factory=within)
+        async with aiohttp.ClientSession(connector=connector) as session, session.ws_connect(url) as stream:
+            await stream.send_bytes(b"words\n")
+            return b"".join([message.data async for message in stream])
+
+    try:
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="404"):
+            asyncio.run(asyncio.wait_for(talk("betty"), PATIENCE_S))
+        assert asyncio.run(asyncio.wait_for(talk("admin"), PATIENCE_S)) == b"got words\n"
     finally:
         certified.docker("rm", "-f", ident)
 
