@@ -21,7 +21,7 @@ class Statement(NamedTuple):
     @property
     def text(self) -> str:
         """By which it is known: the first cell that is not empty, without marks."""
-        return re.sub(r"[`*]", "", next(cell for cell in self.cells if cell))
+        return re.sub(r"`|\*\*", "", next(cell for cell in self.cells if cell))
 
 
 def statements(page: str) -> list[Statement]:
