@@ -44,7 +44,8 @@ def _row(volume: Mapping[str, Any]) -> dict[str, Any]:
 @click.command(cls=Command)
 @click.option("-d", "--driver", default="local", show_default=True, help="Volume driver")
 @click.option("--label", multiple=True, metavar="KEY[=VALUE]", help="Set a label")
-@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE", help="Set an option of the driver, such as size=10G, or type, o and device")
+@click.option("-o", "--opt", multiple=True, metavar="KEY=VALUE",
+              help="Set an option of the driver, such as size=10G, or type, o and device")
 @click.argument("name", required=False, default="", metavar="[VOLUME]")
 @pass_app
 def create(app: App, *, name: str, driver: str, label: Sequence[str], opt: Sequence[str]) -> None:
