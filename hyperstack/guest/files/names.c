@@ -19,56 +19,65 @@ static int open_directory(const struct request *request, struct node **directory
     return *fd < 0 ? errno : 0;
 }
 
-/* After something was made as `name`. */
-static int made(const struct request *request, int result, struct node *directory, const char *name)
+/* Where something is to be made. */
+struct place {
+    struct node *directory;
+    const char *name;
+    int fd; /* the directory's */
+};
+
+/* The place that a request names after its record of `size`; from here on files are theirs who ask. An errno. */
+static int begin_at(const struct request *request, size_t size, struct place *place)
+{
+    int error;
+    place->name = take_name(request, size, NULL);
+    if (!place->name)
+        return errno;
+    if ((error = open_directory(request, &place->directory, &place->fd)))
+        return error;
+    return begin_as(request);
+}
+
+/* After something was made there. */
+static int made(const struct request *request, int result, const struct place *place)
 {
     int error = errno;
     end_as();
-    return result < 0 ? error : reply_entry(request, directory, name);
+    return result < 0 ? error : reply_entry(request, place->directory, place->name);
 }
 
 int do_mknod(const struct request *request)
 {
     const struct fuse_mknod_in *in = BODY(request, struct fuse_mknod_in);
-    const char *name = in ? take_name(request, sizeof(*in), NULL) : NULL;
-    struct node *directory;
-    int fd, error;
-    if (!name)
+    struct place place;
+    if (!in)
         return errno;
     if (!S_ISREG(in->mode) && !S_ISFIFO(in->mode) && !S_ISSOCK(in->mode))
         return EPERM; /* a device of the guest's would be one of the host's */
-    if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
-        return error;
-    return made(request, mknodat(fd, name, in->mode & (S_IFMT | 07777), 0), directory, name);
+    int error = begin_at(request, sizeof(*in), &place);
+    return error ? error : made(request, mknodat(place.fd, place.name, in->mode & (S_IFMT | 07777), 0), &place);
 }
 
 int do_mkdir(const struct request *request)
 {
     const struct fuse_mkdir_in *in = BODY(request, struct fuse_mkdir_in);
-    const char *name = in ? take_name(request, sizeof(*in), NULL) : NULL;
-    struct node *directory;
-    int fd, error;
-    if (!name)
-        return errno;
-    if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
-        return error;
-    return made(request, mkdirat(fd, name, in->mode & 07777), directory, name);
+    struct place place;
+    int error = in ? begin_at(request, sizeof(*in), &place) : errno;
+    return error ? error : made(request, mkdirat(place.fd, place.name, in->mode & 07777), &place);
 }
 
 int do_symlink(const struct request *request)
 {
     size_t after;
+    struct place place;
     const char *name = take_name(request, 0, &after);
-    const char *target = name ? request->body + after : "";
-    struct node *directory;
-    int fd, error;
     if (!name)
         return errno;
+    const char *target = request->body + after;
     if (after >= request->size || strnlen(target, request->size - after) == request->size - after)
         return EINVAL;
-    if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
-        return error;
-    return made(request, symlinkat(target, fd, name), directory, name);
+    int error = begin_at(request, 0, &place);
+    return error ? error : made(request, symlinkat(target, place.fd, place.name), &place);
 }
 
 int do_link(const struct request *request)
@@ -150,15 +159,13 @@ int do_rename2(const struct request *request)
 int do_create(const struct request *request)
 {
     const struct fuse_create_in *in = BODY(request, struct fuse_create_in);
-    const char *name = in ? take_name(request, sizeof(*in), NULL) : NULL;
-    struct node *directory;
-    int fd, error;
-    if (!name)
-        return errno;
-    if ((error = open_directory(request, &directory, &fd)) || (error = begin_as(request)))
+    struct place place;
+    int error = in ? begin_at(request, sizeof(*in), &place) : errno;
+    if (error)
         return error;
     /* A new file only: what is there already could be a device or a pipe, and is opened by its node. */
-    int made_fd = openat(fd, name, (open_flags(in->flags) & ~O_TRUNC) | O_CREAT | O_EXCL, in->mode & 07777);
+    int made_fd = openat(place.fd, place.name, (open_flags(in->flags) & ~O_TRUNC) | O_CREAT | O_EXCL,
+                         in->mode & 07777);
     error = made_fd < 0 ? errno : 0;
     end_as();
     struct {
@@ -166,11 +173,11 @@ int do_create(const struct request *request)
         struct fuse_open_out open;
     } out = {0};
     if (!error)
-        error = entry_of(directory, name, &out.entry);
+        error = entry_of(place.directory, place.name, &out.entry);
     else if (error == EEXIST && !(in->flags & O_EXCL)) {
         struct node *node;
         struct stat status;
-        error = entry_of(directory, name, &out.entry);
+        error = entry_of(place.directory, place.name, &out.entry);
         node = error ? NULL : node_get(out.entry.nodeid);
         int known = node ? node_fd(node) : -1;
         if (known >= 0 && fstat(known, &status) == 0 && S_ISREG(status.st_mode))
