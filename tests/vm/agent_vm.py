@@ -215,3 +215,11 @@ async def boot(directory: Path, disks: Sequence[tuple[str, Path, bool]], *, memo
             machine.kill()
         await machine.wait()
 
+
+@contextlib.asynccontextmanager
+async def lasting(directory: Path, disks: Sequence[tuple[str, Path, bool]]) -> AsyncIterator[Guest]:
+    """One for many tests, which ends as it should."""
+    async with boot(directory, disks) as guest:
+        yield guest
+        await guest.channel.shutdown()
+        await asyncio.wait_for(guest.machine.wait(), 60)

@@ -20,7 +20,7 @@ from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import File, Limits, Mount, Volume
 from hyperstack.guest.seccomp import default_profile
 from hyperstack.pod.errors import Conflict
-from tests.vm.agent_vm import Collector, Guest, boot, busybox_root, make_blank, make_layer, process
+from tests.vm.agent_vm import Collector, Guest, busybox_root, lasting, make_blank, make_layer, process
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -39,10 +39,8 @@ async def guest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guest
     disks = [("layer0", base, True), ("layer1", make_layer(upper, directory / "upper.erofs"), True),
              ("disk-writable", make_blank(directory / "w.img"), False),
              ("disk-volume", make_blank(directory / "v.img"), False)]
-    async with boot(directory, disks) as booted:
+    async with lasting(directory, disks) as booted:
         yield booted
-        await booted.channel.shutdown()
-        await asyncio.wait_for(booted.machine.wait(), 60)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -54,15 +52,6 @@ async def container(guest: Guest, request: pytest.FixtureRequest) -> AsyncIterat
     yield name
     await guest.channel.remove(name)
     await guest.channel.release(handle)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stopped(guest: Guest) -> AsyncIterator[str]:
-    """A container in which nothing runs."""
-    name = f"s{guest.handle()}"
-    await guest.create(name)
-    yield name
-    await guest.channel.remove(name)
 
 
 # --- processes ---

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import tarfile
@@ -14,7 +13,7 @@ import pytest_asyncio
 
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import File, LayerForm, Mount, Volume
-from tests.vm.agent_vm import Collector, Guest, boot, busybox_root, make_blank, make_layer
+from tests.vm.agent_vm import Collector, Guest, busybox_root, lasting, make_blank, make_layer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -37,11 +36,9 @@ async def guest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Guest
              ("layer1", make_layer(upper, directory / "upper.erofs"), True),
              ("disk-writable", make_blank(directory / "w.img"), False),
              ("disk-volume", make_blank(directory / "v.img"), False)]
-    async with boot(directory, disks) as booted:
+    async with lasting(directory, disks) as booted:
         await booted.channel.volume(Volume(name="v", serial="disk-volume"))
         yield booted
-        await booted.channel.shutdown()
-        await asyncio.wait_for(booted.machine.wait(), 60)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
