@@ -38,6 +38,23 @@ volumes:
   orders: {{}}
 """
 
+FORMS = """
+version: "3.8"
+services:
+  one: &service
+    image: {redis}
+    command: [sleep, "600"]
+    volumes: ["memory:/memory", "data:/data", "disk:/disk"]
+  two: *service
+volumes:
+  memory:
+    driver_opts: {{type: tmpfs, device: tmpfs, o: "size=1m,uid=1000,mode=1770"}}
+  data:
+    driver_opts: {{type: none, o: bind, device: {directory}}}
+  disk:
+    driver_opts: {{size: 32m}}
+"""
+
 pytestmark = pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose on this host")
 
 
@@ -65,6 +82,16 @@ class Compose:
                 return b"".join(iter(lambda: connection.recv(4096), b"")).decode().rpartition("\r\n\r\n")[2].strip()
         except OSError:
             return ""
+
+
+@pytest.fixture
+def forms(docker_cli: Cli, images: Images, tmp_path: Path) -> Iterator[Compose]:
+    """Two services with volumes of each form; `data` is the directory beside."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "docker-compose.yml").write_text(FORMS.format(redis=images.redis, directory=tmp_path / "data"))
+    made = Compose(docker_cli, tmp_path)
+    yield made
+    made.run("down", "-v", "-t", "0")
 
 
 @pytest.fixture
@@ -114,3 +141,17 @@ def test_an_application_of_three_services(compose: Compose, docker_cli: Cli) -> 
     assert compose.containers() == set()
     assert "hs-shop_orders" not in docker_cli.lines("volume", "ls", "-q")
     assert "hs-shop_back" not in docker_cli.lines("network", "ls", "--format", "{{.Name}}")
+
+
+def test_volumes_with_options_of_their_driver(forms: Compose, docker_cli: Cli, tmp_path: Path) -> None:
+    """Each is one thing for both services."""
+    forms.run("up", "-d")
+    assert docker_cli("volume", "inspect", "-f", "{{.Options.o}}", "hs-shop_memory") == "size=1m,uid=1000,mode=1770"
+    assert forms.run("exec", "-T", "one", "stat", "-c", "%u:%a", "/memory").strip() == "1000:1770"
+    forms.run("exec", "-T", "one", "sh", "-c", "for d in memory data disk; do echo $d >/$d/f; done")
+    found = forms.run("exec", "-T", "two", "cat", "/memory/f", "/data/f", "/disk/f")
+    assert found.split() == ["memory", "data", "disk"]
+    assert (tmp_path / "data/f").read_text() == "data\n"
+    forms.run("down", "-t", "0")
+    forms.run("up", "-d")
+    assert forms.run("exec", "-T", "two", "sh", "-c", "cd /; ls memory; cat data/f disk/f").split() == ["data", "disk"]

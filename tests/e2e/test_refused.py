@@ -54,8 +54,11 @@ CASES: dict[str, list[tuple[dict[str, Any], str]]] = {
     "binds of sockets": [({"Binds": [f"SPECIAL/{kind}:/m"]}, f"SPECIAL/{kind}")
                          for kind in ("socket", "pipe", "device")],
     "VolumeDriver": [({"VolumeDriver": "nfs"}, "HostConfig.VolumeDriver=nfs"),
-                     (volume("nfs"), "VolumeOptions.DriverConfig.Name=nfs"),
-                     *((volume(**{name: "x"}), f"volume option '{name}'") for name in ("type", "o", "device"))],
+                     (volume("nfs"), "VolumeOptions.DriverConfig.Name=nfs")],
+    "volumes with type": [*((volume(type=kind, device="x", o="rw"), f"volume option type={kind}")
+                            for kind in ("nfs", "cifs", "overlay", "ext4")),
+                          (volume(type="none", device="/tmp", o="bind,uid=1"), "volume option o=uid=1"),
+                          (volume(type="tmpfs", device="tmpfs", o="huge=always"), "volume option o=huge=always")],
     "Devices": [({"Devices": [{"PathOnHost": "/dev/sda"}]}, "HostConfig.Devices"),
                 ({"DeviceCgroupRules": ["c 1:1 rwm"]}, "HostConfig.DeviceCgroupRules"),
                 ({"DeviceRequests": [{"Count": -1}]}, "HostConfig.DeviceRequests")],
