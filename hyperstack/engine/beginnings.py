@@ -9,9 +9,8 @@ from msgspec.structs import replace
 
 from hyperstack.engine import joining, launch, linking
 from hyperstack.engine.endings import SIGNALLED, Endings
-from hyperstack.engine.lives import Lives
+from hyperstack.engine.lives import ALIVE, Lives
 from hyperstack.engine.records import ContainerRecord
-from hyperstack.engine.room import check_room
 from hyperstack.engine.sandboxes import Sandbox
 from hyperstack.engine.seating import Seating
 from hyperstack.guest.channel import GuestCallError
@@ -41,7 +40,10 @@ class Beginnings:
             sandbox = await self._lives.sandboxes.ensure(container.pod_id)
             pod = self._lives.pod(container.pod_id)
             if running:
-                check_room(pod, container.spec.resources, container, self._lives.sandboxes.containers_of(pod.id))
+                beside = [c for c in self._lives.sandboxes.containers_of(pod.id)
+                          if c.id != container.id and c.state in ALIVE]
+                await self._lives.sandboxes.make_room(container, container.spec.resources, beside)
+                pod = self._lives.pod(pod.id)
             await self.prepare(sandbox, container)
             process = launch.main_process(pod, container, linking.environment(self._lives.store, container))
             container = self._lives.put(replace(container, handle=sandbox.new_handle()))

@@ -20,7 +20,6 @@ from hyperstack.engine.logdrivers import check_readable
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
-from hyperstack.engine.room import check_room
 from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
@@ -155,7 +154,9 @@ class ContainerService:
                 spec = replace(spec, resources=resources)
                 sandbox = self._sandboxes.get(pod.id)
                 if sandbox is not None and container.id in sandbox.prepared:
-                    check_room(pod, resources, container, self._sandboxes.containers_of(pod.id))
+                    beside = [c for c in self._sandboxes.containers_of(pod.id)
+                              if c.id != container.id and c.state in ALIVE]
+                    await self._sandboxes.make_room(container, resources, beside)
                     changed = launch.changed_limits(container.spec.resources, resources)
                     await sandbox.channel.update(container.id, changed)
                     if resources.cpuset_cpus != container.spec.resources.cpuset_cpus:

@@ -46,6 +46,7 @@ _MIN_CONTAINER_MEMORY = 6 * _MIB
 """Docker's own lower bound."""
 _MIN_RESERVE = 24 * _MIB
 """What the guest's kernel and agent use beside the containers, at least; the larger of it and a sixteenth is kept."""
+_SHARE_KEPT = 16
 
 
 def machine_memory_mib(pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel, config: EngineConfig) -> int:
@@ -92,12 +93,22 @@ def configuration(pod: PodRecord, disk_names: dict[str, str]) -> messages.Config
         time_ns=time.time_ns(), entropy=secrets.token_bytes(64), hostname=hostname(pod),
         domainname=pod.spec.domainname, net=net, sysctls=_SYSCTLS | pod.spec.sysctls,
         share_pid=pod.spec.share_process_namespace,
-        disks=disk_names, memory_reserve=_reserve(pod))
+        disks=disk_names, memory_reserve=reserve(pod))
 
 
 def room_of(pod: PodRecord) -> int:
     """Bytes of the running VM's RAM that its containers together can have."""
-    return pod.memory_mib * _MIB - _reserve(pod)
+    return room_within(_asked_mib(pod))
+
+
+def room_within(asked_mib: int) -> int:
+    """The same of any VM that may use so much RAM."""
+    return asked_mib * _MIB - _kept(asked_mib)
+
+
+def memory_around_mib(limits: int) -> int:
+    """RAM of a VM with room for containers of these limits together, in bytes."""
+    return -(-max(limits + _MIN_RESERVE, limits * _SHARE_KEPT // (_SHARE_KEPT - 1)) // _MIB) + 1
 
 
 def networks(pod: PodRecord) -> messages.Networks:
@@ -122,10 +133,18 @@ def _resolver(pod: PodRecord) -> str:
     return named[0].dns[0] if named else ""
 
 
-def _reserve(pod: PodRecord) -> int:
+def reserve(pod: PodRecord) -> int:
     """Bytes of the VM's RAM that its containers together cannot have."""
-    asked = pod.memory_asked_mib or pod.memory_mib
-    return (pod.memory_mib - asked) * _MIB + max(_MIN_RESERVE, asked * _MIB // 16)
+    asked = _asked_mib(pod)
+    return (pod.memory_mib - asked) * _MIB + _kept(asked)
+
+
+def _asked_mib(pod: PodRecord) -> int:
+    return pod.memory_asked_mib or pod.memory_mib
+
+
+def _kept(asked_mib: int) -> int:
+    return max(_MIN_RESERVE, asked_mib * _MIB // _SHARE_KEPT)
 
 
 def hostname(pod: PodRecord) -> str:

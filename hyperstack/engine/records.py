@@ -37,6 +37,8 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     memory_asked_mib: int = 0
     """What of it the pod may use; the rest is there because VMs come in classes. 0: all."""
     vcpus: int = 0
+    grown: bool = False
+    """Memory or processors of its VM are more than it was started with, or are to be."""
     origin: str = ""
     """How its VM began: "cold", "template" or "fork"; "pool": it stood ready."""
     kernel: str = ""

@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from hyperstack.engine import cpusets, greeting, launch, linking
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
+from hyperstack.engine.growth import Growth
 from hyperstack.engine.liveness import lost
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.placement import exposed_ports
@@ -44,6 +45,7 @@ from hyperstack.pod.errors import (
     UnsupportedOption,
 )
 from hyperstack.pod.kernel import Kernel
+from hyperstack.pod.spec import Resources
 from hyperstack.pod.states import SandboxState, check_sandbox
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ class Sandboxes:
         self._starts = starts
         self._uids = uids
         self._config = config
+        self._growth = Growth(store, kernels, starts, config)
         self._running: dict[str, Sandbox] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self.observer: SandboxObserver | None = None
@@ -205,6 +208,11 @@ class Sandboxes:
             await sandbox.channel.files(container, launch.name_files(pod, linking.hosts(self._store, pod)),
                                         deadline_s=deadline_s)
 
+    async def make_room(self, container: ContainerRecord, wanted: Resources, beside: Sequence[ContainerRecord]) -> None:
+        """Have the container's running VM large enough for these limits; see `Growth.make_room`."""
+        pod = self._pod(container.pod_id)
+        await self._growth.make_room(self.require(pod.id), pod, container, wanted, beside)
+
     async def fail(self, pod_id: str, reason: str) -> None:
         """Take down what is left of a machine that died or must die, and keep the reason. Idempotent."""
         if self._pod(pod_id).state not in (SandboxState.ABSENT, SandboxState.FAILED):
@@ -230,6 +238,11 @@ class Sandboxes:
         if pod.rewired:
             # A daemon that died may have stored a change that the guest was not told of.
             await self.follow_networks(pod.id)
+        if pod.grown:
+            try:
+                await self._growth.follow(sandbox, pod)
+            except Unsupported as error:
+                log.warning("pod %s: %s", pod.id[:12], error)
         return sandbox, listing
 
     def _note_disks(self, pod_id: str) -> None:
@@ -262,7 +275,7 @@ class Sandboxes:
         kernel = self._kernels.get(pod.spec.kernel)
         asked = launch.machine_memory_mib(pod, containers, kernel, self._config)
         pod = replace(pod, vm_uid=pod.vm_uid or self._uids.free(), agent_key=secrets.token_bytes(16),
-                      memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, origin="",
+                      memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, grown=False, origin="",
                       vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
                       state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
         pod = self._disks.own(pod, containers)

@@ -193,6 +193,10 @@ class AgentChannel:
     async def update(self, container: str, limits: Limits, *, deadline_s: float = CALL_DEADLINE_S) -> None:
         await self._connection.call(messages.Update(container=container, limits=limits), Reply, deadline_s)
 
+    async def grow(self, *, memory_reserve: int, vcpus: int, deadline_s: float = CALL_DEADLINE_S) -> None:
+        """Use RAM and processors that the machine was given: all of the RAM but so many bytes."""
+        await self._connection.call(messages.Grow(memory_reserve=memory_reserve, vcpus=vcpus), Reply, deadline_s)
+
     async def processes(self, container: str, *, deadline_s: float = CALL_DEADLINE_S) -> tuple[ProcessInfo, ...]:
         call = messages.Processes(container=container)
         return (await self._connection.call(call, messages.ProcessesReply, deadline_s)).processes

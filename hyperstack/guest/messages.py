@@ -163,6 +163,13 @@ class Files(Call, frozen=True, kw_only=True, tag="files"):
     files: tuple[File, ...]
 
 
+class Grow(Call, frozen=True, kw_only=True, tag="grow"):
+    """RAM and processors that the host has given the machine since."""
+
+    memory_reserve: int
+    vcpus: int
+
+
 class Rewind(Call, frozen=True, kw_only=True, tag="rewind"):
     pass
 

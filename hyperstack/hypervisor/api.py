@@ -53,7 +53,8 @@ class Capability(enum.Flag):
     """`console_tail` tells what the guest's kernel printed."""
     TEMPLATE = enum.auto()
     """Machines can be cloned from a booted one."""
-    MEMORY_GROW = enum.auto()
+    GROW = enum.auto()
+    """Machines can be given memory and processors while they run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +162,14 @@ class HostUsage:
     or the host does not tell."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a machine can have while it runs."""
+
+    memory_mib: int
+    vcpus: int
+
+
 class Machine(Protocol):
     """A running VM, started or adopted."""
 
@@ -215,6 +224,18 @@ class Machine(Protocol):
         """Hold all its threads, those to come too, to these CPUs of the host; none: to all that there are.
 
         :raise Unavailable: it is gone.
+        """
+
+    async def room(self) -> Room:
+        """What `grow` can be asked for. :raise Unsupported: no GROW. :raise Unavailable: it is gone."""
+
+    async def grow(self, *, memory_mib: int, vcpus: int) -> int:
+        """Give the guest so much RAM, or a little more, and the host's room for that and for so many processors; the
+        agent brings them up. Never takes anything away. Idempotent.
+
+        :return: MiB of RAM that it has then.
+        :raise Unsupported: no GROW, or the guest's kernel does not take it.
+        :raise Exhausted: it is more than its `room`. :raise Unavailable: it is gone.
         """
 
     async def console_tail(self) -> str:

@@ -88,9 +88,9 @@ def test_limits_are_changed_and_lifted_while_it_runs(daemon: Daemon) -> None:
     found = inspect(daemon, "box")["HostConfig"]
     assert (found["Memory"], found["NanoCpus"], found["RestartPolicy"]) == (
         48 << 20, 500_000_000, {"Name": "on-failure", "MaximumRetryCount": 4})
-    told = complaint(daemon, "update", "-m", "4g", "--memory-swap", "-1", "box")
-    assert "The running machine has" in told
-    assert "a limit of 4096 MiB does not fit" in told
+    told = complaint(daemon, "update", "-m", "4t", "--memory-swap", "-1", "box")
+    assert "The running machine can have" in told
+    assert "a limit of 4194304 MiB does not fit" in told
     daemon.docker_cli("stop", "-t", "0", "box")
     daemon.docker_cli("update", "-m", "80m", "--memory-swap", "-1", "box")
     daemon.docker_cli("start", "box")

@@ -130,16 +130,19 @@ def test_the_removal_of_who_joined_leaves_the_other_and_gives_its_disk_back(host
     assert disks == [f"{inspect(host, 'web')['Id']}.disk"]
 
 
-def test_limits_that_the_running_vm_has_no_room_for_are_refused_and_fit_after_a_restart(host: Daemon) -> None:
+def test_a_running_vm_grows_for_who_joins_it(host: Daemon) -> None:
     host.docker_cli("run", "-d", "--name", "small", "-m", "64m", BUSYBOX, *SLEEP)
-    host.docker_cli("create", "--name", "large", "--net", "container:small", "-m", "300m", BUSYBOX, *SLEEP)
-    assert "a limit of 300 MiB does not fit" in complaint(host, "start", "large")
-    assert "Range of CPUs is from 0.01 to 1.00" in complaint(
-        host, "run", "--net", "container:small", "--cpus", "3", BUSYBOX, *SLEEP)
-    host.docker_cli("stop", "-t", "0", "small")
-    host.docker_cli("start", "small")
-    host.docker_cli("start", "large")
+    [vm] = [pid for pid, pod in host.vms().items() if pod == inspect(host, "small")["HyperStack"]["Pod"]]
+    host.docker_cli("run", "-d", "--name", "large", "--net", "container:small", "-m", "300m", BUSYBOX, *SLEEP)
+    assert vm in host.vms()
     assert text(host, "exec", "large", "cat", "/sys/fs/cgroup/memory.max") == str(300 << 20)
+    # The first gives nothing of its own away.
+    assert text(host, "exec", "small", "cat", "/sys/fs/cgroup/memory.max") == str(64 << 20)
+    assert text(host, "exec", "large", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1") == ""
+    assert "Range of CPUs is from 0.01 to" in complaint(
+        host, "run", "--net", "container:small", "--cpus", "1000", BUSYBOX, *SLEEP)
+    assert ", and others hold limits of 364 MiB: a limit of" in complaint(
+        host, "run", "--net", "container:small", "-m", "4t", BUSYBOX, *SLEEP)
 
 
 @pytest.mark.parametrize(("options", "words"), [

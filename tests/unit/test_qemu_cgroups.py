@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hyperstack.hypervisor.qemu import growth
 from hyperstack.hypervisor.qemu.cgroups import (
     Cgroup,
     CgroupParent,
@@ -85,12 +88,26 @@ def test_limits_are_written_in_the_words_of_each_version(tmp_path: Path) -> None
     v2.mkdir()
     controllers = frozenset({"memory", "pids", "cpu"})
     limits = Limits(memory_bytes=1 << 28, pids=50, cpus=1.5)
-    Cgroup("a", [Hierarchy(v1, 1, controllers), Hierarchy(v2, 2, controllers)]).create(limits)
+    group = Cgroup("a", [Hierarchy(v1, 1, controllers), Hierarchy(v2, 2, controllers)])
+    group.create(limits)
     assert {path.name: path.read_text() for path in (v1 / "a").iterdir()} == {
         "memory.limit_in_bytes": "268435456", "pids.max": "50", "cpu.cfs_period_us": "100000",
         "cpu.cfs_quota_us": "150000"}
     assert {path.name: path.read_text() for path in (v2 / "a").iterdir()} == {
         "memory.max": "268435456", "pids.max": "50", "cpu.max": "150000 100000"}
+    group.limit(Limits(memory_bytes=1 << 29, pids=60))
+    assert (v1 / "a" / "memory.limit_in_bytes").read_text() == (v2 / "a" / "memory.max").read_text() == "536870912"
+    assert (v1 / "a" / "cpu.cfs_quota_us").read_text() == "-1"
+    assert (v2 / "a" / "cpu.max").read_text() == "max 100000"
+
+
+def test_processors_to_spare_do_not_count_on_the_host_until_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert growth.limits(memory_mib=128, vcpus=1, processors=4).cpus == 2
+    assert growth.limits(memory_mib=128, vcpus=4, processors=4).cpus == 0
+    assert growth.limits(memory_mib=128, vcpus=1, processors=4, cpus=0.5).cpus == 0.5
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert growth.limits(memory_mib=128, vcpus=1, processors=2).cpus == 0
 
 
 def test_usage_is_read_in_the_words_of_each_version(tmp_path: Path) -> None:

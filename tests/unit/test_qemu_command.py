@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperstack.hypervisor.api import Disk, MachineSpec, Nic
-from hyperstack.hypervisor.qemu import command, disks, place, runtime_root
+from hyperstack.hypervisor.qemu import command, disks, growth, place, runtime_root
 from hyperstack.hypervisor.qemu.launcher import Descriptors
 from hyperstack.pod.errors import Conflict
 from hyperstack.pod.kernel import Kernel
@@ -46,8 +46,9 @@ def test_a_plain_machine() -> None:
     line, given_away = build(MachineSpec(id="ab" * 32, uid=5, kernel=_KERNEL, memory_mib=200, vcpus=2))
     assert line[0] == "/qemu"
     assert given_away == []
-    assert values(line, "-m") == ["200"]
-    assert values(line, "-smp") == ["2"]
+    assert values(line, "-m")[0].split(",")[0] == "200"
+    assert int(values(line, "-smp")[0]) >= 2
+    assert "maxcpus=2" in values(line, "-append")[0].split()
     assert values(line, "-append")[0].endswith("of.this.kernel=1")
     assert "elevateprivileges=deny" in values(line, "-sandbox")[0]
     assert "socket,id=agent,fd=4,server=on,wait=off" in values(line, "-chardev")
@@ -65,6 +66,26 @@ def test_a_clone_is_its_template_but_for_the_way_it_begins() -> None:
     assert values(clone, "-incoming") == ["defer"]
     assert not {"-kernel", "-initrd", "-append"} & set(clone)
     assert "-incoming" not in template
+
+
+@pytest.mark.parametrize(("ram_mib", "behind_ram_mib"), [(512, 4096), (2815, 4096), (2816, 5120), (4096, 6144)])
+def test_memory_that_is_given_later_is_a_gap_behind_ram(monkeypatch: pytest.MonkeyPatch, ram_mib: int,
+                                                        behind_ram_mib: int) -> None:
+    monkeypatch.setattr(growth, "more_mib", lambda: 8192)
+    line, _ = build(MachineSpec(id="ab" * 32, uid=5, kernel=_KERNEL, memory_mib=ram_mib))
+    assert values(line, "-m") == [f"{ram_mib},maxmem={ram_mib + 1024 + 8192}M"]
+    [device] = [one for one in values(line, "-device") if one.startswith("virtio-mem-pci")]
+    options = dict(part.split("=") for part in device.split(",")[1:])
+    assert int(options["memaddr"], 16) >> 20 == behind_ram_mib + 1024
+    assert options["requested-size"] == "0"
+
+
+def test_what_has_no_message_interrupts_is_in_slots_of_even_numbers() -> None:
+    line, _ = build(MachineSpec(id="ab" * 32, uid=5, kernel=_KERNEL, memory_mib=128))
+    slots = [int(one.rpartition("addr=")[2], 16) for one in values(line, "-device")
+             if one.startswith(("virtio-mem-pci", "virtio-balloon-pci"))]
+    assert slots
+    assert all(slot % 2 == 0 for slot in slots)
 
 
 @pytest.mark.parametrize("accelerator", ["tcg", "kvm"])

@@ -21,7 +21,7 @@
 /* Every key that any call but the large ones (configure, create, volume) has. Each operation lists its own. */
 struct request {
     char *op, *container, *name, *path, *form, *resolver, *user, *port;
-    int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns;
+    int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns, vcpus, memory_reserve;
     bool all, no_overwrite_dir_non_dir, copy_uid_gid, read_only;
     struct slice process, limits, nets, files;
     struct container *found; /* `container`, looked up */
@@ -176,6 +176,14 @@ static bool do_update(const struct call *call, struct request *request, struct p
 {
     struct limits limits;
     if (!decode_limits(request->limits, &limits, problem) || !cgroup_limit(request->found->cgroup, &limits, problem))
+        return false;
+    reply_done(call);
+    return true;
+}
+
+static bool do_grow(const struct call *call, struct request *request, struct problem *problem)
+{
+    if (!machine_grow((uint64_t)request->memory_reserve, request->vcpus, problem))
         return false;
     reply_done(call);
     return true;
@@ -374,6 +382,10 @@ static const struct {
     {"pause", do_pause, {KEY_OP, KEY_CONTAINER}},
     {"resume", do_resume, {KEY_OP, KEY_CONTAINER}},
     {"update", do_update, {KEY_OP, KEY_CONTAINER, KEY("limits", FIELD_MAP, false, limits, 0, 0)}},
+    {"grow",
+     do_grow,
+     {KEY_OP, KEY("memory_reserve", FIELD_INT, false, memory_reserve, 1, INT64_MAX),
+      KEY("vcpus", FIELD_INT, false, vcpus, 1, VCPUS_MAX)}},
     {"stats", do_stats, {KEY_OP, KEY("container", FIELD_TEXT, true, container, 1, ID_MAX)}},
     {"processes", do_processes, {KEY_OP, KEY_CONTAINER}},
     {"archive_stat", do_archive_stat, {KEY_OP, KEY_CONTAINER, KEY_PATH}},

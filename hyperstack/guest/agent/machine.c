@@ -179,6 +179,26 @@ bool machine_configure(struct slice arguments, struct problem *problem)
     return good;
 }
 
+static bool bring_up(int64_t number, struct problem *problem)
+{
+    char path[64], state[4] = "";
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", (int)number);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    bool up = fd >= 0 && read(fd, state, sizeof(state) - 1) > 0 && (state[0] == '1' || pwrite(fd, "1", 1, 0) == 1);
+    if (!up)
+        fail(problem, errno, "cannot bring up processor %d: %s", (int)number, strerror(errno));
+    close_fd(&fd);
+    return up;
+}
+
+bool machine_grow(uint64_t memory_reserve, int64_t vcpus, struct problem *problem)
+{
+    for (int64_t number = 1; number < vcpus; number++) /* the first has no such file */
+        if (!bring_up(number, problem))
+            return false;
+    return cgroups_reserve(memory_reserve) || fail(problem, EINVAL, "memory_reserve leaves the containers nothing");
+}
+
 bool machine_rewind(struct problem *problem)
 {
     if (containers || processes || volumes_exist() || pid_namespace_is_shared())

@@ -7,6 +7,9 @@ void machine_boot(char port[static 64]); /* mounts, modules, waits for the port;
 void machine_run_uevents(void);          /* calls `disks_changed` of calls.c whenever a block device comes */
 bool machine_configure(struct slice arguments, struct problem *problem);
 bool machine_follow(struct slice networks, const char *resolver, struct arena *arena, struct problem *problem);
+#define VCPUS_MAX 1024
+/* RAM and processors that the host has given since: how much of the RAM the containers leave, and processors to use. */
+bool machine_grow(uint64_t memory_reserve, int64_t vcpus, struct problem *problem);
 bool machine_rewind(struct problem *problem); /* as if nobody had configured it; nothing may run in it */
 void machine_describe(struct buffer *out); /* the reply to `configure` */
 bool set_sysctls(struct slice map, struct problem *problem);

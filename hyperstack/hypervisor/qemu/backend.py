@@ -28,9 +28,9 @@ from hyperstack.hypervisor.api import (
     Template,
     TemplateSpec,
 )
-from hyperstack.hypervisor.qemu import command, disks, launcher, probe, runtime_root
+from hyperstack.hypervisor.qemu import command, disks, growth, launcher, probe, runtime_root
 from hyperstack.hypervisor.qemu.build import build
-from hyperstack.hypervisor.qemu.cgroups import CgroupParent, Limits
+from hyperstack.hypervisor.qemu.cgroups import CgroupParent
 from hyperstack.hypervisor.qemu.forks import Ends, Numbers, Requests, Seats, Slot
 from hyperstack.hypervisor.qemu.machine import QemuMachine
 from hyperstack.hypervisor.qemu.parents import Parent
@@ -49,23 +49,8 @@ from hyperstack.pod.finding import Finding
 
 log = logging.getLogger(__name__)
 
-_OVERHEAD_MIB = 160
-"""What a QEMU may take beyond its guest's RAM. Measured under load (docs/hypervisor.md): 79 MiB with 5 disks and one
-processor, 88 MiB with 101 disks and four; at most 12 more once the translation buffer is full. The rest is room for
-the page cache of its disks, which is on the same account."""
-_TLB_SHARE = 32
-"""Emulation remembers translated addresses per processor, the more the larger the guest's working set: 24 MiB were
-seen for 2 GiB touched at random, with page tables. This allows for 64."""
-_THREADS = 96
-"""Of a machine beyond its processors: QEMU's own two, and up to 64 that do its disk I/O."""
-
 _ID = re.compile(rf"(?:[0-9a-f]{{64}}|(?:{TRIAL_PREFIX}|{POOL_PREFIX})[0-9a-f]{{16}})\Z")
 _USED_UP = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOSPC)
-
-
-def overhead_mib(spec: MachineSpec) -> int:
-    """Memory that a machine is allowed beyond its guest's RAM."""
-    return _OVERHEAD_MIB + spec.vcpus * spec.memory_mib // _TLB_SHARE
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ class QemuHypervisor:
 
     name = "qemu"
     capabilities = (Capability.DISK_HOTPLUG | Capability.PAUSE | Capability.CONSOLE
-                    | Capability.TEMPLATE)
+                    | Capability.TEMPLATE | Capability.GROW)
 
     def __init__(self, run_dir: Path, cache_dir: Path) -> None:
         self._run_dir = run_dir
@@ -199,8 +184,8 @@ class QemuHypervisor:
             for disk in spec.disks:
                 disks.claim(disk)
             place.path.mkdir(mode=0o700)
-            place.cgroup.create(Limits(memory_bytes=(spec.memory_mib + overhead_mib(spec)) << 20, cpus=spec.cpu_limit,
-                                       pids=spec.vcpus + _THREADS))
+            place.cgroup.create(growth.limits(memory_mib=spec.memory_mib, vcpus=spec.vcpus,
+                                       processors=growth.processors(spec), cpus=spec.cpu_limit))
             directory = place.open_directory()
             stack.callback(os.close, directory)
             monitor = stack.enter_context(listen_unix(directory, MONITOR_SOCKET))

@@ -94,8 +94,13 @@ class Cgroup:
 
     def create(self, limits: Limits) -> None:
         """Make it and set its limits. :raise OSError: the kernel refuses."""
-        for path, hierarchy in self._places:
+        for path, _ in self._places:
             path.mkdir(exist_ok=True)
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Set other limits. :raise OSError: the kernel refuses."""
+        for path, hierarchy in self._places:
             for name, value in _settings(hierarchy, limits):
                 (path / name).write_text(value)
 
@@ -256,12 +261,11 @@ def _settings(hierarchy: Hierarchy, limits: Limits) -> Iterator[tuple[str, str]]
         yield ("memory.max" if hierarchy.version == 2 else "memory.limit_in_bytes"), str(limits.memory_bytes)
     if "pids" in hierarchy.controllers:
         yield "pids.max", str(limits.pids)
-    if "cpu" in hierarchy.controllers and quota is not None:
-        if hierarchy.version == 2:
-            yield "cpu.max", f"{quota} {_CPU_PERIOD_US}"
-        else:
-            yield "cpu.cfs_period_us", str(_CPU_PERIOD_US)
-            yield "cpu.cfs_quota_us", str(quota)
+    if "cpu" in hierarchy.controllers and hierarchy.version == 2:
+        yield "cpu.max", f"{quota or 'max'} {_CPU_PERIOD_US}"
+    elif "cpu" in hierarchy.controllers:
+        yield "cpu.cfs_period_us", str(_CPU_PERIOD_US)
+        yield "cpu.cfs_quota_us", str(quota or -1)
 
 
 def _remove(path: Path) -> bool:

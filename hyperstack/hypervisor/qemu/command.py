@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperstack.hypervisor.api import MachineSpec, Nic
-from hyperstack.hypervisor.qemu import disks
+from hyperstack.hypervisor.qemu import disks, growth
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """QEMU's own seccomp filter, with every set of calls denied that can be."""
@@ -131,9 +131,9 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-M", _MACHINE + (f",memory-backend={_RAM}" if ram else ""), "-bios", "qboot.rom",
         "-accel", f"tcg,tb-size={_TB_SIZE_MIB}" if emulated else accelerator,
         "-cpu", cpu(accelerator),
-        "-m", f"{spec.memory_mib}", "-smp", f"{spec.vcpus}",
+        *growth.options(spec),
         *(_ram_options(ram, spec.memory_mib) if ram else ()),
-        *(_boot_options(boot, emulated=emulated) if boot else ("-incoming", "defer")),
+        *(_boot_options(boot, spec, emulated=emulated) if boot else ("-incoming", "defer")),
         # A guest that ends, however it does, stays to be read until it is destroyed.
         "-action", "reboot=shutdown,shutdown=pause",
         "-chardev", f"socket,id=monitor,fd={channels.monitor},server=on,wait=off",
@@ -145,8 +145,9 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-device", f"virtserialport,id={AGENT_DEVICE},chardev=agent,name={AGENT_PORT}",
         "-device", f"virtio-scsi-pci,id={disks.CONTROLLER},{disks.CONTROLLER_OPTIONS}",
         "-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0",
-        # Never inflated: by it the guest tells which pages it does not use.
-        "-device", "virtio-balloon-pci,free-page-reporting=on",
+        # Never inflated: by it the guest tells which pages it does not use. In a slot of an even number, as what has no
+        # message interrupts must be: in others qboot names an interrupt that is not the one which q35 raises.
+        "-device", "virtio-balloon-pci,free-page-reporting=on,addr=0x8",
     ]
     for fdset, disk in enumerate(spec.disks, start=1):
         line += ["-add-fd", f"fd={give(disk.fd)},set={fdset},opaque={disk.serial}",
@@ -157,9 +158,10 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
     return line
 
 
-def _boot_options(boot: Boot, *, emulated: bool) -> list[str]:
+def _boot_options(boot: Boot, spec: MachineSpec, *, emulated: bool) -> list[str]:
     emulation = f"{_EMULATED_COMMAND_LINE} tsc_early_khz={boot.tsc_khz}" if emulated else ""
-    append = " ".join(part for part in (_COMMON_COMMAND_LINE, emulation, boot.command_line) if part)
+    words = (_COMMON_COMMAND_LINE, growth.kernel_words(spec), emulation, boot.command_line)
+    append = " ".join(part for part in words if part)
     return ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", append]
 
 
