@@ -181,6 +181,10 @@ end_process() {
 
 down() {
     local pid running
+    # One that was killed left VMs, devices and rules, which the next one knows, and takes with it.
+    if [[ -e $RUN/quickstart.pid && -x $VENV/bin/hyperd ]] && ! running_pid "$RUN/quickstart.pid" hyperd >/dev/null; then
+        (start_hyperd) || note "hyperd was killed, and cannot clear up: what it left is on this host"
+    fi
     if [[ -x $VENV/bin/hyperctl ]] && answers; then
         running=$(hyperctl ps -q)
         # shellcheck disable=SC2086  # one word per container

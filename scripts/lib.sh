@@ -33,6 +33,7 @@ TEST_PACKAGES=(
     clang libclang-rt-14-dev  # coverage-guided fuzzing of the agent's parser
     erofs-utils             # fsck.erofs judges the layer disks
     git                     # clean clone in tests
+    iptables                # hosts with a firewall of another's, in tests
     skopeo                  # a second opinion on archives, and what fills the test registries
     util-linux
 )

@@ -23,6 +23,7 @@ from typing import TypeVar
 from hyperstack.network.api import Binding, Network, Published, Subnet
 from hyperstack.network.bridge import addressing, checks, nft, plugs
 from hyperstack.network.bridge.elements import Change, ElementsRefused, ElementTable
+from hyperstack.network.bridge.firewalls import other_firewalls
 from hyperstack.network.bridge.links import Links, ensure_forwarding, ensure_forwarding6, has_ipv6
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.naming import Naming
@@ -91,6 +92,9 @@ class BridgeNetwork:
         sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, name_ports={SAMPLE.id: 1},
                                              resolvers=self._desired.resolvers))
         await self._filters(lambda: nft.apply(sample, check_only=True))
+        others = await self._filters(lambda: other_firewalls(self._names))
+        if others.status != "ok":
+            log.warning("%s: %s; to let pods through: %s", others.name, others.detail, others.remedy)
         self._watch = DeletionWatch(self._table_deleted.set)
         self._repairs = asyncio.create_task(self._restore_tables())
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 from hyperstack.network.api import Binding, Network, Subnet
 from hyperstack.network.bridge import nft
+from hyperstack.network.bridge.firewalls import other_firewalls
 from hyperstack.network.bridge.links import SYSCTL, Links
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
@@ -34,7 +31,7 @@ def probe(names: Names, resolvers: Resolvers) -> list[Finding]:
     # A thread that has entered another namespace cannot serve anything else: a pool of its own, for this one job.
     with ThreadPoolExecutor(1) as throwaway:
         findings = throwaway.submit(_try_out, names, resolvers).result()
-    return [*findings, _forwarding(), _other_firewalls(names), _name_servers(resolvers)]
+    return [*findings, _forwarding(), other_firewalls(names), _name_servers(resolvers)]
 
 
 def _try_out(names: Names, resolvers: Resolvers) -> list[Finding]:
@@ -81,49 +78,6 @@ def _forwarding() -> Finding:
     return Finding(name="IPv4 forwarding", status="warn",
                    detail="net.ipv4.ip_forward is off; hyperd switches it on with the first network",
                    remedy="a host in several networks then routes between them: forbid that in its firewall")
-
-
-def _other_firewalls(names: Names) -> Finding:
-    """Accepting in our tables does not overrule a drop in another's."""
-    blockers = [*_nft_blockers(), *_legacy_blockers()]
-    if not blockers:
-        return Finding(name="other firewalls", status="ok", detail="none drops forwarded packets by policy")
-    chain = "DOCKER-USER" if any("Docker" in blocker for blocker in blockers) else "FORWARD"
-    device = f"{names.bridge_prefix}+"
-    return Finding(name="other firewalls", status="warn",
-                   detail=f"forwarded packets are dropped by policy in {', '.join(blockers)}: pods reach nobody beyond "
-                          "this host",
-                   remedy=f"iptables -I {chain} -i {device} -j ACCEPT && iptables -I {chain} -o {device} -j ACCEPT "
-                          "(what pods may do is still decided by HyperStack's own rules)")
-
-
-def _nft_blockers() -> list[str]:
-    chains = [item["chain"] for item in _nft_chains() if "chain" in item]
-    docker = any(chain["name"].startswith("DOCKER") for chain in chains)
-    return [f"nftables {chain['family']} {chain['table']} {chain['name']}" + (" (Docker)" if docker else "")
-            for chain in chains
-            if chain.get("hook") == "forward" and chain.get("policy") == "drop" and chain["family"] in ("ip", "inet")]
-
-
-def _nft_chains() -> list[dict[str, Any]]:
-    try:
-        done = subprocess.run(["nft", "-j", "list", "chains"], capture_output=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []  # a finding of its own says so
-    listed: list[dict[str, Any]] = json.loads(done.stdout)["nftables"]
-    return listed
-
-
-def _legacy_blockers() -> list[str]:
-    if shutil.which("iptables-legacy") is None:
-        return []
-    try:
-        done = subprocess.run(["iptables-legacy", "-S"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []  # a kernel without the old tables
-    lines = done.stdout.splitlines()
-    docker = " (Docker)" if "-N DOCKER" in lines else ""
-    return [f"iptables-legacy FORWARD{docker}"] if "-P FORWARD DROP" in lines else []
 
 
 def _name_servers(resolvers: Resolvers) -> Finding:
