@@ -75,9 +75,13 @@ class Lives:
         self._held[pod_id] = self._held.get(pod_id, 0) + 1
 
     def release(self, pod_id: str) -> None:
-        left = self._held.pop(pod_id) - 1
+        left = self._held.pop(pod_id, 1) - 1
         if left:
             self._held[pod_id] = left
+
+    def release_all(self) -> None:
+        """Nobody will come back to a sandbox that was kept for that."""
+        self._held.clear()
 
     def needed(self, pod_id: str) -> bool:
         """Whether its sandbox must stay."""

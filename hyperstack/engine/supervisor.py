@@ -26,9 +26,11 @@ from hyperstack.guest import messages
 from hyperstack.guest.linux import signal_number
 from hyperstack.pod.errors import Conflict, NotFound, NotModified
 from hyperstack.pod.spec import DEFAULT_STOP_TIMEOUT_S
-from hyperstack.pod.states import ContainerState
+from hyperstack.pod.states import ContainerState, SandboxState
 
 _LINGER_S = 3.0
+_ENDS_S = 20.0
+"""For machines that are on their way down when the daemon goes; the next one would finish it."""
 
 
 class Supervisor(Lives):
@@ -152,7 +154,13 @@ class Supervisor(Lives):
             await self._endings.settle(pod_id)
 
     async def close(self) -> None:
-        """Stop acting; what runs in the guests runs on."""
+        """Stop acting; what runs in the guests runs on. Machines whose end is due end: this daemon may be the last."""
+        self.release_all()
+        needless = [pod.id for pod in self.store.pods.all()
+                    if pod.state in (SandboxState.READY, SandboxState.STOPPING) and not self.needed(pod.id)]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDS_S):
+                await asyncio.gather(*map(self.settle, needless), return_exceptions=True)
         await self.end_tasks()
         await self._restarting.close()
         self.runs.close()
