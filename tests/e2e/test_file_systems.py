@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,3 +69,12 @@ def test_locks_hold_between_two_machines_and_the_host(daemon: Daemon, program: P
     daemon.ctl("rm", "-f", "holder")
     wait_until(lambda: subprocess.run(on_host, check=False).returncode == 0, "the locks went with the holder")
     daemon.ctl("run", "--rm", *options, "try", "/s/lock")
+
+
+def test_of_attributes_a_bind_has_those_of_users_alone(daemon: Daemon, program: Path, tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    for name in ("user.test", "security.test", "trusted.test"):
+        os.setxattr(tmp_path / "f", name, b"the host's")
+    daemon.ctl("run", "--rm", "--privileged", "-v", f"{tmp_path}:/s", "-v", f"{program}:/program:ro", BUSYBOX,
+               "/program/fstest", "attributes", "/s/f")
+    assert os.getxattr(tmp_path / "f", "security.test") == b"the host's"

@@ -2,6 +2,7 @@
  * fstest random DIR SEED N    N random operations on a file, compared with a model in memory
  * fstest hold FILE            locks it until it is killed; prints "held" when it has
  * fstest try FILE             1 where somebody else has it locked
+ * fstest attributes FILE      1 where it has others than user.test, or others can be set
  *
  * Each case prints "ok NAME" or "not ok NAME: what, line". Runs as root within DIR, which it leaves empty. */
 #define _GNU_SOURCE
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -566,6 +568,24 @@ static void the_file_system_tells_its_size(void)
     CHECK(statfs(".", &found) == 0 && found.f_blocks > 0 && found.f_bsize >= 512 && found.f_namelen == 255);
 }
 
+static void watchers_are_told(void)
+{
+    char buffer[4096];
+    int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    CHECK(fd >= 0 && inotify_add_watch(fd, ".", IN_CREATE | IN_MOVED_TO | IN_DELETE) >= 0);
+    CHECK(close(make("f", "x")) == 0 && rename("f", "g") == 0 && unlink("g") == 0);
+    uint32_t told = 0;
+    ssize_t size = read(fd, buffer, sizeof(buffer));
+    CHECK(size > 0 && close(fd) == 0);
+    for (ssize_t at = 0; at < size;) {
+        struct inotify_event event;
+        memcpy(&event, buffer + at, sizeof(event));
+        told |= event.mask;
+        at += (ssize_t)(sizeof(event) + event.len);
+    }
+    CHECK(told == (IN_CREATE | IN_MOVED_TO | IN_DELETE));
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -582,7 +602,7 @@ static const struct {
     CASE(times_are_kept_to_the_nanosecond), CASE(names_are_bytes_up_to_255), CASE(trees_go_deep),
     CASE(listings_have_each_name_once), CASE(directories_go_when_they_are_empty),
     CASE(special_files_work_within_a_machine), CASE(data_and_holes_are_told_apart), CASE(ranges_are_copied),
-    CASE(the_file_system_tells_its_size),
+    CASE(the_file_system_tells_its_size), CASE(watchers_are_told),
 };
 
 static int run_cases(void)
@@ -739,12 +759,27 @@ static int run_lock(const char *name, bool hold)
     return 0;
 }
 
+/* Whether a file's attributes are those of users alone, and no others can be set. */
+static int run_attributes(const char *name)
+{
+    static const char *const foreign[] = {"security.capability", "security.test", "trusted.test",
+                                          "system.posix_acl_access"};
+    char value[64];
+    ssize_t size = listxattr(name, value, sizeof(value));
+    bool alone = size == sizeof("user.test") && strcmp(value, "user.test") == 0;
+    for (size_t i = 0; i < sizeof(foreign) / sizeof(foreign[0]); i++)
+        alone &= getxattr(name, foreign[i], value, sizeof(value)) < 0 && setxattr(name, foreign[i], "1", 1, 0) < 0;
+    return !alone;
+}
+
 int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
     umask(022);
     if (argc == 3 && (strcmp(argv[1], "hold") == 0 || strcmp(argv[1], "try") == 0))
         return run_lock(argv[2], argv[1][0] == 'h');
+    if (argc == 3 && strcmp(argv[1], "attributes") == 0)
+        return run_attributes(argv[2]);
     if (argc < 3 || chdir(argv[2]) < 0)
         return 2;
     if (strcmp(argv[1], "cases") == 0)

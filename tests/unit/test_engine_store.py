@@ -107,6 +107,16 @@ async def test_events_reach_only_their_project_and_outlive_the_daemon(tmp_path: 
     assert [(await anext(past)).action for _ in range(2)] == ["start", "die"]
 
 
+def test_the_last_4096_events_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db")
+    with store.transaction():
+        for number in range(1, 4096 + 256 + 1):  # they go by 256
+            store.add_event(Event(kind="container", action="start", ident="a", attributes={}, time_ns=number,
+                                  project="default"))
+    with sqlite3.connect(tmp_path / "s.db") as connection:
+        assert connection.execute("SELECT count(*), min(time_ns) FROM event").fetchone() == (4096, 257)
+
+
 async def test_events_end_at_until(tmp_path: Path) -> None:
     store = Store(tmp_path / "s.db")
     store.add_event(Event(kind="container", action="start", ident="a", attributes={}, time_ns=5, project="default"))
