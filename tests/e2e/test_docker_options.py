@@ -171,6 +171,35 @@ def test_the_way_out_is_the_networks_with_the_highest_priority(daemon: Daemon) -
         daemon.docker_cli("network", "rm", "front", "later")
 
 
+def test_options_of_a_network_are_kept(daemon: Daemon) -> None:
+    """What they do is seen in tests/netns."""
+    prefix = "com.docker.network.bridge."
+    options = {"com.docker.network.driver.mtu": "1400", f"{prefix}enable_icc": "false",
+               f"{prefix}enable_ip_masquerade": "false", f"{prefix}host_binding_ipv4": "127.0.0.1",
+               f"{prefix}gateway_mode_ipv4": "nat", f"{prefix}gateway_mode_ipv6": "nat"}
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    daemon.docker_cli("network", "create", "--label", "a=b", "--subnet", "10.98.0.0/24", "--gateway", "10.98.0.7",
+                      "--ip-range", "10.98.0.128/25", "--aux-address", "x=10.98.0.128", *words, "kept")
+    try:
+        shown = json.loads(text(daemon, "network", "inspect", "kept"))[0]
+        assert (shown["Options"], shown["Labels"]) == (options, {"a": "b"})
+        address = ("run", "--rm", "--network", "kept", BUSYBOX, "ip", "-o", "-4", "address", "show", "eth0")
+        assert " 10.98.0.129/24 " in text(daemon, *address)
+    finally:
+        daemon.docker_cli("network", "rm", "kept")
+
+
+def test_pods_have_events_of_their_own(daemon: Daemon) -> None:
+    since = str(time.time())
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "told"}, "spec": {
+        "containers": [{"name": "main", "image": BUSYBOX, "command": ["true"]}], "restartPolicy": "Never"}}
+    daemon.ctl("pod", "create", "-f", "-", stdin=json.dumps(manifest).encode())
+    daemon.ctl("pod", "rm", "-f", "told")
+    told = text(daemon, "events", "--since", since, "--until", str(time.time()), "--filter", "type=pod", "--format",
+                "{{.Action}} {{.Actor.Attributes.name}}").splitlines()
+    assert (told[0], told[-1]) == ("create told", "destroy told")
+
+
 @pytest.mark.parametrize(("method", "path", "status", "words"), [
     *((method, "/containers/any/checkpoints", 501, "checkpoints") for method in ("GET", "POST")),
     ("POST", "/grpc", 501, "DOCKER_BUILDKIT=0"), ("POST", "/session", 501, "DOCKER_BUILDKIT=0"),
