@@ -50,7 +50,7 @@ class Network:
     subnets: tuple[Subnet, ...]
     """At least one. Pods of all of them reach each other; addresses come from the first that has one left."""
     subnets6: tuple[Subnet, ...] = ()
-    """Of IPv6, at most one; none: no IPv6."""
+    """Of IPv6; none: no IPv6."""
     internal: bool = False
     """No way out of the host."""
     mtu: int = 1500

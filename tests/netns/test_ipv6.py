@@ -64,6 +64,28 @@ async def test_pods_reach_their_network_and_the_world_and_no_other_network(site:
     assert asks(wide, one.namespace, six(other), 7000) == ""
 
 
+async def test_several_subnets_of_a_network_are_filled_one_after_the_other_and_reach_each_other(site: Site, wide: Lab
+                                                                                               ) -> None:
+    small = replace(FRONT, ip_range="fd00:1::/126")
+    network = await site.network(subnets6=(small, BACK))
+    one, two, three = [await site.pod(network) for _ in range(3)]
+    assert [six(pod) for pod in (one, two, three)] == ["fd00:1::2", "fd00:1::3", "fd00:2::2"]
+    assert (three.binding.address6, three.binding.gateway6) == ("fd00:2::2/64", BACK.gateway)
+    four = await site.pod(network, address6="fd00:2::99")
+    for pod in (one, three, four):
+        wide.serve(pod.namespace, 7000, address="::")
+    wide.serve(wide.outside, 7000, address="::")
+    await site.restart()
+    assert asks(wide, two.namespace, six(three), 7000) == six(two), "by way of the host"
+    assert asks(wide, three.namespace, six(one), 7000) == six(three)
+    assert asks(wide, three.namespace, six(four), 7000) == six(three)
+    assert asks(wide, three.namespace, OUTSIDE6, 7000) == HOST6
+    with pytest.raises(Conflict, match="in use"):
+        site.plan(network, address6="fd00:2::99")
+    with pytest.raises(InvalidArgument, match=r"not usable in network bridge \(fd00:1::/64, fd00:2::/64\)"):
+        site.plan(network, address6="fd00:3::9")
+
+
 async def test_an_internal_network_has_no_way_out_and_an_isolated_one_none_within(site: Site, wide: Lab) -> None:
     inside = await site.network(subnets6=(FRONT,), internal=True)
     apart = await site.network(subnets6=(BACK,), isolated=True)
@@ -214,7 +236,7 @@ async def test_what_cannot_be_a_subnet_or_an_address_is_refused(site: Site, wide
     with pytest.raises(Conflict, match="which this host has a route to"):
         site.backend.check(network(Subnet(cidr="2001:db8:ffff::/64", gateway="2001:db8:ffff::2")), [])
     other = replace(network(FRONT, "other"), subnets=(Subnet(cidr="10.8.0.0/24", gateway="10.8.0.1"),))
-    with pytest.raises(Conflict, match="overlaps another network"):
+    with pytest.raises(Conflict, match="overlaps that of network n"):
         site.backend.check(network(FRONT), [other])
     made = await site.network(subnets6=(FRONT,))
     await site.pod(made, address6="fd00:1::77")

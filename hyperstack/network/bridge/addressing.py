@@ -8,7 +8,7 @@ import struct
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from hyperstack.network.api import Network, Subnet
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
@@ -17,6 +17,8 @@ SUBNET_PREFIX = 24
 """Length of an ordinary subnet: 253 pods."""
 LARGE_PREFIX = 22
 """Of a large one: 1021 pods. A bridge of Linux has 1024 ports at most."""
+
+Cidr = TypeVar("Cidr", IPv4Network, IPv6Network)
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z")
 
@@ -58,38 +60,10 @@ def choose_address(network: Network, taken: Collection[str], wanted: str = "") -
     :raise Conflict: `wanted` is in use.
     """
     if wanted:
-        return _check_address(network, taken, wanted)
-    for subnet in network.subnets:
-        used = _kept(subnet) | set(taken)
-        whole = IPv4Network(subnet.cidr)
-        for address in IPv4Network(subnet.ip_range or subnet.cidr):
-            if str(address) not in used and address not in (whole.network_address, whole.broadcast_address):
-                return address, subnet
-    shown = ", ".join(subnet.ip_range or subnet.cidr for subnet in network.subnets)
-    raise Exhausted(f"network {network.name} has no free address left in {shown}", field="subnet", value=shown,
-                    hint="remove pods of this network, or use another network")
-
-
-def _kept(subnet: Subnet) -> set[str]:
-    """Addresses that are nobody's pod's."""
-    return {subnet.gateway, *subnet.reserved.values()}
-
-
-def _check_address(network: Network, taken: Collection[str], wanted: str) -> tuple[IPv4Address, Subnet]:
-    shown = ", ".join(subnet.cidr for subnet in network.subnets)
-    try:
-        address = IPv4Address(wanted.partition("/")[0])
-    except ValueError:
-        raise InvalidArgument(f"invalid IPv4 address: {wanted[:64]!r}", field="ip_address", value=wanted[:64],
-                              hint=f"give one of {shown}") from None
-    subnet = next((subnet for subnet in network.subnets if usable(address, IPv4Network(subnet.cidr))), None)
-    if subnet is None:
-        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({shown})",
-                              field="ip_address", value=str(address), hint=f"give a host address of {shown}")
-    if str(address) in taken or str(address) in _kept(subnet):
-        raise Conflict(f"address {address} is in use in network {network.name}", field="ip_address",
-                       value=str(address), hint="choose another, or none to be given a free one")
-    return address, subnet
+        chosen, subnet = _wanted(network, network.subnets, IPv4Network, taken, wanted, "ip_address")
+    else:
+        chosen, subnet = _free(network, network.subnets, IPv4Network, taken)
+    return IPv4Address(chosen), subnet
 
 
 class Place6(TypedDict, total=False):
@@ -100,43 +74,57 @@ class Place6(TypedDict, total=False):
 
 
 def place6(network: Network, taken: Collection[str], wanted: str) -> Place6:
-    """The IPv6 address `wanted`, or the lowest free one, and the gateway. Raises as `choose_address`."""
+    """The same of IPv6, and the gateway. Raises as `choose_address`."""
     if not network.subnets6:
         if wanted:
             raise InvalidArgument(f"network {network.name} has no IPv6", field="ip6_address", value=wanted[:64],
                                   hint="create it with --ipv6")
         return {}
-    subnet = network.subnets6[0]
-    cidr = IPv6Network(subnet.cidr)
-    used = _kept(subnet) | set(taken)
     if wanted:
-        address = _check_address6(network, cidr, used, wanted)
+        chosen, subnet = _wanted(network, network.subnets6, IPv6Network, taken, wanted, "ip6_address")
     else:
-        pool = IPv6Network(subnet.ip_range or subnet.cidr)
-        first = int(pool.network_address)
-        # Of the used ones at most so many can be in the way: the subnet need not be gone through.
-        tried = (IPv6Address(first + number) for number in range(min(pool.num_addresses, len(used) + 3)))
-        free = next((one for one in tried if one != cidr.network_address and str(one) not in used), None)
-        if free is None:
-            raise Exhausted(f"network {network.name} has no free address left in {pool}", field="subnet",
-                            value=str(pool), hint="remove pods of this network, or use another network")
-        address = free
-    return {"address6": f"{address}/{cidr.prefixlen}", "gateway6": "" if network.internal else subnet.gateway}
+        chosen, subnet = _free(network, network.subnets6, IPv6Network, taken)
+    return {"address6": f"{chosen}/{IPv6Network(subnet.cidr).prefixlen}",
+            "gateway6": "" if network.internal else subnet.gateway}
 
 
-def _check_address6(network: Network, cidr: IPv6Network, used: Collection[str], wanted: str) -> IPv6Address:
+def _kept(subnet: Subnet) -> set[str]:
+    """Addresses that are nobody's pod's."""
+    return {subnet.gateway, *subnet.reserved.values()}
+
+
+def _free(network: Network, subnets: Collection[Subnet], kind: type[Cidr], taken: Collection[str]
+          ) -> tuple[str, Subnet]:
+    for subnet in subnets:
+        used = _kept(subnet) | set(taken)
+        whole, pool = kind(subnet.cidr), kind(subnet.ip_range or subnet.cidr)
+        # Of the used ones, and the two that are no host's, at most so many are in the way: no subnet is gone through.
+        for number in range(min(pool.num_addresses, len(used) + 3)):
+            address = pool.network_address + number
+            if str(address) not in used and usable(address, whole):
+                return str(address), subnet
+    shown = ", ".join(subnet.ip_range or subnet.cidr for subnet in subnets)
+    raise Exhausted(f"network {network.name} has no free address left in {shown}", field="subnet", value=shown,
+                    hint="remove pods of this network, or use another network")
+
+
+def _wanted(network: Network, subnets: Collection[Subnet], kind: type[Cidr], taken: Collection[str], wanted: str,
+            field: str) -> tuple[str, Subnet]:
+    cidrs = [(kind(subnet.cidr), subnet) for subnet in subnets]
+    shown = ", ".join(str(cidr) for cidr, _ in cidrs)
     try:
-        address = IPv6Address(wanted.partition("/")[0])
+        address = type(cidrs[0][0].network_address)(wanted.partition("/")[0])
     except ValueError:
-        raise InvalidArgument(f"invalid IPv6 address: {wanted[:64]!r}", field="ip6_address", value=wanted[:64],
-                              hint=f"give one of {cidr}") from None
-    if address not in cidr or address == cidr.network_address:
-        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({cidr})",
-                              field="ip6_address", value=str(address), hint=f"give a host address of {cidr}")
-    if str(address) in used:
-        raise Conflict(f"address {address} is in use in network {network.name}", field="ip6_address",
-                       value=str(address), hint="choose another, or none to be given a free one")
-    return address
+        raise InvalidArgument(f"invalid IPv{cidrs[0][0].version} address: {wanted[:64]!r}", field=field,
+                              value=wanted[:64], hint=f"give one of {shown}") from None
+    subnet = next((subnet for cidr, subnet in cidrs if usable(address, cidr)), None)
+    if subnet is None:
+        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({shown})", field=field,
+                              value=str(address), hint=f"give a host address of {shown}")
+    if str(address) in taken or str(address) in _kept(subnet):
+        raise Conflict(f"address {address} is in use in network {network.name}", field=field, value=str(address),
+                       hint="choose another, or none to be given a free one")
+    return str(address), subnet
 
 
 def choose_subnet6(network_id: str, taken: Collection[str]) -> IPv6Network:
@@ -150,9 +138,11 @@ def choose_subnet6(network_id: str, taken: Collection[str]) -> IPv6Network:
     raise Exhausted("no IPv6 subnet is left for a new network", field="subnet", hint="name one with --subnet")
 
 
-def usable(address: IPv4Address, subnet: IPv4Network) -> bool:
-    """Whether a host may have this address there."""
-    return address in subnet and address not in (subnet.network_address, subnet.broadcast_address)
+def usable(address: IPv4Address | IPv6Address, subnet: IPv4Network | IPv6Network) -> bool:
+    """Whether a host may have this address there. IPv6 has no broadcast."""
+    if address not in subnet or address == subnet.network_address:
+        return False
+    return address.version == 6 or address != subnet.broadcast_address
 
 
 def choose_subnet(pools: Iterable[IPv4Network], avoid: Collection[IPv4Network], *, large: bool = False) -> IPv4Network:

@@ -151,7 +151,6 @@ class BridgeNetwork:
         if network.subnets6 and not self._ruleset.ipv6:
             raise UnsupportedOption("IPv6 on this host", "its kernel has no IPv6, or no nftables for it, or it is "
                                     "switched off", hint="sysctl net.ipv6.conf.all.disable_ipv6; or leave out --ipv6")
-        checks.check_beside_host6(network)
 
     async def ensure(self, network: Network) -> None:
         """The network's bridge, rules, and way out. Cheap where all is there.
