@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from hyperstack.network.api import Binding, Network, Published
-from hyperstack.network.bridge import ruleset6
+from hyperstack.network.bridge import chains, ruleset6
 from hyperstack.network.bridge.elements import Element, Verb
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
@@ -37,9 +37,7 @@ _RULES = """
 add table ip {table}
 delete table ip {table}
 table ip {table} {{
-    set bridges {{ type ifname; }}
-    set loops {{ type ifname . ifname; }}
-    set internal {{ type ifname; }}
+{sets}
     set subnets {{ type ipv4_addr; flags interval; }}
     set gateways {{ type ipv4_addr; }}
     set resolvers {{ type ipv4_addr; }}
@@ -68,30 +66,7 @@ table ip {table} {{
         type nat hook output priority -100; policy accept;
         fib daddr type local jump published
     }}
-    chain forward {{
-        type filter hook forward priority filter; policy accept;
-        iifname . oifname @loops accept
-        iifname @bridges goto leaving
-        oifname @bridges goto entering
-    }}
-    chain leaving {{
-        oifname @bridges drop
-        iifname @internal reject with icmp type admin-prohibited
-        ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
-        ip daddr 169.254.0.0/16 reject with icmp type admin-prohibited
-        tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-    }}
-    chain entering {{
-        oifname @internal drop
-        tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-        ct state established,related accept
-        ct status dnat accept
-        drop
-    }}
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        iifname @bridges goto host
-    }}
+{filtering}
     chain host {{
         meta l4proto {{ tcp, udp }} iifname . ip daddr . th dport @names_at jump names
         ct state established,related accept
@@ -131,6 +106,9 @@ table bridge {table} {{
     }}
 }}
 """
+
+_FILTERING = chains.filtering(family="ip", icmp="icmp", secrets="169.254.0.0/16", allowed=
+                              "ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept")
 
 QUESTIONS_PER_S = 500
 """Packets that one pod may send to its network's resolver. Answering one takes the daemon some 0.1 ms."""
@@ -176,6 +154,7 @@ class Ruleset:
             return self.nothing()
         upstream = desired.resolvers.upstream
         rules = _RULES.format(table=self._names.table, taps=self._names.tap_prefix,
+                              sets=chains.SETS, filtering=_FILTERING,
                               dns=_DNS.format(upstream=upstream) if upstream else "", askers=_ASKERS,
                               questions=QUESTIONS_PER_S, burst=_BURST,
                               fence6_sets=ruleset6.FENCE_SETS if desired.has_ipv6 else "",
@@ -183,7 +162,7 @@ class Ruleset:
         if self.ipv6:
             rules += self._gone("ip6")
         if desired.has_ipv6:
-            rules += ruleset6.RULES.format(table=self._names.table, taps=self._names.tap_prefix)
+            rules += ruleset6.rules(table=self._names.table, taps=self._names.tap_prefix)
         servers = set(desired.resolvers.reachable) | ({upstream} if upstream else set())
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
         parts += [self.network("add", network, desired.name_ports.get(network.id))

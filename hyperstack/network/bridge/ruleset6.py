@@ -14,15 +14,14 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.bridge import chains
 from hyperstack.network.bridge.elements import Element
 
 LINK_LOCAL = IPv6Address("fe80::")
 
-RULES = """
+_RULES = """
 table ip6 {table} {{
-    set bridges {{ type ifname; }}
-    set loops {{ type ifname . ifname; }}
-    set internal {{ type ifname; }}
+{sets}
     set subnets {{ type ipv6_addr; flags interval; }}
     map ports_any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
     map ports_at6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
@@ -43,29 +42,7 @@ table ip6 {table} {{
         type nat hook output priority -100; policy accept;
         ip6 daddr != ::1 fib daddr type local jump published
     }}
-    chain forward {{
-        type filter hook forward priority filter; policy accept;
-        iifname . oifname @loops accept
-        iifname @bridges goto leaving
-        oifname @bridges goto entering
-    }}
-    chain leaving {{
-        oifname @bridges drop
-        iifname @internal reject with icmpv6 type admin-prohibited
-        ip6 daddr {{ fe80::/10, fd00:ec2::254, fd20:ce::254 }} reject with icmpv6 type admin-prohibited
-        tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-    }}
-    chain entering {{
-        oifname @internal drop
-        tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
-        ct state established,related accept
-        ct status dnat accept
-        drop
-    }}
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        iifname @bridges goto host
-    }}
+{filtering}
     chain host {{
         ct state established,related accept
         icmpv6 type {{ echo-request, nd-neighbor-solicit, nd-neighbor-advert }} accept
@@ -78,6 +55,14 @@ table ip6 {table} {{
     }}
 }}
 """
+
+_FILTERING = chains.filtering(family="ip6", icmp="icmpv6", secrets="{ fe80::/10, fd00:ec2::254, fd20:ce::254 }")
+
+
+def rules(*, table: str, taps: str) -> str:
+    """The table `ip6`, without elements. :param taps: what the names of all taps begin with."""
+    return _RULES.format(table=table, taps=taps, sets=chains.SETS, filtering=_FILTERING)
+
 
 FENCE_SETS = """
     set bindings6 { type ifname . ether_addr . ipv6_addr; }
