@@ -127,7 +127,7 @@ class Admission:
             launch.machine_memory_mib(pod, ready, self._kernels.get(pod.spec.kernel), self._disks.config)
             for container in ready:
                 await self._disks.make_writable(container)
-            name, kind = (containers[0].name, "container") if pod.implicit else (pod.name, "pod")
+            name, kind = (containers[0].name, "container") if pod.implicit or joined else (pod.name, "pod")
             self._check_free(who.project, name, kind)
             with self._store.transaction():
                 if not joined:

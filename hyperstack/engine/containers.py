@@ -112,7 +112,7 @@ class ContainerService:
     async def remove(self, who: Principal, ref: str, *, force: bool = False, volumes: bool = False) -> None:
         container = self.get(who, ref)
         pod = self.pod_of(container)
-        if not pod.implicit:
+        if not (pod.implicit or container.joined):
             raise Conflict(f"Container {container.name} belongs to pod {pod.name}", field="container",
                            value=container.name, hint=f"remove the pod: hyperctl pod rm {pod.name}")
         await self._supervisor.remove(container.id, force=force, volumes=volumes)
@@ -242,7 +242,8 @@ class ContainerService:
         removed, freed = [], 0
         for container in self.list_all(who):
             pod = self.pod_of(container)
-            if container.state in ACTIVE or not pod.implicit or (until_ns and container.created_at > until_ns):
+            kept = container.state in ACTIVE or not (pod.implicit or container.joined)
+            if kept or (until_ns and container.created_at > until_ns):
                 continue
             own = container.image_config.labels | container.spec.labels
             if not all(has_label(own, label) for label in labels) or any(has_label(own, label) for label in without):

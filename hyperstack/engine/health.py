@@ -126,7 +126,7 @@ class HealthMonitor:
         pod = self._store.pods.get(container.pod_id)
         check = effective(container)
         # As Kubernetes has it: what an image says of health is not for pods from a manifest.
-        if check is None or pod is None or not pod.implicit:
+        if check is None or pod is None or not (pod.implicit or container.joined):
             return
         before = self._store.health.get(container.id)
         if fresh or before is None:

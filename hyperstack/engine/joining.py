@@ -21,7 +21,7 @@ _LIVE = frozenset({ContainerState.RUNNING, ContainerState.PAUSED})
 def resolve(store: Store, project: str, spec: ContainerSpec) -> tuple[ContainerSpec, PodRecord]:
     """The spec with ids for names, and the pod that it says it is in.
 
-    :raise InvalidArgument: no such container. :raise UnsupportedOption: they are in several pods, or in a manifest's.
+    :raise InvalidArgument: no such container. :raise UnsupportedOption: they are in several pods.
     :raise Conflict: one does not share.
     """
     sharing = spec.sharing
@@ -33,15 +33,17 @@ def resolve(store: Store, project: str, spec: ContainerSpec) -> tuple[ContainerS
                                 hint="share network, PIDs and IPC with one container")
     pod = store.pods.get(pods.pop())
     assert pod is not None
-    if not pod.implicit:
-        raise UnsupportedOption(f"joining pod {pod.name}", "its manifest says which containers it has",
-                                hint="add the container to the manifest")
-    if sharing.ipc and found[sharing.ipc].spec.sharing.ipc_mode != "shareable":
+    if sharing.ipc and not _shares_ipc(found[sharing.ipc], pod):
         raise Conflict(f"cannot join IPC of container {found[sharing.ipc].id}: non-shareable IPC (hint: use "
                        "IpcMode:shareable for the donor container)", field="IpcMode", value=sharing.ipc)
     ids = {ref: donor.id for ref, donor in found.items()} | {"": ""}
     network = ids[sharing.network or sharing.donors[0]]
     return replace(spec, sharing=replace(sharing, network=network, pid=ids[sharing.pid], ipc=ids[sharing.ipc])), pod
+
+
+def _shares_ipc(donor: ContainerRecord, pod: PodRecord) -> bool:
+    """The containers of a manifest's pod have it in common already."""
+    return donor.spec.sharing.ipc_mode == "shareable" or not (pod.implicit or donor.joined)
 
 
 def _find(store: Store, project: str, ref: str) -> ContainerRecord:

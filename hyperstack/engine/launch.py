@@ -292,7 +292,7 @@ def _privileges(security: Security) -> _Privileges:
 def _mounts(pod: PodRecord, container: ContainerRecord, served: Mapping[str, str]) -> tuple[messages.Mount, ...]:
     """Outer ones first."""
     mounts = [_mount(m, container, served) for m in sorted(container.spec.mounts, key=lambda m: m.target.count("/"))]
-    if not pod.implicit and not any(m.target == b"/dev/shm" for m in mounts):
+    if not (pod.implicit or container.joined) and not any(m.target == b"/dev/shm" for m in mounts):
         mounts.append(messages.Mount(kind="volume", source=_POD_SHM, target=b"/dev/shm",
                                      flags=_NOSUID | _NODEV | _NOEXEC))
     return tuple(mounts)

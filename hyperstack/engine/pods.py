@@ -71,7 +71,7 @@ class PodService:
     async def start(self, who: Principal, ref: str) -> None:
         """:raise StartFailed: a container's process, or an init container, failed."""
         pod = self.get(who, ref)
-        if any(c.state in ACTIVE for c in self.containers_of(pod)):
+        if any(c.state in ACTIVE for c in self.containers_of(pod) if not c.joined):
             raise NotModified("Pod already started", field="pod", value=pod.name)
         self._store.pods.put(replace(pod, wanted=not pod.implicit))
         await asyncio.shield(self._supervisor.spawn(self.bring_up(pod.id, fresh=True)))
@@ -86,6 +86,8 @@ class PodService:
         self._supervisor.hold(pod_id)
         try:
             for container in self._sandboxes.containers_of(pod_id):
+                if container.joined:
+                    continue
                 if container.init:
                     if fresh or container.state is not ContainerState.EXITED or container.exit_code:
                         await self._run_to_end(container)
@@ -136,7 +138,8 @@ class PodService:
             with contextlib.suppress(NotModified):
                 await self.stop(who, pod.id, timeout=0)
         for container in self.containers_of(pod):
-            await self._supervisor.remove(container.id, force=force)
+            with contextlib.suppress(NotFound):  # those that remove themselves
+                await self._supervisor.remove(container.id, force=force)
         await self.forget(pod)
         self._emit(pod, "destroy")
 

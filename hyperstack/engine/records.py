@@ -117,6 +117,11 @@ class ContainerRecord(Struct, frozen=True, kw_only=True):
     transient: bool = False
     """A step of a build, which ends with the daemon that builds."""
 
+    @property
+    def joined(self) -> bool:
+        """It is in the pod of another container, whose network it shares, and none of the pod's own."""
+        return bool(self.spec.sharing.network)
+
 
 class ExecRequest(Struct, frozen=True, kw_only=True):
     """One more process in a running container, as asked for."""

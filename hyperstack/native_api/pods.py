@@ -119,7 +119,7 @@ def _container(record: ContainerRecord) -> dict[str, Any]:
 
 def phase(pod: PodRecord, containers: list[ContainerRecord]) -> str:
     """Kubernetes' word: Pending, Running, Succeeded or Failed."""
-    main = [record for record in containers if not record.init]
+    main = [record for record in containers if not (record.init or record.joined)]
     if pod.state is SandboxState.FAILED:
         return "Failed"
     if any(record.state in (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING)

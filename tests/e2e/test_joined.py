@@ -162,6 +162,38 @@ def test_what_cannot_be_shared_is_refused(host: Daemon, options: tuple[str, ...]
     assert words in complaint(host, "create", *options, BUSYBOX)
 
 
+POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app"}, "spec": {"containers": [
+    {"name": "web", "image": BUSYBOX, "command": ["sh", "-c", "echo shared >/dev/shm/file; exec sleep 100000"]},
+    {"name": "log", "image": BUSYBOX, "command": ["sh", "-c", "exec sleep 100001"]}]}}
+
+
+def test_a_container_of_a_manifest_s_pod_is_joined(host: Daemon) -> None:
+    host.ctl("pod", "create", "-f", "-", stdin=json.dumps(POD).encode())
+    host.docker_cli("run", "-d", "--name", "own", "--net", "container:app_web", SECOND, *SLEEP)
+    host.docker_cli("run", "-d", "--name", "debug", "--pid", "container:app_web", "--ipc", "container:app_web", SECOND,
+                    *SLEEP)
+    pod = inspect(host, "app_web")["HyperStack"]["Pod"]
+    assert {inspect(host, name)["HyperStack"]["Pod"] for name in ("own", "debug")} == {pod}
+    assert text(host, "exec", "own", "hostname") == text(host, "exec", "app_web", "hostname")
+    assert text(host, "exec", "debug", "cat", "/dev/shm/file") == "shared"
+    assert "sleep 100000" in text(host, "exec", "debug", "ps", "-o", "args")
+    assert "file" not in text(host, "exec", "own", "ls", "/dev/shm")
+    assert "sleep 100000" not in text(host, "exec", "own", "ps", "-o", "args").replace(" ".join(SLEEP), "", 1)
+    # They come and go without the pod's doing.
+    host.docker_cli("rm", "-f", "own")
+    host.docker_cli("create", "--name", "own", "--net", "container:app_web", BUSYBOX, *SLEEP)
+    assert "belongs to pod app" in complaint(host, "rm", "-f", "app_log")
+    host.ctl("pod", "stop", "-t", "0", "app")
+    assert not inspect(host, "debug")["State"]["Running"]
+    wait_until(lambda: pod not in host.vms().values(), "the pod's VM has ended")
+    assert "non running container" in complaint(host, "start", "own")
+    host.ctl("pod", "start", "app")
+    assert inspect(host, "own")["State"]["Status"] == "created"
+    host.docker_cli("start", "own")
+    host.ctl("pod", "rm", "-f", "app")
+    assert host.text("ps", "-a", "--format", "{{.Names}}").split() == ["web"]
+
+
 def test_it_outlives_the_daemon(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.start()
