@@ -46,14 +46,8 @@ class LayerService:
 
     async def changes(self, who: Principal, ref: str) -> list[Change]:
         container = find(self._store.containers, "container", who.project, ref)
-        found: list[Change] = []
         async with contextlib.aclosing(self._read(container, LayerForm.CHANGES)) as chunks:
-            async for name in split_names(chunks):
-                if len(found) >= MAX_CHANGES:
-                    raise Exhausted(f"Container {container.name} has more than {MAX_CHANGES} changes",
-                                    field="container", value=container.name, hint="export or commit it instead")
-                found.append(parse_change(name))
-        return sorted(found, key=lambda change: change.path)
+            return await read_changes(chunks, container=container.name)
 
     def export(self, who: Principal, ref: str) -> AsyncIterator[bytes]:
         container = find(self._store.containers, "container", who.project, ref)
@@ -153,6 +147,17 @@ def parse_change(name: bytes) -> Change:
     if kind is None or not name[1:2] == b"/":
         raise GuestError("the guest's list of changes is malformed")
     return Change(kind=kind, path=name[1:].decode("utf-8", "surrogateescape"))
+
+
+async def read_changes(chunks: AsyncIterator[bytes], *, container: str) -> list[Change]:
+    """What the guest tells of, by path. :raise GuestError: it is no such list. :raise Exhausted: it has no end."""
+    found: list[Change] = []
+    async for name in split_names(chunks):
+        if len(found) >= MAX_CHANGES:
+            raise Exhausted(f"Container {container} has more than {MAX_CHANGES} changes", field="container",
+                            value=container, hint="export or commit it instead")
+        found.append(parse_change(name))
+    return sorted(found, key=lambda change: change.path)
 
 
 async def split_names(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

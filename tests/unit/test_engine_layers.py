@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperstack.engine.api import ChangeKind
-from hyperstack.engine.layers import parse_change, split_names
-from hyperstack.pod.errors import GuestError
+from hyperstack.engine.layers import parse_change, read_changes, split_names
+from hyperstack.pod.errors import Exhausted, GuestError
 
 
 async def names(*chunks: bytes) -> list[bytes]:
@@ -32,6 +32,15 @@ async def test_names_are_whole_wherever_the_chunks_are_cut(wanted: list[bytes], 
 async def test_a_list_that_is_none_is_the_guests_fault(chunks: tuple[bytes, ...]) -> None:
     with pytest.raises(GuestError, match="the guest's list of changes"):
         await names(*chunks)
+
+
+async def test_a_list_without_an_end_is_refused() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"A/x\0" * 10_000
+
+    with pytest.raises(Exhausted, match="more than 500000 changes"):
+        await read_changes(endless(), container="box")
 
 
 def test_kinds_are_dockers_and_paths_need_not_be_text() -> None:
