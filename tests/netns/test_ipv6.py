@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from hyperstack.network.api import Network, Subnet
+from hyperstack.network.bridge.addressing import bridge_mac
 from hyperstack.network.bridge.ruleset6 import link_local
 from hyperstack.pod.errors import Conflict, InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import PortBinding
 from tests.netns.conftest import Site
-from tests.netns.lab import Lab, PodPeer, mac, within
+from tests.netns.lab import Lab, PodPeer, checksum, mac, nothing_there, within
 
 HOST6, OUTSIDE6 = "2001:db8:ffff::1", "2001:db8:ffff::9"
 FRONT, BACK = (Subnet(cidr=f"fd00:{number}::/64", gateway=f"fd00:{number}::1") for number in (1, 2))
@@ -250,3 +251,74 @@ async def test_what_cannot_be_a_subnet_or_an_address_is_refused(site: Site, wide
     chosen, gateway = site.backend.choose_subnet6("n", ())
     assert IPv6Address(gateway) in IPv6Network(chosen)
     assert site.backend.choose_subnet6("n", [chosen])[0] != chosen
+
+
+def bridged_packets_are_filtered(yes: bool) -> None:
+    """As where br_netfilter is loaded."""
+    switch = Path("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
+    if switch.exists():
+        switch.write_text(str(int(yes)))
+    elif yes:
+        pytest.skip("this kernel has no br_netfilter")
+
+
+async def test_a_port_is_published_on_the_hosts_loopback_address(site: Site, wide: Lab) -> None:
+    bridged_packets_are_filtered(False)
+    networks = [await site.network(subnets6=(subnet,)) for subnet in (FRONT, BACK)]
+    for number, (network, gateway) in enumerate(zip(networks, (FRONT.gateway, BACK.gateway), strict=True)):
+        pod = await site.pod(network)
+        wide.serve(pod.namespace, 7000, address="::")
+        wide.serve(pod.namespace, 7000, address="::", udp=True)
+        await site.publish(pod, network, PortBinding(container_port=7000, host_port=8000 + number),
+                           PortBinding(container_port=7000, host_port=8000 + number, protocol="udp"),
+                           PortBinding(container_port=7000, host_port=8010 + number, host_ip="::1"))
+        assert asks(wide, wide.host, "::1", 8000 + number) == gateway
+        assert wide.ask(wide.host, "::1", 8000 + number, udp=True) == gateway
+        assert asks(wide, wide.host, "::1", 8010 + number) == gateway
+        assert asks(wide, wide.outside, HOST6, 8010 + number) == "", "on ::1 alone"
+        assert asks(wide, pod.namespace, "::1", 8000 + number) == "", "the pod's own loopback is another"
+    wide.serve(wide.host, 9000, address="::1")
+    assert asks(wide, wide.host, "::1", 9000) == "::1", "the host's own servers are where they were"
+    assert " dev lo " in wide.ip(wide.host, "-6 route get ::1")
+    assert await site.restart() == []
+    assert asks(wide, wide.host, "::1", 8001) == BACK.gateway
+
+
+async def test_where_bridged_packets_are_filtered_it_is_not_and_that_is_said(site: Site, wide: Lab) -> None:
+    bridged_packets_are_filtered(True)
+    network = await site.network(subnets6=(FRONT,))
+    pod = await site.pod(network)
+    wide.serve(pod.namespace, 7000, address="::")
+    await site.publish(pod, network, PortBinding(container_port=7000, host_port=8000))
+    with pytest.raises(ConnectionRefusedError):
+        wide.ask(wide.host, "::1", 8000)
+    assert asks(wide, wide.host, FRONT.gateway, 8000)
+    with pytest.raises(UnsupportedOption, match=r"\[::1\].*bridge-nf-call-ip6tables=0"):
+        site.backend.choose_ports((PortBinding(container_port=7000, host_ip="::1"),), pod_id="p", address=pod.address,
+                                  address6=pod.binding.address6, taken=())
+
+
+def udp6(sender: PodPeer, target_mac: str, target: str, port: int) -> bytes:
+    """Ethernet, IPv6, UDP."""
+    ends = IPv6Address(six(sender)).packed + IPv6Address(target).packed
+    head, body = struct.pack("!HHH", 4444, port, 12), b"host"
+    total = checksum(ends + struct.pack("!II", 12, 17) + head + bytes(2) + body)
+    return (mac(target_mac) + mac(sender.binding.mac) + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, 12, 17, 64) + ends
+            + head + struct.pack("!H", total) + body)
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+async def test_a_pod_reaches_nothing_on_the_hosts_loopback_address(site: Site, wide: Lab, filtered: bool) -> None:
+    bridged_packets_are_filtered(filtered)
+    network = await site.network(subnets6=(FRONT,))
+    pod, peer = await site.pod(network), await site.pod(network)
+    heard = []
+    for namespace, target_mac, target in ((peer.namespace, peer.binding.mac, six(peer)),
+                                          (wide.host, bridge_mac(network), "::1")):
+        with within(namespace, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)) as listener:
+            listener.bind(("::", 9000))
+            pod.inject(udp6(pod, target_mac, target, 9000))
+            assert wide.pings(pod.namespace, peer.address), "what came before has been dealt with"
+            assert wide.pings(pod.namespace, network.subnets[0].gateway)
+            heard.append(not nothing_there(listener))
+    assert heard == [True, False]

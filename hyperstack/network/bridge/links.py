@@ -53,6 +53,10 @@ _MACVLAN_SOURCE, _MACVLAN_NODST, _MACVLAN_MACADDR_ADD = 16, 2, 0
 _PORT_HAIRPIN, _PORT_LEARNING, _PORT_UNICAST_FLOOD, _PORT_MCAST_FLOOD, _PORT_ISOLATED = 4, 8, 9, 27, 33
 _ADDRESS_ADDRESS, _ADDRESS_LOCAL = 1, 2
 _NEIGHBOUR_ADDRESS = 2
+_NEW_ROUTE = 24
+_ROUTE_TO, _ROUTE_DEVICE, _ROUTE_METRIC = 1, 4, 6
+_TABLE_LOCAL, _BY_DAEMON, _LOCAL = 255, 4, 2
+_METRIC = 4096
 _NO_DAD = 0x02
 _NTF_MASTER = 0x04
 _NUD_NOARP = 0x40
@@ -125,6 +129,17 @@ class Links:
                 self._netlink.tell(Message(_NEW_ADDRESS, head + attribute(
                     _ADDRESS_ADDRESS, IPv6Address(subnet.gateway).packed), CREATE | EXCLUSIVE))
         self._netlink.tell(Message(_NEW_LINK, _link(index, on=_UP) + u32(_LINK_MTU, network.mtu)))
+        if network.subnets6 and not network.internal:
+            self._accept_loopback6(index)
+
+    def _accept_loopback6(self, index: int) -> None:
+        """What comes in by this bridge for ::1 is the host's; the kernel lets a packet to a loopback address take a
+        route by the device alone that it came in by. The host itself goes there by `lo`, whose metric is 0."""
+        route = struct.pack("=BBBBBBBBI", socket.AF_INET6, 128, 0, 0, _TABLE_LOCAL, _BY_DAEMON, 0, _LOCAL, 0)
+        route += attribute(_ROUTE_TO, IPv6Address("::1").packed) + u32(_ROUTE_DEVICE, index)
+        with _tolerate(errno.EEXIST):
+            # Of two routes with one metric there can be only one.
+            self._netlink.tell(Message(_NEW_ROUTE, route + u32(_ROUTE_METRIC, _METRIC + index), CREATE | EXCLUSIVE))
 
     def make_tap(self, name: str, uid: int) -> int:
         """A tap that lives as long as its descriptor, which is returned (close-on-exec).
@@ -262,6 +277,14 @@ def has_ipv6() -> bool:
         return (SYSCTL / "ipv6/conf/all/disable_ipv6").read_text().strip() == "0"
     except OSError:
         return False
+
+
+def serves_loopback6() -> bool:
+    """Whether a port can be published on ::1: not where bridged packets are filtered as if they were routed."""
+    try:
+        return (SYSCTL / "bridge/bridge-nf-call-ip6tables").read_text().strip() == "0"
+    except OSError:
+        return True
 
 
 def ensure_forwarding6() -> bool:

@@ -11,7 +11,8 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from hyperstack.network.api import Published
-from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
+from hyperstack.network.bridge.links import serves_loopback6
+from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import PortBinding
 
 EPHEMERAL = range(32768, 61000)
@@ -73,6 +74,7 @@ def _host_ip(text: str, address6: str) -> str:
     """Canonical; empty for every address.
 
     :raise InvalidArgument: it is none, or of IPv6 where the pod has no such address.
+    :raise UnsupportedOption: ::1 where it is not served.
     """
     try:
         address = ip_address(text or _ANYWHERE)
@@ -82,6 +84,10 @@ def _host_ip(text: str, address6: str) -> str:
     if address.version == 6 and not address6:
         raise InvalidArgument(f"a port cannot be published on {address}: the pod's network has no IPv6",
                               field="host_ip", value=str(address), hint="use a network that was created with --ipv6")
+    if address.version == 6 and address.is_loopback and not serves_loopback6():
+        raise UnsupportedOption("publishing a port on [::1] of this host", "it passes bridged packets through "
+                                "ip6tables, which lose what is answered to ::1",
+                                hint="sysctl -w net.bridge.bridge-nf-call-ip6tables=0; or another address")
     return "" if address.is_unspecified else str(address)
 
 

@@ -30,6 +30,7 @@ from itertools import groupby
 from hyperstack.network.api import Binding, Network, Published
 from hyperstack.network.bridge import chains, ruleset6
 from hyperstack.network.bridge.elements import Element, Verb
+from hyperstack.network.bridge.links import serves_loopback6
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
 
@@ -162,7 +163,8 @@ class Ruleset:
         if self.ipv6:
             rules += self._gone("ip6")
         if desired.has_ipv6:
-            rules += ruleset6.rules(table=self._names.table, taps=self._names.tap_prefix)
+            rules += ruleset6.rules(table=self._names.table, taps=self._names.tap_prefix,
+                                    loopback=serves_loopback6())
         servers = set(desired.resolvers.reachable) | ({upstream} if upstream else set())
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
         parts += [self.network("add", network, desired.name_ports.get(network.id))

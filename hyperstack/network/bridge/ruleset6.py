@@ -1,8 +1,10 @@
 """The rules for IPv6, beside those of `ruleset`: in force while a network has it.
 
 `ip6` does for IPv6 what `ip` does for IPv4, without DNS, which pods ask over IPv4. Out of reach besides link-local
-addresses are the two where providers answer with credentials. The loopback address is not translated: what comes from
-::1 leaves no host.
+addresses are the two where providers answer with credentials. What the host's own processes send to ::1 goes to pods
+from the bridge's address. Their answers come in by the bridge with ::1 restored, which its route to ::1 makes good (see
+`Links.ensure_bridge`); but where bridged packets pass through these chains before they are the bridge's, the kernel
+takes an answer to ::1 for a packet from outside, and drops it. There ports are not published on ::1.
 
 Within a bridge a pod may speak with the addresses of its binding, the global one and the link-local one that its MAC
 makes; and say of those alone that they are its own (neighbour advertisements). It is no router: router advertisements
@@ -29,6 +31,7 @@ table ip6 {table} {{
     chain guard {{
         type filter hook prerouting priority raw; policy accept;
         iifname "{taps}*" drop
+        iifname @bridges ip6 daddr ::1 drop
     }}
     chain published {{
         meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports_at6
@@ -40,7 +43,7 @@ table ip6 {table} {{
     }}
     chain output {{
         type nat hook output priority -100; policy accept;
-        ip6 daddr != ::1 fib daddr type local jump published
+        {but_loopback} fib daddr type local jump published
     }}
 {filtering}
     chain host {{
@@ -51,6 +54,7 @@ table ip6 {table} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         oifname @bridges ip6 saddr @subnets ct status dnat masquerade
+        oifname @bridges ip6 saddr ::1 masquerade
         oifname != @bridges oifname != "lo" ip6 saddr @subnets masquerade
     }}
 }}
@@ -59,9 +63,13 @@ table ip6 {table} {{
 _FILTERING = chains.filtering(family="ip6", icmp="icmpv6", secrets="{ fe80::/10, fd00:ec2::254, fd20:ce::254 }")
 
 
-def rules(*, table: str, taps: str) -> str:
-    """The table `ip6`, without elements. :param taps: what the names of all taps begin with."""
-    return _RULES.format(table=table, taps=taps, sets=chains.SETS, filtering=_FILTERING)
+def rules(*, table: str, taps: str, loopback: bool) -> str:
+    """The table `ip6`, without elements.
+
+    :param taps: what the names of all taps begin with. :param loopback: whether ports are published on ::1 too.
+    """
+    return _RULES.format(table=table, taps=taps, sets=chains.SETS, filtering=_FILTERING,
+                         but_loopback="" if loopback else "ip6 daddr != ::1")
 
 
 FENCE_SETS = """
