@@ -60,6 +60,8 @@ class NetworkDefaults(_Section, frozen=True, kw_only=True):
     pools: list[str] = []
     """CIDRs; a network that names no subnet gets a /24, a project's default one a /22, from the first that has one
     free. Empty: the backend's own."""
+    ipv6: bool = False
+    """Projects' default networks have IPv6 too, a /64 of fd00::/8 each. Networks of users have it where they say so."""
 
 
 class Binds(_Section, frozen=True, kw_only=True):

@@ -74,6 +74,7 @@ def engine_config(config: Config) -> EngineConfig:
         default_memory_mib=parse_size(config.pods.memory, field="pods.memory") >> 20,
         default_disk_bytes=parse_size(config.pods.disk, field="pods.disk"),
         default_volume_bytes=parse_size(config.pods.volume, field="pods.volume"),
+        default_ipv6=config.network.ipv6,
         uid_base=config.hypervisor.first_uid,
         uid_count=config.hypervisor.max_machines,
         start_slots=config.hypervisor.concurrent_starts or EngineConfig.start_slots,

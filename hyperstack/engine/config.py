@@ -27,6 +27,8 @@ class EngineConfig:
     default_disk_bytes: int = 10 << 30
     """Limit of a container's writable layer; the disk is sparse."""
     default_volume_bytes: int = 10 << 30
+    default_ipv6: bool = False
+    """Whether each project's default network has IPv6 beside IPv4."""
     uid_base: int = 1_879_048_192
     """VMs run under uids from here on, one each: 0x70000000, beyond what distributions and user namespaces hand out."""
     uid_count: int = 65536

@@ -54,7 +54,7 @@ class HostEngine:
         self._events = EventBus(self._store)
         self._image_backend = images
         self._hypervisor = hypervisor
-        self._networks = NetworkService(network, self._store, self._events)
+        self._networks = NetworkService(network, self._store, self._events, default_ipv6=config.default_ipv6)
         self._binds = BindService(files, config.bind_paths)
         self.volumes = VolumeService(volumes, self._store, self._events, self._binds, config)
         self.images = ImageService(images, self._store, self._events)

@@ -21,18 +21,21 @@ from hyperstack.pod.spec import Endpoint
 
 
 class NetworkService:
-    def __init__(self, backend: NetworkBackend, store: Store, events: EventBus) -> None:
+    def __init__(self, backend: NetworkBackend, store: Store, events: EventBus, *, default_ipv6: bool = False) -> None:
+        """:param default_ipv6: projects' default networks have IPv6."""
         self._backend = backend
         self._store = store
         self._events = events
         self._begun: set[str] = set()
         self._ready: set[str] = set()
         self._making = asyncio.Lock()
-        self.placement = Placement(backend, store)
+        self.placement = Placement(backend, store, default_ipv6=default_ipv6)
         events.listen(self._follow_names)
 
     async def start(self) -> None:
+        """:raise UnsupportedOption: the default networks shall have IPv6, which the host has not."""
         await self._backend.start()
+        self.placement.renew_defaults()
 
     async def close(self) -> None:
         await self._backend.close()

@@ -18,7 +18,7 @@ from hyperstack.engine.network_options import parse_options
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding, Network, NetworkBackend, Published, Subnet
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.spec import NO_NETWORK, Endpoint, PodSpec, PortBinding
 
 DEFAULT_NETWORK = "bridge"
@@ -32,9 +32,33 @@ _FULL_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Placement:
-    def __init__(self, backend: NetworkBackend, store: Store) -> None:
+    def __init__(self, backend: NetworkBackend, store: Store, *, default_ipv6: bool) -> None:
         self._backend = backend
         self._store = store
+        self._default_ipv6 = default_ipv6
+
+    def renew_defaults(self) -> None:
+        """The default networks that there are get IPv6, or lose it where no pod has an address of it.
+
+        :raise UnsupportedOption: the host has none.
+        """
+        if self._default_ipv6 and not self._backend.has_ipv6:
+            raise UnsupportedOption("network.ipv6", "the host's kernel has no IPv6, or no nftables for it, or it is "
+                                    "switched off", hint="sysctl net.ipv6.conf.all.disable_ipv6; or leave it out")
+        used = {b.network_id for pod in self._store.pods.all() for b in pod.bindings if b.address6}
+        for record in self._store.networks.all():
+            if record.name != DEFAULT_NETWORK or bool(record.subnets6) is self._default_ipv6:
+                continue
+            if self._default_ipv6 or record.id not in used:
+                self._store.networks.put(replace(record, subnets6=self._subnets6(record.id)))
+
+    def _subnets6(self, network_id: str) -> tuple[Subnet, ...]:
+        """Of a default network."""
+        if not self._default_ipv6:
+            return ()
+        cidr, gateway = self._backend.choose_subnet6(
+            network_id, [subnet.cidr for n in self._store.networks.all() for subnet in n.subnets6])
+        return (Subnet(cidr=cidr, gateway=gateway),)
 
     def admit(self, project: str, spec: PodSpec) -> PodSpec:
         """A new pod's spec, its networks by name.
@@ -183,8 +207,9 @@ class Placement:
             raise NotFound("network", name, hint="it was removed; create it again")
         cidr, gateway = self._backend.choose_subnet(
             [subnet.cidr for n in self._store.networks.all() for subnet in n.subnets], large=True)
-        return self._store.networks.put(replace(
-            default_record(project), subnets=(Subnet(cidr=cidr, gateway=gateway),), created_at=time.time_ns()))
+        fresh = default_record(project)
+        return self._store.networks.put(replace(fresh, subnets=(Subnet(cidr=cidr, gateway=gateway),),
+                                                subnets6=self._subnets6(fresh.id), created_at=time.time_ns()))
 
 
 def default_record(project: str, name: str = DEFAULT_NETWORK) -> NetworkRecord:

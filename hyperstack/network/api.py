@@ -115,6 +115,10 @@ class Published:
 class NetworkBackend(Protocol):
     name: str
 
+    @property
+    def has_ipv6(self) -> bool:
+        """Whether networks can have it; known once the backend is started."""
+
     async def start(self) -> None:
         """Make what all networks need (tables, sysctls). :raise Unavailable: the host cannot; says what is missing."""
 

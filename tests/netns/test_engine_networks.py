@@ -34,11 +34,11 @@ ALPHA, BETA = (Principal(user="u", project=project, admin=False) for project in 
 class Host:
     """One daemon's networks, with the store that outlives it."""
 
-    def __init__(self, store: Store, resolv_conf: Path) -> None:
+    def __init__(self, store: Store, resolv_conf: Path, *, ipv6: bool = False) -> None:
         self.store = store
         self.events = EventBus(store)
         self.backend = BridgeNetwork(instance="test", resolv_conf=resolv_conf)
-        self.service = NetworkService(self.backend, store, self.events)
+        self.service = NetworkService(self.backend, store, self.events, default_ipv6=ipv6)
         self.networks = ProjectNetworks(store, self.service, self.events, Rewiring(store, self.service, self),
                                         locked=self._locked)
         self.fds: list[int] = []
@@ -184,6 +184,54 @@ async def test_a_container_that_does_not_run_changes_its_networks(host: Host) ->
     host.store.pods.put(replace(pod, implicit=False))
     with pytest.raises(UnsupportedOption, match=r"manifest's pod is not supported.*org.hyperstack.network"):
         await host.networks.disconnect(ALPHA, "front", "web")
+
+
+async def test_default_networks_have_ipv6_where_the_operator_says_so(host: Host, lab: Lab, resolv_conf: Path) -> None:
+    first = (await host.start(host.pod("web", "bridge"))).binding
+    assert first is not None
+    assert first.address6 == ""
+    await host.service.close()
+    told = Host(host.store, resolv_conf, ipv6=True)
+    await told.service.start()
+    assert await told.service.sweep() == []
+    ports = (PortBinding(container_port=80, host_port=8080),)
+    binding = (await told.start(told.pod("six", "bridge", ports=ports))).binding
+    other = (await told.start(told.pod("other", "bridge", project="beta"))).binding
+    assert binding is not None
+    assert other is not None
+    assert binding.address6.startswith("fd")
+    assert binding.gateway6
+    assert binding.network_id == first.network_id
+    assert binding.gateway6 != other.gateway6
+    pods = [lab.pod(os.dup(fd), one) for fd, one in zip((*host.fds, *told.fds), (first, binding, other), strict=True)]
+    lab.serve(pods[1].namespace, 7000, address="::")
+    assert lab.ask(lab.host, binding.address6.partition("/")[0], 7000) == binding.gateway6
+    assert lab.pings(pods[0].namespace, binding.address.partition("/")[0]), "those that ran before are as they were"
+    assert host.stored("six").ports[0].address6
+    await told.service.close()
+    back = Host(host.store, resolv_conf)
+    await back.service.start()
+    kept = [record for record in host.store.networks.all() if record.subnets6]
+    assert len(kept) == 2, "while pods have addresses of it"
+    for name in ("six", "other"):
+        await back.service.unplug(host.stored(name))
+        host.store.pods.put(replace(host.stored(name), binding=None, ports=()))
+    await back.service.close()
+    again = Host(host.store, resolv_conf)
+    await again.service.start()
+    assert not any(record.subnets6 for record in host.store.networks.all())
+    for fd in told.fds:
+        os.close(fd)
+    await again.service.close()
+
+
+async def test_ipv6_of_default_networks_on_a_host_without_it_is_refused(host: Host, lab: Lab, resolv_conf: Path
+                                                                           ) -> None:
+    lab.run(lab.host, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    other = Host(host.store, resolv_conf, ipv6=True)
+    with pytest.raises(UnsupportedOption, match=r"network\.ipv6 is not supported"):
+        await other.service.start()
+    await other.service.close()
 
 
 async def test_a_container_without_a_network_leaves_none_before_it_joins_one(host: Host) -> None:

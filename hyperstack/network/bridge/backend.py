@@ -77,6 +77,10 @@ class BridgeNetwork:
         self._table_deleted = asyncio.Event()
         self._repairs: asyncio.Task[None] | None = None
 
+    @property
+    def has_ipv6(self) -> bool:
+        return self._ruleset.ipv6
+
     async def start(self) -> None:
         """See what this host can do; nothing is made before the first network.
 
@@ -148,7 +152,7 @@ class BridgeNetwork:
         checks.check_network(network)
         checks.check_apart(network, others)
         checks.check_beside_host(network, self._where_the_host_goes(), self._pools)
-        if network.subnets6 and not self._ruleset.ipv6:
+        if network.subnets6 and not self.has_ipv6:
             raise UnsupportedOption("IPv6 on this host", "its kernel has no IPv6, or no nftables for it, or it is "
                                     "switched off", hint="sysctl net.ipv6.conf.all.disable_ipv6; or leave out --ipv6")
 
