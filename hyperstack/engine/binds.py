@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pwd
 import stat
@@ -18,9 +19,9 @@ from msgspec.structs import replace
 
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.guest import messages
-from hyperstack.guest.channel import AgentChannel
-from hyperstack.guest.file_server import MAX_SHARES, FileServers, HostUser, Share
-from hyperstack.hypervisor.api import Machine
+from hyperstack.guest.channel import AgentChannel, GuestCallError
+from hyperstack.guest.file_server import MAX_SHARES, FileServers, HostUser, Share, open_tray
+from hyperstack.hypervisor.api import Disk, Machine
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Forbidden, HyperStackError, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.spec import Mount, MountKind
@@ -106,9 +107,17 @@ class BindService:
                 shares.append(Share(fd=fd, read_only=mount.read_only or "ro" in mount.has,
                                     flat=NON_RECURSIVE in mount.has))
             cgroups = stack.enter_context(machine.helper_groups())
-            stream = stack.enter_context(await self._servers.serve(shares, user=user, cgroups=cgroups))
+            tray, tray_disk = stack.enter_context(open_tray())
+            stream = stack.enter_context(await self._servers.serve(shares, user=user, cgroups=cgroups, tray=tray))
             await machine.attach_port(_port(container), stream.fileno())
-        await channel.volume(messages.Volume(name=files_volume(container), port=_port(container)))
+            await machine.attach_disk(Disk(serial=_tray(container), fd=tray_disk, read_only=True))
+        files = messages.Volume(name=files_volume(container), port=_port(container), tray=_tray(container))
+        try:
+            await channel.volume(files)
+        except GuestCallError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            await channel.volume(replace(files, tray=""))  # an agent from before there were trays
 
     async def detach(self, machine: Machine, channel: AgentChannel, container: ContainerRecord) -> None:
         """Take all of that away. Idempotent; what is gone already is no error."""
@@ -117,6 +126,8 @@ class BindService:
                 await channel.unvolume(files_volume(container))
             with contextlib.suppress(HyperStackError):
                 await machine.detach_port(_port(container))
+            with contextlib.suppress(HyperStackError):
+                await machine.detach_disk(_tray(container))
 
     def close(self) -> None:
         self._servers.close()
@@ -193,6 +204,10 @@ def share_path(container: ContainerRecord, mount: Mount) -> str:
 
 def _port(container: ContainerRecord) -> str:
     return f"files.{container.id[:12]}"
+
+
+def _tray(container: ContainerRecord) -> str:
+    return f"t{container.id[:17]}"
 
 
 def _host_user(uid: int) -> HostUser | None:

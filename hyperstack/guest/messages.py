@@ -180,6 +180,8 @@ class Volume(Call, frozen=True, kw_only=True, tag="volume"):
     """Of an ext4 disk."""
     port: str = ""
     """Name of the virtio-serial port at which its files are served. Neither: a tmpfs."""
+    tray: str = ""
+    """Of the disk by which the data of large reads comes; with a port."""
     tmpfs: int = 0
     """Bytes it may have; 0: half of the guest's memory."""
     files: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_a_missing_source_is_made_for_v_and_refused_for_mount(daemon: Daemon, sh
     assert not (share / "absent").exists()
     daemon.ctl("run", "--rm", "-v", f"{share}/absent/below:/s", BUSYBOX, "touch", "/s/made")
     assert (share / "absent/below/made").exists()
+
+
+def test_a_large_file_is_read_as_it_is(daemon: Daemon, share: Path) -> None:
+    """In pieces of any size; by two containers of one VM, of which one begins anew."""
+    content = os.urandom((3 << 20) + 12345)
+    (share / "large").write_bytes(content)
+    expected = hashlib.sha256(content).hexdigest()
+    for name, network in (("first", "bridge"), ("second", "container:first")):
+        daemon.ctl("run", "-d", "--name", name, "--network", network, "-v", f"{share}:/s", BUSYBOX, "sleep", "600")
+    daemon.ctl("restart", "-t", "0", "second")
+    for name, sizes in (("first", ("1048576", "100003")), ("second", ("4097",))):
+        for size in sizes:
+            said = daemon.text("exec", name, "sh", "-c", f"echo 3 >/proc/sys/vm/drop_caches 2>/dev/null; "
+                               f"dd if=/s/large bs={size} 2>/dev/null | sha256sum")
+            assert said.split()[0] == expected
+            (share / "large").write_bytes(content)  # so that nothing that is cached holds
+    daemon.ctl("rm", "-f", "second", "first")
 
 
 def test_inspect_shows_them_as_docker_does(daemon: Daemon, share: Path) -> None:

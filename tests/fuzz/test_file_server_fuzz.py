@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.guest.file_server import FileServers, HostUser, Share
+from hyperstack.guest.file_server import TRAY_BYTES, FileServers, HostUser, Share, open_tray
 from tests.harness import CACHE
 
 LOOKUP, GETATTR, SYMLINK, MKNOD, MKDIR, UNLINK = 1, 3, 6, 8, 9, 10
-OPEN, INIT, CREATE = 14, 26, 35
+OPEN, READ, INIT, CREATE = 14, 15, 26, 35
+TRAY_ASK = 0x79617274
+"""No operation of FUSE's: see files/tray.h."""
 _HEAD = struct.Struct("<IIQQIIIHH")
 _ANSWER = struct.Struct("<IiQ")
 _EPERM, _EINVAL = 1, 22
@@ -74,13 +76,15 @@ def area(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(directory: Path, *, read_only: bool = False, user: HostUser | None = None) -> Iterator[Guest]:
+def serving(directory: Path, *, read_only: bool = False, user: HostUser | None = None, tray: int | None = None
+            ) -> Iterator[Guest]:
     """A server of `directory`, which has to end by itself, and not by a signal, when its stream does."""
     loop = asyncio.new_event_loop()
     servers = FileServers(CACHE / "daemon")
     fd = os.open(directory, os.O_PATH)
     try:
-        stream = loop.run_until_complete(servers.serve([Share(fd=fd, read_only=read_only)], user=user, cgroups=[]))
+        stream = loop.run_until_complete(
+            servers.serve([Share(fd=fd, read_only=read_only)], user=user, cgroups=[], tray=tray))
         [process] = servers._watched.values()
         stream.settimeout(60)
         with stream:
@@ -165,6 +169,35 @@ def test_devices_are_neither_made_nor_opened(area: Path) -> None:
         assert guest.ask(OPEN, guest.find("zero", share)[1], struct.pack("<II", 0, 0))[0] != 0
 
 
+def test_data_of_large_reads_comes_by_the_tray_where_it_is_asked_for(area: Path) -> None:
+    content = os.urandom(700_000)
+    (area / "share/f").write_bytes(content)
+    with open_tray() as (writable, readable), serving(area / "share", tray=writable) as guest:
+        guest.begin()
+        _, file = guest.find("f", guest.find("0")[1])
+        handle = struct.unpack_from("<Q", guest.ask(OPEN, file, struct.pack("<II", 0, 0))[1])[0]
+
+        def read(offset: int, size: int) -> tuple[int, bytes]:
+            return guest.ask(READ, file, struct.pack("<QQIIQII", handle, offset, size, 0, 0, 0, 0))
+
+        assert read(0, 50_000) == (0, content[:50_000])
+        guest.send(TRAY_ASK, 0)
+        places = []
+        for offset in range(0, 640_000, 64_000):
+            error, answer = read(offset, 1 << 30 if offset == 64_000 else 64_000)
+            place, size = struct.unpack("<II", answer)
+            assert (error, size) == (-1, 1 << 18 if offset == 64_000 else 64_000)
+            assert os.pread(readable, size, place << 18) == content[offset:offset + size]
+            places.append(place)
+        assert places == [0, 1, 2, 3, 4, 5, 6, 7, 0, 1]
+        assert read(1, 4096) == (0, content[1:4097])
+        assert read(699_000, 50_000) == (0, content[699_000:])
+        assert read(1 << 40, 50_000) == (0, b"")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.pwrite(readable, b"x", 0)
+        assert os.fstat(readable).st_size == TRAY_BYTES == 8 << 18
+
+
 def test_nothing_is_done_before_the_first_word(area: Path) -> None:
     with serving(area / "share") as guest:
         assert guest.find("0")[0] != 0
@@ -174,8 +207,9 @@ def test_nothing_is_done_before_the_first_word(area: Path) -> None:
 def test_garbage_ends_in_errors_and_reaches_nothing(area: Path, seed: int, turn: int) -> None:
     """Every operation, with numbers that are right, nearly right and wrong, in records that are whole and cut off."""
     draw = random.Random(f"{seed} {turn}")
-    with serving(area / "share") as guest:
+    with open_tray() as (tray, _), serving(area / "share", tray=tray) as guest:
         guest.begin()
+        guest.send(TRAY_ASK, 0)
         nodes, handles = [1, guest.find("0")[1]], [0]
         for _ in range(MESSAGES):
             opcode, node = draw.randrange(0, 54), draw.choice([*nodes, draw.getrandbits(64), draw.getrandbits(33)])

@@ -12,8 +12,10 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include "../files/tray.h"
 #include "mounts.h"
 
 #define ANSWER_MAX (256 * 1024 + 8192) /* the server's largest read or write, with its head */
@@ -21,6 +23,7 @@
 #define READ_MAX "262144"
 #define PORT_WAIT_NS (10 * NSEC_PER_SEC)
 #define NAMES_MAX 64
+#define SECTOR 512 /* of the tray: a read without the cache is of whole ones */
 
 static bool served;
 
@@ -70,12 +73,82 @@ struct lane {
     size_t size, sent;
 };
 
+/* Reads whose data may come by the tray, by what their requests are called; no more at once than it has places. */
+static struct {
+    int fd; /* -1: there is none */
+    uint64_t reads[TRAY_PLACES];
+    unsigned count;
+} tray = {.fd = -1};
+
+/* What the server waits for before it uses the tray. */
+static void ask_for_tray(struct lane *out)
+{
+    const struct fuse_in_header ask = {.len = sizeof(ask), .opcode = TRAY_ASK};
+    memcpy(out->data, &ask, sizeof(ask));
+    out->size = sizeof(ask);
+}
+
+static void note_read(const char *request)
+{
+    struct fuse_in_header head;
+    memcpy(&head, request, sizeof(head));
+    if (tray.fd >= 0 && head.opcode == FUSE_READ)
+        tray.reads[tray.count++] = head.unique;
+}
+
+static void note_answer(uint64_t unique)
+{
+    for (unsigned i = 0; i < tray.count; i++)
+        if (tray.reads[i] == unique) {
+            tray.reads[i] = tray.reads[--tray.count];
+            return;
+        }
+}
+
+/* The kernel's ENODEV: nobody waits for answers any more. */
+static bool answer_kernel(int fuse, struct fuse_out_header head, char *data, size_t size)
+{
+    struct iovec parts[] = {{&head, sizeof(head)}, {data, size}};
+    head.len = (uint32_t)(sizeof(head) + size);
+    return writev(fuse, parts, size ? 2 : 1) >= 0 || errno != ENODEV;
+}
+
+static bool answer_from_tray(int fuse, const char *answer, size_t size)
+{
+    static _Alignas(4096) char data[TRAY_PLACE];
+    struct fuse_out_header head;
+    struct tray_answer where;
+    if (size != sizeof(head) + sizeof(where))
+        return false;
+    memcpy(&head, answer, sizeof(head));
+    memcpy(&where, answer + sizeof(head), sizeof(where));
+    if (where.place >= TRAY_PLACES || where.size > TRAY_PLACE)
+        return false;
+    size_t whole = (where.size + SECTOR - 1U) / SECTOR * SECTOR;
+    ssize_t got = pread(tray.fd, data, whole, (off_t)where.place * TRAY_PLACE);
+    bool good = got == (ssize_t)whole;
+    head.error = good ? 0 : -EIO;
+    return answer_kernel(fuse, head, data, good ? where.size : 0);
+}
+
+static bool pass_answer(int fuse, const char *answer, size_t size)
+{
+    struct fuse_out_header head;
+    memcpy(&head, answer, sizeof(head));
+    note_answer(head.unique);
+    if (tray.fd >= 0 && head.error == TRAY_ANSWER)
+        return answer_from_tray(fuse, answer, size);
+    return write(fuse, answer, size) >= 0 || errno != ENODEV;
+}
+
 /* From the kernel: a whole request, or nothing. False: the file system is unmounted. */
 static bool take_request(int fuse, struct lane *out)
 {
     ssize_t got = read(fuse, out->data, sizeof(out->data));
     if (got > 0)
         out->size = (size_t)got;
+    if (got >= (ssize_t)sizeof(struct fuse_in_header))
+        note_read(out->data);
     return got > 0 || errno == EAGAIN || errno == EINTR || errno == ENOENT;
 }
 
@@ -105,7 +178,7 @@ static bool take_answers(int port, int fuse, struct lane *in)
             return false;
         if (in->size - used < whole)
             break;
-        if (write(fuse, in->data + used, whole) < 0 && errno == ENODEV)
+        if (!pass_answer(fuse, in->data + used, whole))
             return false;
         used += whole;
     }
@@ -117,8 +190,10 @@ static bool take_answers(int port, int fuse, struct lane *in)
 static void carry(int fuse, int port)
 {
     static struct lane out, in;
+    if (tray.fd >= 0)
+        ask_for_tray(&out);
     for (;;) {
-        struct pollfd ends[] = {{.fd = out.size ? -1 : fuse, .events = POLLIN},
+        struct pollfd ends[] = {{.fd = out.size || tray.count == TRAY_PLACES ? -1 : fuse, .events = POLLIN},
                                 {.fd = port, .events = (short)(POLLIN | (out.size ? POLLOUT : 0))}};
         if (poll(ends, COUNT_OF(ends), -1) < 0 && errno != EINTR)
             return;
@@ -141,11 +216,13 @@ int files_alone(int fd)
     return 3;
 }
 
-static _Noreturn void relay(int fuse, const char *name)
+static _Noreturn void relay(int fuse, const char *name, const char *tray_device)
 {
     fuse = files_alone(fuse);
     prctl(PR_SET_NAME, "files");
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); /* memory that it needs must not wait for files that it carries */
+    if (tray_device)
+        tray.fd = open(tray_device, O_RDONLY | O_DIRECT | O_CLOEXEC);
     int port = files_port(name);
     if (port >= 0)
         carry(fuse, port);
@@ -153,7 +230,7 @@ static _Noreturn void relay(int fuse, const char *name)
     _exit(0); /* the kernel ends what waits, and all that comes, with an error */
 }
 
-int files_mount(const char *port, struct problem *problem)
+int files_mount(const char *port, const char *tray_device, struct problem *problem)
 {
     char number[16];
     const char *const options[] = {"fd", number, "rootmode", "40000", "user_id", "0", "group_id", "0",
@@ -167,7 +244,7 @@ int files_mount(const char *port, struct problem *problem)
     int mounted = mount_new("fuse", "files", options, ATTR_NODEV, problem);
     pid_t pid = mounted < 0 ? -1 : fork();
     if (pid == 0)
-        relay(fuse, port);
+        relay(fuse, port, tray_device);
     if (mounted >= 0 && pid < 0) {
         fail(problem, errno, "cannot start the carrier of files: %s", strerror(errno));
         close_fd(&mounted);

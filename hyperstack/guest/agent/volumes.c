@@ -16,7 +16,7 @@
 #define VOLUMES_PATH RUN_PATH "/volumes"
 
 struct volume_request {
-    char *op, *name, *serial, *port;
+    char *op, *name, *serial, *port, *tray;
     int64_t tmpfs, files, mode, uid, gid;
     bool read_only;
 };
@@ -61,6 +61,19 @@ static int mount_disk(const struct volume_request *request, struct problem *prob
     return mounted;
 }
 
+static int mount_files(const struct volume_request *request, struct problem *problem)
+{
+    struct disk_table table = {0};
+    const char *tray = NULL;
+    int mounted = -1;
+    if (request->tray)
+        disks_scan(&table);
+    if (!request->tray || (tray = disk_device(&table, request->tray, problem)))
+        mounted = files_mount(request->port, tray, problem);
+    disks_free(&table);
+    return mounted;
+}
+
 bool volume_mount(struct slice arguments, struct problem *problem)
 {
     static const struct field fields[] = {
@@ -68,6 +81,7 @@ bool volume_mount(struct slice arguments, struct problem *problem)
         {"name", FIELD_TEXT, false, offsetof(struct volume_request, name), 1, NAME_MAX_VOLUME},
         {"serial", FIELD_TEXT, true, offsetof(struct volume_request, serial), 1, 63},
         {"port", FIELD_TEXT, true, offsetof(struct volume_request, port), 1, 63},
+        {"tray", FIELD_TEXT, true, offsetof(struct volume_request, tray), 1, 63},
         {"tmpfs", FIELD_INT, true, offsetof(struct volume_request, tmpfs), 0, INT64_MAX},
         {"files", FIELD_INT, true, offsetof(struct volume_request, files), 0, INT64_MAX},
         {"read_only", FIELD_BOOL, true, offsetof(struct volume_request, read_only), 0, 0},
@@ -91,7 +105,7 @@ bool volume_mount(struct slice arguments, struct problem *problem)
     }
     if (good)
         mounted = request.serial ? mount_disk(&request, problem)
-                  : request.port ? files_mount(request.port, problem)
+                  : request.port ? mount_files(&request, problem)
                                  : mount_tmpfs(&request, problem);
     if (mounted >= 0 && make_directory(path, 0700) < 0)
         fail(problem, errno, "cannot make %s", path);

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define TRAY_LEAST 4096      /* bytes: what one turn of the stream carries */
 #define FRESH_NS 100000000LL /* a change within the clock's tick before could have the same time */
 
 #ifndef RWF_APPEND
@@ -71,8 +72,12 @@ int do_read(const struct request *request)
     struct handle *handle = in ? handle_get(in->fh) : NULL;
     if (!handle || in->offset > INT64_MAX)
         return handle ? EINVAL : EBADF;
-    ssize_t size = pread(handle->fd, data, in->size < MAX_DATA ? in->size : MAX_DATA, (off_t)in->offset);
-    return size < 0 ? errno : reply(request, data, (size_t)size);
+    char *place = in->size > TRAY_LEAST ? tray_place() : NULL;
+    char *to = place ? place : data;
+    ssize_t size = pread(handle->fd, to, in->size < MAX_DATA ? in->size : MAX_DATA, (off_t)in->offset);
+    if (size < 0)
+        return errno;
+    return place && size > TRAY_LEAST ? reply_by_tray(request, (size_t)size) : reply(request, to, (size_t)size);
 }
 
 int do_write(const struct request *request)

@@ -1,4 +1,4 @@
-/* server --socket FD --share FD:ro|rw[-flat]... [--cgroup FD...] [--user UID --group GID...]
+/* server --socket FD --share FD:ro|rw[-flat]... [--tray FD] [--cgroup FD...] [--user UID --group GID...]
  *
  * Serves what is shared until the other end of the socket closes; standard error is closed when it begins to. Without --user it serves as root: files are their
  * makers' in the guest. With it, as that user and no more. */
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -75,6 +76,15 @@ static unsigned raise_open_files(void)
     return (unsigned)limit.rlim_cur - OPEN_RESERVE;
 }
 
+static void map_tray(int fd)
+{
+    void *memory = mmap(NULL, (size_t)TRAY_PLACES * TRAY_PLACE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        die("the tray: %s", strerror(errno));
+    close(fd);
+    session_tray(memory);
+}
+
 int main(int argc, char **argv)
 {
     static struct share shares[SHARES_MAX];
@@ -91,6 +101,8 @@ int main(int argc, char **argv)
         } else if (!strcmp(argv[i], "--share") && share_count < SHARES_MAX) {
             shares[share_count].fd = (int)number(value, &end);
             take_mode(&shares[share_count++], end);
+        } else if (!strcmp(argv[i], "--tray")) {
+            map_tray((int)whole(value));
         } else if (!strcmp(argv[i], "--cgroup") && cgroup_count < CGROUPS_MAX) {
             cgroups[cgroup_count++] = (int)whole(value);
         } else if (!strcmp(argv[i], "--user")) {

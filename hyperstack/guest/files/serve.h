@@ -12,10 +12,12 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 
+#include "tray.h"
+
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 #define NO_REPLY (-1)
 
-#define MAX_DATA (256 * 1024) /* bytes of one read or write */
+#define MAX_DATA TRAY_PLACE    /* bytes of one read or write */
 #define MAX_REQUEST (MAX_DATA + 4096 + (int)sizeof(struct fuse_in_header))
 #define ROOT 0U               /* index of the root's node */
 #define NONE UINT32_MAX
@@ -47,6 +49,9 @@ int session_run(int fd);
 int reply(const struct request *request, const void *data, size_t size);
 int reply_parts(const struct request *request, struct iovec *parts, int count); /* parts[0] is for the header */
 void reply_later(uint64_t unique, int error);                                    /* a request that had to wait */
+void session_tray(char *memory); /* of TRAY_PLACES places */
+char *tray_place(void);          /* where data of MAX_DATA may be put; NULL: nobody would look there */
+int reply_by_tray(const struct request *request, size_t size); /* what was put there */
 
 /* nodes.c: what the guest knows */
 bool nodes_init(int root, unsigned descriptors);

@@ -16,6 +16,9 @@
 
 static int stream = -1;
 static bool begun;
+static char *tray;
+static bool tray_wanted;
+static unsigned tray_turn;
 
 static bool send_all(struct iovec *parts, int count)
 {
@@ -58,6 +61,24 @@ int reply(const struct request *request, const void *data, size_t size)
 {
     struct iovec parts[2] = {{NULL, 0}, {(void *)data, size}};
     return reply_parts(request, parts, size ? 2 : 1);
+}
+
+void session_tray(char *memory)
+{
+    tray = memory;
+}
+
+char *tray_place(void)
+{
+    return tray && tray_wanted ? tray + (size_t)(tray_turn % TRAY_PLACES) * TRAY_PLACE : NULL;
+}
+
+int reply_by_tray(const struct request *request, size_t size)
+{
+    struct tray_answer where = {.place = tray_turn++ % TRAY_PLACES, .size = (uint32_t)size};
+    struct iovec parts[2] = {{NULL, 0}, {&where, sizeof(where)}};
+    send_reply(request->head->unique, -TRAY_ANSWER, parts, 2);
+    return 0;
 }
 
 void reply_later(uint64_t unique, int error)
@@ -169,6 +190,10 @@ static void handle(struct request *request)
     uint32_t opcode = request->head->opcode;
     int error = ENOSYS;
     request_stamp();
+    if (opcode == TRAY_ASK) {
+        tray_wanted = true;
+        return;
+    }
     if (!begun && opcode != FUSE_INIT)
         error = EPROTO;
     else if (opcode < COUNT_OF(operations) && operations[opcode])

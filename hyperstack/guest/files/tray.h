@@ -1,0 +1,18 @@
+/* Data of large reads beside the stream, which QEMU takes a page at a time from: a piece of memory that the server shares
+ * with the machine's VMM, and that the guest reads as a disk.
+ *
+ * Whoever carries the guest's requests says TRAY_ASK first where it has the disk. From then on an answer may have the
+ * "error" TRAY_ANSWER and a record that tells where its data is. Places are used in turn, so no more than TRAY_PLACES
+ * reads may be under way at once: that is the asker's to see to, whose data it is. */
+#pragma once
+
+#include <stdint.h>
+
+#define TRAY_PLACES 8
+#define TRAY_PLACE (256 * 1024) /* bytes; of the largest read */
+#define TRAY_ASK 0x79617274U    /* opcode of a request without a body or an answer */
+#define TRAY_ANSWER 1           /* the kernel's errors are negative */
+
+struct tray_answer {
+    uint32_t place, size;
+};
