@@ -119,7 +119,7 @@ class ResourcesBody(Body, frozen=True):
 
 class HostConfigBody(ResourcesBody, frozen=True):
     binds: list[str] = []
-    # `ContainerIDFile` is the client's own business and `ConsoleSize` is followed by a resize: neither is read.
+    # `ContainerIDFile` is the client's own business, and not read.
     log_config: LogConfigBody = msgspec.field(default_factory=LogConfigBody)
     network_mode: str = ""
     port_bindings: dict[str, list[PortBindingBody]] = {}
@@ -128,6 +128,7 @@ class HostConfigBody(ResourcesBody, frozen=True):
     volume_driver: str = ""
     volumes_from: list[str] = []
     mounts: list[MountBody] = []
+    console_size: list[Int64] = []
     annotations: dict[str, str] = {}
     cap_add: list[str] = []
     cap_drop: list[str] = []

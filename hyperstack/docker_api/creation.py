@@ -146,7 +146,7 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
         healthcheck=parse_healthcheck(body.healthcheck), shell=tuple(body.shell), links=parse_links(body),
-        sharing=parse_sharing(body))
+        console_size=parse_console_size(host.console_size), sharing=parse_sharing(body))
 
 
 def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
@@ -283,6 +283,15 @@ def parse_size_field(field: str, value: int) -> int:
     if value < 0:
         raise InvalidArgument(f"{field} can not be less than 0", field=field, value=value)
     return value
+
+
+def parse_console_size(size: list[int]) -> tuple[int, int]:
+    """(rows, columns); absent is (0, 0). :raise InvalidArgument: it is something else."""
+    if not size:
+        return 0, 0
+    if len(size) != 2 or not all(0 <= value <= 0xFFFF for value in size):
+        raise InvalidArgument("ConsoleSize must be [height, width]", field="ConsoleSize")
+    return size[0], size[1]
 
 
 def _address(text: str, field: str) -> str:

@@ -9,7 +9,7 @@ from aiohttp import web
 from hyperstack.docker_api import streams
 from hyperstack.docker_api.bodies import ExecCreateBody, ExecStartBody
 from hyperstack.docker_api.containers import window_size
-from hyperstack.docker_api.creation import parse_environment
+from hyperstack.docker_api.creation import parse_console_size, parse_environment
 from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.versions import HEADERS
 from hyperstack.engine.api import Engine
@@ -46,14 +46,14 @@ class ExecRoutes:
             argv=tuple(body.cmd), env=parse_environment(body.env), working_dir=body.working_dir, user=body.user,
             tty=body.tty, privileged=body.privileged, attach_stdin=body.attach_stdin, attach_stdout=body.attach_stdout,
             attach_stderr=body.attach_stderr, detach_keys=body.detach_keys,
-            console_size=_console_size(body.console_size)))
+            console_size=parse_console_size(body.console_size)))
         return json_response({"Id": record.id}, status=201)
 
     async def start(self, call: Call) -> web.StreamResponse:
         body = await call.body(ExecStartBody)
         record = self._execs.get(call.who, call.part("id"))
         self._check_startable(call, record)
-        rows, columns = _console_size(body.console_size) if body.console_size else record.request.console_size
+        rows, columns = parse_console_size(body.console_size) if body.console_size else record.request.console_size
         if body.detach:
             await self._execs.start(call.who, record.id, detach=True)
             return empty(200)
@@ -100,15 +100,6 @@ class ExecRoutes:
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         return json_response(_describe(self._execs.get(call.who, call.part("id"))))
-
-
-def _console_size(size: list[int]) -> tuple[int, int]:
-    """(rows, columns); absent is (0, 0)."""
-    if not size:
-        return 0, 0
-    if len(size) != 2 or not all(0 <= value <= 0xFFFF for value in size):
-        raise InvalidArgument("ConsoleSize must be [height, width]", field="ConsoleSize")
-    return size[0], size[1]
 
 
 def _describe(record: ExecRecord) -> dict[str, Any]:

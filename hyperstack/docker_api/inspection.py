@@ -139,7 +139,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
         "RestartPolicy": {"Name": restart.kind.value, "MaximumRetryCount": restart.max_retries
                           if restart.kind is RestartKind.ON_FAILURE else 0},
         "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": list(spec.volumes_from) or None,
-        "ConsoleSize": [0, 0],
+        "ConsoleSize": list(spec.console_size),
         "Annotations": spec.annotations, "CapAdd": list(security.cap_add) or None,
         "CapDrop": list(security.cap_drop) or None, "CgroupnsMode": "private", "Dns": list(pod.dns),
         "DnsOptions": list(pod.dns_options), "DnsSearch": list(pod.dns_search),

@@ -192,7 +192,8 @@ def main_process(pod: PodRecord, container: ContainerRecord, linked: tuple[str, 
     return messages.Process(
         argv=_encode(argv), env=_encode(environment(container, hostname(pod), tty=spec.tty, linked=linked)),
         cwd=(spec.working_dir or image.working_dir or "/").encode(), user=(spec.user or image.user).encode(),
-        tty=spec.tty, stdin=spec.open_stdin, init=spec.init, oom_score_adj=spec.oom_score_adj,
+        tty=spec.tty, rows=spec.console_size[0], columns=spec.console_size[1], stdin=spec.open_stdin, init=spec.init,
+        oom_score_adj=spec.oom_score_adj,
         rlimits=tuple(rlimit(ulimit) for ulimit in spec.ulimits),
         **_groups(spec.security), **_sharing(spec.sharing), **_privileges(spec.security))
 

@@ -83,6 +83,16 @@ def test_what_holds_anyway_may_be_asked_for(daemon: Daemon) -> None:
     daemon.docker_cli("volume", "rm", "one", "two", "three")
 
 
+def test_a_terminal_has_its_size_from_the_beginning(daemon: Daemon) -> None:
+    api = Checked(daemon.socket)
+    body = {"Image": BUSYBOX, "Cmd": ["stty", "size"], "Tty": True, "HostConfig": {"ConsoleSize": [33, 44]}}
+    ident = api.ask("POST", "/containers/create", body).value["Id"]
+    daemon.docker_cli("start", ident)
+    daemon.docker_cli("wait", ident)
+    assert text(daemon, "logs", ident) == "33 44"
+    assert inspect(daemon, ident)["HostConfig"]["ConsoleSize"] == [33, 44]
+
+
 def test_a_health_check_is_no_exec(daemon: Daemon) -> None:
     since = str(time.time())
     daemon.docker_cli("run", "-d", "--name", "well", "--health-cmd", "true", "--health-interval", "100ms", BUSYBOX,
