@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <linux/stat.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,7 +23,9 @@
 #define PIECE 4096                     /* of the port's: what one read gives */
 #define READ_MAX "262144"
 #define PORT_WAIT_NS (10 * NSEC_PER_SEC)
+#define READ_AHEAD_KIB "512" /* two of the largest reads: while one is copied, the other is on its way */
 #define NAMES_MAX 64
+#define STATX_DONT_SYNC 0x4000 /* <linux/fcntl.h> does not go together with <fcntl.h> */
 #define SECTOR 512 /* of the tray: a read without the cache is of whole ones */
 
 static bool served;
@@ -75,7 +78,8 @@ struct lane {
 
 /* Reads whose data may come by the tray, by what their requests are called; no more at once than it has places. */
 static struct {
-    int fd; /* -1: there is none */
+    int fd;          /* -1: there is none */
+    unsigned device; /* minor number of the file system, until the kernel has its first answer */
     uint64_t reads[TRAY_PLACES];
     unsigned count;
 } tray = {.fd = -1};
@@ -131,6 +135,14 @@ static bool answer_from_tray(int fuse, const char *answer, size_t size)
     return answer_kernel(fuse, head, data, good ? where.size : 0);
 }
 
+/* The server's first answer says how far the kernel reads ahead, and that says no more than it did before. */
+static void read_ahead(unsigned device)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/sys/class/bdi/0:%u/read_ahead_kb", device);
+    write_text(AT_FDCWD, path, READ_AHEAD_KIB);
+}
+
 static bool pass_answer(int fuse, const char *answer, size_t size)
 {
     struct fuse_out_header head;
@@ -138,7 +150,11 @@ static bool pass_answer(int fuse, const char *answer, size_t size)
     note_answer(head.unique);
     if (tray.fd >= 0 && head.error == TRAY_ANSWER)
         return answer_from_tray(fuse, answer, size);
-    return write(fuse, answer, size) >= 0 || errno != ENODEV;
+    bool good = write(fuse, answer, size) >= 0 || errno != ENODEV;
+    if (tray.fd >= 0 && tray.device)
+        read_ahead(tray.device);
+    tray.device = 0;
+    return good;
 }
 
 /* From the kernel: a whole request, or nothing. False: the file system is unmounted. */
@@ -216,18 +232,27 @@ int files_alone(int fd)
     return 3;
 }
 
-static _Noreturn void relay(int fuse, const char *name, const char *tray_device)
+static _Noreturn void relay(int fuse, const char *name, const char *tray_device, unsigned device)
 {
     fuse = files_alone(fuse);
     prctl(PR_SET_NAME, "files");
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); /* memory that it needs must not wait for files that it carries */
     if (tray_device)
         tray.fd = open(tray_device, O_RDONLY | O_DIRECT | O_CLOEXEC);
+    tray.device = device;
     int port = files_port(name);
     if (port >= 0)
         carry(fuse, port);
     log_line("the files served at %s are gone", name);
     _exit(0); /* the kernel ends what waits, and all that comes, with an error */
+}
+
+/* Without a question to the server, whom nobody is connected with yet. */
+static unsigned minor_of(int mounted)
+{
+    struct statx status = {0};
+    syscall(SYS_statx, mounted, "", AT_EMPTY_PATH | STATX_DONT_SYNC, 0, &status);
+    return status.stx_dev_minor;
 }
 
 int files_mount(const char *port, const char *tray_device, struct problem *problem)
@@ -244,7 +269,7 @@ int files_mount(const char *port, const char *tray_device, struct problem *probl
     int mounted = mount_new("fuse", "files", options, ATTR_NODEV, problem);
     pid_t pid = mounted < 0 ? -1 : fork();
     if (pid == 0)
-        relay(fuse, port, tray_device);
+        relay(fuse, port, tray_device, minor_of(mounted));
     if (mounted >= 0 && pid < 0) {
         fail(problem, errno, "cannot start the carrier of files: %s", strerror(errno));
         close_fd(&mounted);
