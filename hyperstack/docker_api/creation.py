@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 
 import msgspec
@@ -209,8 +210,13 @@ def _check_resources(limits: Resources) -> Resources:
         if limits.memory_swap < limits.memory:
             raise wrong("MemorySwap", limits.memory_swap, "Minimum memoryswap limit should be larger than memory "
                                                           "limit, see usage")
-    if limits.nano_cpus < 0 or limits.cpu_shares < 0:
-        raise wrong("NanoCpus", limits.nano_cpus, "CPU limits cannot be negative")
+    count = os.cpu_count() or 1
+    if not 0 <= limits.nano_cpus <= count * 10**9:
+        raise wrong("NanoCpus", limits.nano_cpus, f"Range of CPUs is from 0.01 to {count}.00, as there are only "
+                                                  f"{count} CPUs available")
+    if limits.cpu_shares < 0:
+        raise wrong("CpuShares", limits.cpu_shares, f"invalid CPU shares ({limits.cpu_shares}): value must be a "
+                                                    "positive integer")
     if limits.nano_cpus and (limits.cpu_quota or limits.cpu_period):
         raise wrong("NanoCpus", limits.nano_cpus, "Conflicting options: Nano CPUs and CPU Period or Quota cannot both "
                                                   "be set")

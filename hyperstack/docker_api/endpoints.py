@@ -60,6 +60,9 @@ def parse_places(body: CreateBody) -> tuple[Endpoint, ...]:
         if name in _BUILTIN and (place.aliases or place.links):
             raise UnsupportedOption(f"{field}.{'Aliases' if place.aliases else 'Links'}", "pods have names on networks "
                                     "of the user's only", hint="docker network create one, and use it with --network")
+        if name in _BUILTIN and (place.ip_address or place.ip6_address):
+            raise InvalidArgument("user-specified IP address is supported on user-defined networks only", field=field,
+                                  value=place.ip_address or place.ip6_address)
         places.append(place)
     return tuple(places)
 

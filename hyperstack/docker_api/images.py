@@ -308,9 +308,10 @@ def _config(image: Image, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "User": known.user, "Env": list(known.env) or None, "Cmd": list(known.command) or None,
         "Entrypoint": list(known.entrypoint) or None, "WorkingDir": known.working_dir, "Labels": known.labels or None,
-        "ExposedPorts": {port: {} for port in known.exposed_ports}, "StopSignal": known.stop_signal,
+        **({"ExposedPorts": {port: {} for port in known.exposed_ports}} if known.exposed_ports else {}),
         "Volumes": {path: {} for path in known.volumes} or None, "OnBuild": config.get("OnBuild"),
-        "Healthcheck": config.get("Healthcheck"), "Shell": config.get("Shell")}
+        **({"StopSignal": known.stop_signal} if known.stop_signal else {}),
+        **{name: config[name] for name in ("Healthcheck", "Shell") if config.get(name)}}
 
 
 def _comment(raw: dict[str, Any]) -> str:

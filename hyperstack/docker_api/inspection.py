@@ -106,11 +106,13 @@ def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
     return {
         "Hostname": pod.spec.hostname or pod.id[:12], "Domainname": pod.spec.domainname,
         "User": spec.user or image.user, "AttachStdin": spec.attach_stdin, "AttachStdout": spec.attach_stdout,
-        "AttachStderr": spec.attach_stderr, "ExposedPorts": {port: {} for port in sorted(exposed)}, "Tty": spec.tty,
+        "AttachStderr": spec.attach_stderr, "Tty": spec.tty,
+        **({"ExposedPorts": {port: {} for port in sorted(exposed)}} if exposed else {}),
         "OpenStdin": spec.open_stdin, "StdinOnce": spec.stdin_once, "Env": environment(record),
         "Cmd": list(command) or None, "Image": spec.image, "Volumes": {path: {} for path in sorted(volumes)} or None,
         "WorkingDir": spec.working_dir or image.working_dir, "Entrypoint": list(entrypoint) or None, "OnBuild": None,
-        "Labels": {**image.labels, **spec.labels}, "StopSignal": spec.stop_signal or image.stop_signal or "SIGTERM",
+        "Labels": {**image.labels, **spec.labels},
+        **({"StopSignal": signal} if (signal := spec.stop_signal or image.stop_signal) else {}),
         **({} if spec.stop_timeout is None else {"StopTimeout": spec.stop_timeout}), **_healthcheck(record),
         **({"Shell": list(shell)} if (shell := spec.shell or image.shell) else {}),
         **({"MacAddress": pod.spec.mac_address} if pod.spec.mac_address else {}),
@@ -140,7 +142,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
                           if restart.kind is RestartKind.ON_FAILURE else 0},
         "AutoRemove": spec.auto_remove, "VolumeDriver": "", "VolumesFrom": list(spec.volumes_from) or None,
         "ConsoleSize": list(spec.console_size),
-        "Annotations": spec.annotations, "CapAdd": list(security.cap_add) or None,
+        **({"Annotations": spec.annotations} if spec.annotations else {}), "CapAdd": list(security.cap_add) or None,
         "CapDrop": list(security.cap_drop) or None, "CgroupnsMode": "private", "Dns": list(pod.dns),
         "DnsOptions": list(pod.dns_options), "DnsSearch": list(pod.dns_search),
         "ExtraHosts": list(pod.extra_hosts) or None,
@@ -150,8 +152,10 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
         "PidMode": f"container:{sharing.pid}" if sharing.pid else "", "Privileged": security.privileged,
         "PublishAllPorts": pod.publish_all, "ReadonlyRootfs": security.read_only_rootfs,
         "SecurityOpt": _security_options(spec) or None,
-        "StorageOpt": {"size": str(spec.disk_size)} if spec.disk_size else None, "Tmpfs": _tmpfs(spec), "UTSMode": "",
-        "UsernsMode": "", "ShmSize": spec.shm_size or 64 << 20, "Sysctls": spec.sysctls, "Runtime": "hyperstack",
+        **({"StorageOpt": {"size": str(spec.disk_size)}} if spec.disk_size else {}),
+        **({"Tmpfs": tmpfs} if (tmpfs := _tmpfs(spec)) else {}), "UTSMode": "",
+        "UsernsMode": "", "ShmSize": spec.shm_size or 64 << 20,
+        **({"Sysctls": spec.sysctls} if spec.sysctls else {}), "Runtime": "hyperstack",
         "Isolation": "", "CpuShares": limits.cpu_shares, "Memory": limits.memory, "NanoCpus": limits.nano_cpus,
         "CgroupParent": "", "BlkioWeight": 0, "BlkioWeightDevice": [], "BlkioDeviceReadBps": [],
         "BlkioDeviceWriteBps": [], "BlkioDeviceReadIOps": [], "BlkioDeviceWriteIOps": [],
@@ -184,13 +188,13 @@ def _structured(mount: Mount) -> dict[str, Any]:
             **({"ReadOnly": True} if mount.read_only else {}), **({name: options} if options else {})}
 
 
-def _tmpfs(spec: ContainerSpec) -> dict[str, str] | None:
+def _tmpfs(spec: ContainerSpec) -> dict[str, str]:
     def options(mount: Mount) -> str:
         size = [f"size={mount.size}"] if mount.size else []
         mode = [f"mode={mount.mode:o}"] if mount.mode else []
         return ",".join([*(["ro"] if mount.read_only else []), *mount.options, *size, *mode])
 
-    return {mount.target: options(mount) for mount in spec.mounts if mount.kind is MountKind.TMPFS} or None
+    return {mount.target: options(mount) for mount in spec.mounts if mount.kind is MountKind.TMPFS}
 
 
 def _security_options(spec: ContainerSpec) -> list[str]:

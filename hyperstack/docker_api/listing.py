@@ -57,6 +57,7 @@ def all_rows(engine: Engine, who: Principal, written: Mapping[str, int]) -> list
 
 
 def _check_words(wanted: Filters) -> None:
+    wanted.truth("is-task")
     for value in wanted.get("status"):
         if value not in _STATES:
             raise InvalidArgument(f"invalid filter 'status={value[:64]}'", field="filters", value=value[:64],
@@ -92,7 +93,7 @@ class _Selection:
         wanted = self._wanted
         return (wanted.any_prefix("id", record.id) and self._has_name(record.name)
                 and wanted.any_is("status", status(record)) and wanted.any_is("health", self._health(record))
-                and wanted.any_is("is-task", "false", "0") and wanted.any_is("isolation", "default")
+                and wanted.truth("is-task") is not True
                 and wanted.labels({**record.image_config.labels, **record.spec.labels})
                 and self._has_exit_code(record) and self._has_time(record)
                 and (not self._ancestors or bool({record.spec.image, record.image_id} & self._ancestors))

@@ -96,6 +96,10 @@ class NetworkRoutes:
 
     async def list_all(self, call: Call) -> web.StreamResponse:
         wanted = Filters.parse(call, known=("name", "id", "driver", "type", "scope", "label", "dangling"))
+        for kind in wanted.get("type"):
+            if kind not in ("builtin", "custom"):
+                raise InvalidArgument(f"invalid filter: 'type'='{kind[:64]}'", field="filters", value=kind[:64],
+                                      hint="builtin or custom")
         used = {endpoint.network for record in self._containers.list_all(call.who)
                 for endpoint in self._containers.pod_of(record).spec.endpoints}
         return json_response([describe(network) for network in self._networks.list_all(call.who)

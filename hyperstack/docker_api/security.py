@@ -45,7 +45,8 @@ def parse_security(host: HostConfigBody) -> Security:
 def _capabilities(names: list[str], field: str) -> tuple[str, ...]:
     for name in names:
         if not _CAPABILITY.match(name.upper()):
-            raise InvalidArgument(f"invalid capability: {name[:64]!r}", field=field, value=name[:64],
+            raise InvalidArgument(f'invalid {field.rpartition(".")[2]}: unknown capability: "{name[:64]}"', field=field,
+                                  value=name[:64],
                                   hint="for instance NET_ADMIN, or ALL")
     return tuple(name.upper() for name in names)
 

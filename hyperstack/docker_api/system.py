@@ -54,7 +54,7 @@ class SystemRoutes:
         return json_response({
             "Platform": {"Name": "HyperStack"}, "Version": hyperstack.__version__, **details,
             "GitCommit": "", "GoVersion": "", "BuildTime": "",
-            "Components": [{"Name": "HyperStack", "Version": hyperstack.__version__, "Details": details},
+            "Components": [{"Name": "Engine", "Version": hyperstack.__version__, "Details": details},
                            {"Name": "Hypervisor", "Version": str(info.get("hypervisor", "")),
                             "Details": {"Accelerator": str(info.get("accelerator", "")),
                                         "GuestKernel": str(info.get("guest_kernel", ""))}}]})
@@ -98,7 +98,7 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
                          *_starts(info.get("starts")), *_pool(info.get("pool"))],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": sorted(DRIVERS)},
         "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
-        "CPUSet": False, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
+        "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
         "NGoroutines": 0, "LoggingDriver": "json-file", "CgroupDriver": "none",
         "CgroupVersion": str(info.get("cgroup_version", "2")), "NEventsListener": 0,
         "KernelVersion": str(info.get("kernel", platform.release())), "OperatingSystem": str(info.get("os", "")),

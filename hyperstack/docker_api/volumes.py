@@ -19,6 +19,8 @@ from hyperstack.pod.errors import UnsupportedOption
 from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import MountKind
 
+_NS = 1_000_000_000
+
 
 class VolumeRoutes:
     """The table and its handlers."""
@@ -75,5 +77,6 @@ class VolumeRoutes:
 
 def describe(volume: VolumeRecord) -> dict[str, Any]:
     """A volume in Docker's shape. It has no path on the host: the host's kernel never mounts what a tenant wrote."""
-    return {"Name": volume.name, "Driver": volume.driver, "Mountpoint": "", "CreatedAt": rfc3339(volume.created_at),
-            "Labels": volume.labels, "Options": volume.options or None, "Scope": "local"}
+    return {"Name": volume.name, "Driver": volume.driver, "Mountpoint": "",
+            "CreatedAt": rfc3339(volume.created_at // _NS * _NS).replace(".000000000", ""),
+            "Labels": volume.labels or None, "Options": volume.options or None, "Scope": "local"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 from msgspec.structs import replace
@@ -56,6 +57,7 @@ class Beginnings:
             raise failure from error
         self._lives.put(replace(container, pid=pid, started_at=time.time_ns(), next_restart_at=0,
                                 state=check_container(container.id, container.state, ContainerState.RUNNING)))
+        self._lives.emit_mounts(container)
         self._lives.emit(container, "start")
         await self._lives.sandboxes.follow_links(linking.linkers(self._lives.store, container))
 
@@ -83,9 +85,10 @@ class Beginnings:
             finished_at=time.time_ns() if container.started_at else 0))
         await self._endings.unprepare(container)
         self._lives.runs.end(container.id)
-        self._lives.waiters.exited(container.id, (code, message))
+        # What went wrong is told to who asked for the start, and by its state: a waiter is not told again.
+        self._lives.waiters.exited(container.id, (code, ""))
         if container.spec.auto_remove:
-            await self._endings.remove(container)
+            await self._endings.remove(replace(container, error=""))
         await self._endings.settle(container.pod_id)
 
 
@@ -93,8 +96,11 @@ def as_start_failure(error: BaseException) -> BaseException:
     """What exec() said, in the words and exit codes of a container engine."""
     if not isinstance(error, GuestCallError):
         return error
+    words = os.strerror(error.errno)
+    reason, of_command = error.reason.replace(words, words.lower()), error.reason.startswith("exec:")
     if error.errno == _ENOENT:
-        return StartFailed(error.reason, exit_code=_NOT_FOUND, hint="is the command in the image, and in its PATH?")
+        return StartFailed(reason, exit_code=_NOT_FOUND,
+                           hint="is the command in the image, and in its PATH?" if of_command else None)
     if error.errno == _EACCES:
-        return StartFailed(error.reason, exit_code=_NOT_EXECUTABLE, hint="is it an executable file?")
-    return StartFailed(f"the guest could not start the process: {error.reason}", exit_code=SIGNALLED)
+        return StartFailed(reason, exit_code=_NOT_EXECUTABLE, hint="is it an executable file?" if of_command else None)
+    return StartFailed(f"the guest could not start the process: {reason}", exit_code=SIGNALLED)

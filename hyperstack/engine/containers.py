@@ -257,5 +257,5 @@ class ContainerService:
     def _running(self, who: Principal, ref: str) -> ContainerRecord:
         container = self.get(who, ref)
         if container.state not in ALIVE:
-            raise Conflict(f"Container {container.id} is not running", field="state", value=container.state)
+            raise Conflict(f"container {container.id} is not running", field="state", value=container.state)
         return container

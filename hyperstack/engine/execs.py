@@ -136,7 +136,7 @@ class ExecService:
             raise Conflict(f"Container {container.name} is paused, unpause the container before exec",
                            field="state", value=container.state)
         if container.state is not ContainerState.RUNNING:
-            raise Conflict(f"Container {container.id} is not running", field="state", value=container.state)
+            raise Conflict(f"container {container.id} is not running", field="state", value=container.state)
         return container
 
     def _forget_old(self, container_id: str) -> None:

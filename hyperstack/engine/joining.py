@@ -56,7 +56,7 @@ def _find(store: Store, project: str, ref: str) -> ContainerRecord:
 
 def check_donors(store: Store, sharing: Sharing) -> None:
     """Before a start. :raise NotFound: one was removed. :raise Conflict: one does not run."""
-    for what, ident in (("network", sharing.network), ("PID namespace", sharing.pid), ("IPC", sharing.ipc)):
+    for what, ident in (("PID namespace", sharing.pid), ("IPC", sharing.ipc), ("network", sharing.network)):
         if not ident:
             continue
         donor = store.containers.get(ident)

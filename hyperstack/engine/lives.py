@@ -26,6 +26,7 @@ from hyperstack.engine.store import Store
 from hyperstack.engine.volume_sharing import VolumeSharing
 from hyperstack.engine.waiters import Waiters
 from hyperstack.pod.errors import HyperStackError, NotFound
+from hyperstack.pod.spec import Mount, MountKind
 from hyperstack.pod.states import ContainerState, check_container
 
 log = logging.getLogger(__name__)
@@ -118,6 +119,22 @@ class Lives:
         labels = container.image_config.labels | container.spec.labels
         labels |= {"image": container.spec.image, "name": container.name} | attributes
         self.events.emit("container", action, container.id, container.project, labels)
+
+    def emit_mounts(self, container: ContainerRecord) -> None:
+        """Events of its volumes, which a process has from now on."""
+        for mount in self._volumes(container):
+            self.events.emit("volume", "mount", mount.source, container.project, {
+                "container": container.id, "destination": mount.target, "driver": "local", "propagation": "",
+                "read/write": str(not mount.read_only).lower()})
+
+    def emit_unmounts(self, container: ContainerRecord) -> None:
+        for mount in self._volumes(container):
+            self.events.emit("volume", "unmount", mount.source, container.project,
+                             {"container": container.id, "driver": "local"})
+
+    @staticmethod
+    def _volumes(container: ContainerRecord) -> list[Mount]:
+        return [mount for mount in container.spec.mounts if mount.kind is MountKind.VOLUME]
 
     def put(self, container: ContainerRecord) -> ContainerRecord:
         return self.store.containers.put(container)

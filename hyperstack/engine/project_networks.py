@@ -147,6 +147,8 @@ class ProjectNetworks:
         async with self._changeable(who, container) as (_, pod):
             left = tuple(endpoint for endpoint in pod.spec.endpoints if endpoint.network != name)
             if len(left) == len(pod.spec.endpoints) and name != pod.spec.network:
+                if record is None:
+                    raise NotFound("network", ref)
                 raise Conflict(f"container {container[:64]} is not connected to network {name[:128]}", field="network",
                                value=name[:128])
             asked = replace(pod, spec=pod.spec.on(left))

@@ -132,7 +132,7 @@ class Runs:
         """:raise Conflict: it does not run."""
         run = self._runs.get(container.id)
         if run is None or run.over:
-            raise Conflict(f"Container {container.id} is not running", field="state", value=container.state)
+            raise Conflict(f"container {container.id} is not running", field="state", value=container.state)
         return run
 
     def prepare(self, container: ContainerRecord) -> Run:

@@ -80,7 +80,7 @@ class Supervisor(Lives):
         """:raise Conflict: it does not run."""
         container = self.container(container_id)
         if container.state not in ALIVE:
-            raise Conflict(f"Cannot kill container: {container.id}: Container {container.id} is not running",
+            raise Conflict(f"cannot kill container: {container.name}: container {container.id} is not running",
                            field="state", value=container.state)
         if number == SIGKILL:
             self._withdraw(container_id)

@@ -20,6 +20,9 @@ from hyperstack.pod.ids import check_name, new_id
 from hyperstack.pod.spec import Mount, MountKind
 from hyperstack.volume.api import DiskForm, Form, HostForm, MemoryForm, Volume, VolumeBackend
 
+_ANONYMOUS = "com.docker.volume.anonymous"
+"""Docker's label of volumes that have no name of the user's."""
+
 
 class VolumeService:
     """Implements `hyperstack.engine.api.Volumes`."""
@@ -37,6 +40,8 @@ class VolumeService:
                      options: dict[str, str] | None = None, pending: bool = False) -> VolumeRecord:
         """See `Volumes.create`. :param pending: it is for a container that is being made; see `VolumeRecord`."""
         anonymous = not name
+        if anonymous:
+            labels = {**(labels or {}), _ANONYMOUS: ""}
         name = check_name(name, kind="volume") if name else new_id()
         # Whoever wants it too waits until its disk is there.
         async with self._making.hold(f"{who.project}/{name}"):

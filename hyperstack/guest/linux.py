@@ -53,8 +53,8 @@ def signal_number(text: str) -> int:
             return start + int(f"{sign}{offset[:3]}")
     number = _SIGNAL_NUMBERS.get(f"SIG{name}")
     if number is None:
-        raise InvalidArgument(f"Invalid signal: {text[:64]}", field="signal", value=text[:64],
-                              hint="Give a name such as TERM, or a number from 1 to 64.")
+        raise InvalidArgument(f"invalid signal: {text[:64]}", field="signal", value=text[:64],
+                              hint="a name such as TERM, or a number from 1 to 64")
     return number
 
 
@@ -77,8 +77,8 @@ def capability_name(text: str) -> str:
     if not name.startswith("CAP_"):
         name = f"CAP_{name}"
     if name not in _CAPABILITY_NUMBERS:
-        raise InvalidArgument(f"invalid capability: {text[:64]!r}", field="capability", value=text[:64],
-                              hint="capabilities(7) lists them.")
+        raise InvalidArgument(f'unknown capability: "{name[:64]}"', field="capability", value=text[:64],
+                              hint="capabilities(7) lists them")
     return name
 
 

@@ -86,9 +86,8 @@ class NameTaken(Conflict):
 
     def __init__(self, kind: str, name: str, owner_id: str) -> None:
         super().__init__(
-            f'Conflict. The {kind} name "/{name}" is already in use by {kind} "{owner_id}".',
-            field="name", value=name,
-            hint=f"You have to remove (or rename) that {kind} to be able to reuse that name.")
+            f'Conflict. The {kind} name "/{name}" is already in use by {kind} "{owner_id}". '
+            f"You have to remove (or rename) that {kind} to be able to reuse that name.", field="name", value=name)
 
 
 class IllegalTransition(Conflict):

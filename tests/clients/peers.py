@@ -41,6 +41,8 @@ class Expectations:
     """Exit code of an exec of a program that is not there; 126 before Docker 28."""
     privileged: bool = True
     """Whether it can give a process every right: not where this host lacks one itself."""
+    anonymous_are_labelled: bool = True
+    """Whether a volume without a name of the user's has a label that says so; since Docker 23."""
     catalogues_are_searched: bool = False
     """Whether `docker search HOST/WORD` finds what the catalogue of a registry lists."""
 
@@ -54,7 +56,7 @@ def expected_of(release: int) -> Expectations:
     """Of Docker's engine, with this host's kernel below it."""
     bounds = re.search(r"^CapBnd:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
-    return Expectations(exec_not_found=127 if release >= 28 else 126,
+    return Expectations(exec_not_found=127 if release >= 28 else 126, anonymous_are_labelled=release >= 23,
                         privileged=bounds is not None and int(bounds[1], 16) == (1 << last + 1) - 1)
 
 

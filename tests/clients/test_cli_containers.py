@@ -112,6 +112,39 @@ def test_stop_start_kill_restart_and_what_they_say(cli: Cli) -> None:
     assert cli("rm", "hs-a") == "hs-a"
 
 
+@pytest.mark.parametrize(("options", "code", "words"), [
+    (("--cpus", "1000"), 125, "range of cpus is from 0.01 to "),
+    (("--memory", "1k"), 125, "minimum memory limit allowed is 6mb"),
+    (("--memory", "64m", "--memory-swap", "32m"), 125, "minimum memoryswap limit should be larger than memory limit"),
+    (("--cpuset-cpus", "4000"), 125, "requested cpus are not available - requested 4000, available: 0"),
+    (("--network", "none", "--ip", "10.1.2.3"), 125, "ip address is supported on user"),
+    (("--cap-add", "BAD"), 125, 'unknown capability: "cap_bad"'),
+    (("--sysctl", "net.hs-none=1"), 127, "no such file or directory"),
+    (("--restart", "never"), 125, "invalid restart policy 'never'"),
+    (("--stop-signal", "NOSUCH"), 125, "invalid signal: nosuch"),
+    (("-p", "127.0.0.1:99999:80"), 125, "invalid"),
+    (("--ulimit", "nofile=10:5"), 125, "ulimit"),
+    (("--tmpfs", "relative"), 125, "mount path must be absolute"),
+    (("--pid", "container:hs-idle"), 125, " running"),
+    (("--entrypoint", "/hs-none"), 127, "no such file or directory"),
+    (("--entrypoint", "/etc/passwd"), 126, "permission denied")], ids=lambda value: " ".join(value)
+    if isinstance(value, tuple) else "")
+def test_mistakes_of_a_run(cli: Cli, options: tuple[str, ...], code: int, words: str) -> None:
+    cli("create", "--name", "hs-idle", BUSYBOX)
+    said = cli.fails("run", "--name", "hs-x", *options, BUSYBOX, "true", code=code)
+    assert words in said.lower()
+    assert "Error waiting for container" not in said, "it is told once"
+
+
+@pytest.mark.parametrize("words", [
+    ("ps", "--filter", "is-task=maybe"), ("ps", "--filter", "health=bad"),
+    ("images", "--filter", "dangling=maybe"), ("network", "ls", "--filter", "type=bad"),
+    ("volume", "ls", "--filter", "nosuch=1")], ids=" ".join)
+def test_filters_that_mean_nothing(cli: Cli, words: tuple[str, ...]) -> None:
+    said = cli.fails(*words).lower()
+    assert "invalid filter" in said or "unrecognised filter" in said or "unrecognized filter" in said
+
+
 def test_several_at_once_and_some_that_are_not_there(cli: Cli) -> None:
     for name in ("hs-a", "hs-b"):
         cli("run", "-d", "--name", name, BUSYBOX, "sleep", "600")

@@ -73,6 +73,7 @@ def test_connect_and_disconnect(cli: Cli) -> None:
     assert set(json.loads(cli("inspect", "-f", "{{json .NetworkSettings.Networks}}", "hs-c"))) == {"hs-n", "hs-m"}
     assert len(cli.lines("exec", "hs-c", "ls", "/sys/class/net")) == 3
     assert "is not connected to" in cli.fails("network", "disconnect", "bridge", "hs-c")
+    assert missing("network", "hs-none", cli.fails("network", "disconnect", "hs-none", "hs-c"))
     assert cli("network", "disconnect", "-f", "hs-n", "hs-c") == ""
     assert cli("ps", "--filter", "name=hs-c", "--format", "{{.Networks}}") == "hs-m"
 
@@ -109,6 +110,8 @@ def test_prune_of_volumes(cli: Cli) -> None:
     named = ("volume", "prune", "-f", "--filter", f"label={LABEL}")
     cli("volume", "create", "--label", LABEL, "hs-v")
     anonymous = cli("volume", "create", "--label", LABEL)
+    if cli.expect.anonymous_are_labelled:
+        assert anonymous in cli.lines("volume", "ls", "-q", "-f", "label=com.docker.volume.anonymous")
     assert anonymous in cli(*named)
     if "hs-v" in cli.lines("volume", "ls", "-q"):  # Clients of today's API say which they mean.
         assert "hs-v" in cli(*named, "-a")

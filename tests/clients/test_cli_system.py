@@ -46,7 +46,8 @@ def test_disk_usage(cli: Cli) -> None:
 def test_events_tell_a_containers_life(cli: Cli) -> None:
     since = f"{time.time():.6f}"
     cli("network", "create", "hs-n")
-    cli.run("run", "--name", "hs-ev", "--network", "hs-n", "-l", "k=v", BUSYBOX, "sh", "-c", "exit 2", code=2)
+    cli.run("run", "--name", "hs-ev", "--network", "hs-n", "-l", "k=v", "-v", "hs-used:/d:ro", BUSYBOX, "sh", "-c",
+            "exit 2", code=2)
     cli("rename", "hs-ev", "hs-ew")
     cli("rm", "hs-ew")
     cli("tag", BUSYBOX, "hs-ev:1")
@@ -62,6 +63,11 @@ def test_events_tell_a_containers_life(cli: Cli) -> None:
                                                                                          "disconnect"]
     assert cli.lines(*window, "--filter", "type=volume", "--filter", "volume=hs-ev", "--format",
                      "{{.Action}}") == ["create", "destroy"]
+    assert cli.lines(*window, "--filter", "type=volume", "--filter", "volume=hs-used", "--format",
+                     "{{.Action}}") == ["create", "mount", "unmount"]
+    [mounted] = cli.lines(*window, "--filter", "event=mount", "--filter", "volume=hs-used", "--format",
+                          "{{json .Actor.Attributes}}")
+    assert json.loads(mounted).items() >= {"destination": "/d", "driver": "local", "read/write": "false"}.items()
     assert cli.lines(*window, "--filter", "type=image", "--format", "{{.Action}}") == ["tag", "untag"]
     [line] = cli.lines(*window, "--filter", "container=hs-ew", "--filter", "event=destroy")
     assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+[+-Z][\d:]* container destroy [0-9a-f]{64} \(.*name=hs-ew.*\)\Z", line)
