@@ -36,6 +36,10 @@ def settings(daemon: Daemon, name: str) -> dict[str, object]:
     return only
 
 
+def devices(daemon: Daemon, name: str) -> str:
+    return " ".join(daemon.text("exec", name, "ls", "/sys/class/net").split())
+
+
 def test_containers_find_each_other_by_name_and_nobody_else_does(networks: Daemon) -> None:
     daemon = networks
     daemon.docker_cli("network", "create", "--subnet", "10.99.0.0/24", "front")
@@ -144,13 +148,24 @@ def test_a_running_container_joins_and_leaves_networks(networks: Daemon) -> None
     before = daemon.text("logs", "peer").count("tick")
     wait_until(lambda: daemon.text("logs", "peer").count("tick") > before, "the first connection goes on")
     daemon.docker_cli("network", "disconnect", "front", "web")
+    assert devices(daemon, "web") == "eth1 lo"
     assert daemon.text("exec", "web", "sh", "-c", strange.format("10.98.0.3")) == "no"
     assert daemon.text("exec", "peer", "sh", "-c", strange.format("10.98.0.2")) == "no"
     assert daemon.text("exec", "store", "sh", "-c", ASK.format("web")).startswith("hello-")
+    daemon.ctl("network", "connect", "front", "web")
+    assert devices(daemon, "web") == "eth0 eth1 lo"
+    assert daemon.text("exec", "peer", "sh", "-c", ASK.format("web")).startswith("hello-")
+    assert daemon.text("exec", "store", "sh", "-c", ASK.format("web")).startswith("hello-")
+    daemon.ctl("network", "disconnect", "front", "web")
+    assert daemon.text("exec", "store", "sh", "-c", ASK.format("web")).startswith("hello-")
+    read = json.loads(daemon.docker_cli("stats", "--no-stream", "--format", "{{json .NetIO}}", "web").stdout)
+    assert not read.startswith("0B"), "of what it is connected to"
     daemon.ctl("network", "disconnect", "back", "web")
+    assert devices(daemon, "web") == "lo", "as in Docker"
     assert daemon.text("exec", "web", "sh", "-c", "ip -4 -o address; ip route").count("inet") == 1, "lo alone"
     assert daemon.text("exec", "store", "sh", "-c", strange.format("10.99.0.77")) == "no"
     daemon.ctl("network", "connect", "front", "web")
+    assert devices(daemon, "web") == "eth0 lo"
     assert daemon.text("exec", "peer", "sh", "-c", ASK.format("web")).startswith("hello-")
     done = daemon.docker_cli("network", "connect", "front", "web", check=False)
     assert b"endpoint with name web already exists in network front" in done.stderr

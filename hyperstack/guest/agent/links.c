@@ -76,6 +76,28 @@ bool link_make(const char *name, int below, const uint8_t mac[static 6])
     return ask(&request);
 }
 
+static bool change(int index, unsigned short attribute, int value, unsigned flags)
+{
+    struct link_request request = {
+        .head = {.nlmsg_len = NLMSG_LENGTH(sizeof(request.link)), .nlmsg_type = RTM_NEWLINK,
+                 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+        .link = {.ifi_family = AF_UNSPEC, .ifi_index = index, .ifi_flags = flags, .ifi_change = flags},
+    };
+    if (attribute)
+        put(&request, attribute, &value, sizeof(value));
+    return ask(&request);
+}
+
+bool link_move(int index, int namespace)
+{
+    return change(index, IFLA_NET_NS_FD, namespace, 0);
+}
+
+bool link_up(const char *name, bool all)
+{
+    return change((int)if_nametoindex(name), 0, 0, all ? IFF_UP | IFF_PROMISC : IFF_UP);
+}
+
 bool link_delete(const char *name)
 {
     struct link_request request = {

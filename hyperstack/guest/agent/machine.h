@@ -31,7 +31,7 @@ bool network_down(struct problem *problem); /* without addresses, routes, and de
 bool network_follow(const struct network *networks, size_t count, struct problem *problem);
 void network_stats(struct buffer *out);  /* of the NIC */
 void networks_stats(struct buffer *out); /* of each device by its name */
-uint32_t network_count(void);
+bool networks_are_listed(void); /* whether more, or another, than the NIC is to be told of */
 bool parse_mac(const char *text, uint8_t mac[static 6]); /* errno is EINVAL where it is none */
 
 /* network6.c */
@@ -43,6 +43,12 @@ void network6_forget_routes(void);
 /* links.c: with errno. `below` is the index of the device that carries it. */
 bool link_make(const char *name, int below, const uint8_t mac[static 6]);
 bool link_delete(const char *name);
+bool link_move(int index, int namespace); /* to another network namespace, where it is down and has no address */
+bool link_up(const char *name, bool all); /* all: whatever hardware address a frame has */
+
+bool nic_is_apart(void);
+bool nic_take_apart(bool up); /* out of the containers' sight; up: for devices on top of it. Idempotent */
+bool nic_bring_back(void);    /* down, without an address. Idempotent */
 
 /* resolver.c: who asks Docker's name server asks this one. False, with errno: this kernel cannot. */
 bool resolver_redirect(const char *server);

@@ -183,13 +183,12 @@ bool network_up(const struct network *network, struct problem *problem)
     return good;
 }
 
-/* The NIC itself stays, and stays up for the devices on top of it. */
-static bool clear_nic(int fd, bool up, struct problem *problem)
+static bool clear_nic(int fd, struct problem *problem)
 {
     const struct in_addr none = {0};
     struct ifreq device = {0};
     return !device_ioctl(fd, SIOCGIFINDEX, &device, NIC) ||
-           (set_address(fd, SIOCSIFADDR, NIC, none) && set_up(fd, NIC, false) && (!up || set_up(fd, NIC, true))) ||
+           (set_address(fd, SIOCSIFADDR, NIC, none) && set_up(fd, NIC, false)) ||
            fail(problem, errno, "cannot take down " NIC ": %s", strerror(errno));
 }
 
@@ -209,7 +208,7 @@ static bool drop_others(int fd, const struct network *networks, size_t count, st
         if (strcmp(held[i].device, NIC) == 0) {
             if (*held[i].address6)
                 network6_clear(NIC);
-            if (!clear_nic(fd, count > 0, problem))
+            if (!clear_nic(fd, problem))
                 return false;
         } else if (!link_delete(held[i].device) && errno != ENODEV) {
             return fail(problem, errno, "cannot remove %s: %s", held[i].device, strerror(errno));
@@ -224,7 +223,8 @@ bool network_down(struct problem *problem)
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return fail(problem, errno, "cannot make a socket: %s", strerror(errno));
-    bool good = drop_others(fd, NULL, 0, problem) && clear_nic(fd, false, problem);
+    bool good = (nic_bring_back() || fail(problem, errno, "cannot bring back " NIC ": %s", strerror(errno))) &&
+                drop_others(fd, NULL, 0, problem) && clear_nic(fd, problem);
     close(fd);
     return good;
 }
@@ -246,10 +246,28 @@ static bool make_device(int fd, const struct network *network, struct problem *p
     return fail(problem, errno, "cannot make %s: %s", network->device, strerror(errno));
 }
 
-static bool follow_one(int fd, const struct network *network, struct problem *problem)
+static bool is_as_wanted(const struct network *network)
 {
     const struct held wanted = as_held(network), *has = find_held(network->device);
-    if (has && memcmp(has, &wanted, sizeof(wanted)) == 0)
+    return has && memcmp(has, &wanted, sizeof(wanted)) == 0;
+}
+
+/* It is put out of sight again where it is no network's; a kernel that cannot leaves it where it is. */
+static bool place_nic(const struct network *networks, size_t count, bool done)
+{
+    bool wanted = false, changes = false;
+    for (size_t i = 0; i < count; i++) {
+        wanted = wanted || strcmp(networks[i].device, NIC) == 0;
+        changes = changes || !is_as_wanted(&networks[i]);
+    }
+    if (wanted || (changes && !done))
+        return nic_bring_back();
+    return !done || nic_take_apart(count > 0) || !count || link_up(NIC, false);
+}
+
+static bool follow_one(int fd, const struct network *network, struct problem *problem)
+{
+    if (is_as_wanted(network))
         return true; /* its connections go on */
     struct network clamped = *network;
     struct ifreq nic = {0};
@@ -277,9 +295,13 @@ bool network_follow(const struct network *networks, size_t count, struct problem
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return fail(problem, errno, "cannot make a socket: %s", strerror(errno));
-    bool good = drop_others(fd, networks, count, problem);
+    bool good = (place_nic(networks, count, false) ||
+                 fail(problem, errno, "cannot bring back " NIC ": %s", strerror(errno))) &&
+                drop_others(fd, networks, count, problem);
     for (size_t i = 0; good && i < count; i++)
         good = follow_one(fd, &networks[i], problem);
+    good = good && (place_nic(networks, count, true) ||
+                    fail(problem, errno, "cannot bring up " NIC ": %s", strerror(errno)));
     if (good)
         forget_gateways(fd);
     for (size_t i = 0; good && i < count; i++)
@@ -307,12 +329,17 @@ void network_stats(struct buffer *out)
     device_stats(out, NIC);
 }
 
-uint32_t network_count(void)
+static uint32_t network_count(void)
 {
     uint32_t count = 0;
     for (size_t i = 0; i < NETWORKS_MAX; i++)
         count += *held[i].device != 0;
     return count;
+}
+
+bool networks_are_listed(void)
+{
+    return network_count() > 1 || nic_is_apart();
 }
 
 void networks_stats(struct buffer *out)

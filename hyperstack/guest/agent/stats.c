@@ -50,7 +50,7 @@ void stats_describe(struct buffer *out, const struct container *only)
     uint32_t count = 0;
     for (const struct container *container = containers; container; container = container->next)
         count++;
-    mp_put_map(out, network_count() > 1 ? 7 : 6);
+    mp_put_map(out, networks_are_listed() ? 7 : 6);
     mp_put_str(out, "containers");
     mp_put_map(out, only ? 1 : count);
     for (const struct container *container = containers; container; container = container->next)
@@ -58,7 +58,7 @@ void stats_describe(struct buffer *out, const struct container *only)
             describe_container(out, container);
     mp_put_str(out, "net");
     network_stats(out);
-    if (network_count() > 1) {
+    if (networks_are_listed()) {
         mp_put_str(out, "nets");
         networks_stats(out);
     }
