@@ -118,8 +118,8 @@ def df(app: App, *, layout: str) -> None:
     sizes = {image["Id"]: int(image.get("Size") or 0) for image in images}
     used = {item.get("ImageID") for item in containers}
     running = [item for item in containers if item.get("State") in ("running", "paused", "restarting")]
-    disks = [(int((item.get("UsageData") or {}).get("Size") or 0), (item.get("UsageData") or {}).get("RefCount", 0))
-             for item in volumes]
+    usages = [item.get("UsageData") or {} for item in volumes]
+    disks = [(max(0, int(data.get("Size") or 0)), data.get("RefCount", 0)) for data in usages]  # -1: it has no disk
     written = {item["Id"]: int(item.get("SizeRw") or 0) for item in containers}
     _USAGE.show([
         _usage("Images", len(images), len(used & set(sizes)), int(usage.get("LayersSize") or sum(sizes.values())),
