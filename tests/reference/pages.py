@@ -1,5 +1,5 @@
-"""The statements of the documentation: the rows of its tables, the points of its lists, and the paragraphs of sections
-that have neither."""
+"""The statements of the documentation: the rows of its tables, the points of its lists, and its paragraphs, but for
+those that only lead to what follows them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 DOCS = Path(__file__).parents[2] / "docs"
+_LEAD = 120
+"""Characters of a line that says no more than what comes, and ends with a colon."""
 _CELLS = re.compile(r"(?<!\\)\|")
 
 
@@ -25,25 +27,25 @@ class Statement(NamedTuple):
 
 
 def statements(page: str) -> list[Statement]:
-    """All of a page."""
+    """All of a page. In a section, rows come first."""
     found = []
     for section, lines in _sections((DOCS / page).read_text()):
         rows = [tuple(cell.strip() for cell in _CELLS.split(line)[1:-1]) for line in lines if line.startswith("|")]
         blocks = _blocks(line for line in lines if not line.startswith("|"))
-        points = [block[2:] for block in blocks if block.startswith("* ")]
         # The first two lines of a table are its heading and a rule.
         rules = {index for index, row in enumerate(rows) if set("".join(row)) <= set("-:")}
         held = [row for index, row in enumerate(rows) if index not in rules and index + 1 not in rules]
-        told = [*held, *((point,) for point in points)] or [(block,) for block in blocks]
-        found += [Statement(section, cells) for cells in told]
+        told = ((block.removeprefix("* "),) for block in blocks if len(block) > _LEAD or not block.endswith(":"))
+        found += [Statement(section, cells) for cells in (*held, *told)]
     return found
 
 
 def table(page: str, section: str) -> list[tuple[str, ...]]:
-    """The rows of a section's table. :raise LookupError: the page has no such section."""
-    found = [statement.cells for statement in statements(page) if statement.section == section]
+    """The rows of a section's table. :raise LookupError: the page has no such table."""
+    found = [statement.cells for statement in statements(page)
+             if statement.section == section and len(statement.cells) > 1]
     if not found:
-        raise LookupError(f"docs/{page} has no section {section!r}")
+        raise LookupError(f"docs/{page} has no table in a section {section!r}")
     return found
 
 

@@ -631,7 +631,9 @@ async def test_a_build_is_asked_told_and_fails_in_docker_s_words(served: Served)
     ("networkmode=container:x", 400, "networkmode"), ("outputs=[{}]", 400, "build parameter outputs is not supported"),
     ("isolation=hyperv", 400, "isolation"), ("remote=client-session", 501, "DOCKER_BUILDKIT=0"),
     ("target=absent", 400, "failed to reach build target absent"), ("platform=a/b/c/d", 400, "invalid platform"),
-    ("extrahosts=x", 400, "x"), ("ulimits=[{}]", 400, "ulimit"), ("cgroupparent=/x", 400, "cgroupparent")])
+    ("extrahosts=x", 400, "x"), ("ulimits=[{}]", 400, "ulimit"), ("cgroupparent=/x", 400, "cgroupparent"),
+    *((f"{name}=1", 400, f"build parameter {name} is not supported")
+      for name in ("squash", "secrets", "ssh", "cpusetmems", "securityopt"))])
 async def test_parameters_of_a_build_that_are_refused(served: Served, query: str, status: int, words: str) -> None:
     async with served.client.post(f"http://d/build?{query}", data=b"") as answer:
         assert answer.status == status, await answer.text()
