@@ -136,7 +136,8 @@ show() {
     output=$(hyperctl run --rm "$1" sh -c 'echo "Hello from a HyperVM."; echo "kernel $(uname -r)"')
     printf '\n%s\n\n' "$output"
     note "the host's own kernel is $(uname -r)"
-    if hyperctl info | grep -q 'Accelerator: tcg'; then
+    # What it warns of is what follows.
+    if hyperctl info 2>/dev/null | grep -q 'Accelerator: tcg'; then
         note "no usable hardware virtualisation here, so VMs run under emulation, several times slower"
     fi
 }

@@ -54,6 +54,15 @@ def test_a_stopped_daemon_leaves_its_pods_running_and_finds_them_again(make_daem
     assert numbers == list(range(len(numbers)))
 
 
+def test_a_daemon_without_pods_leaves_nothing_but_its_lock(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.ctl("run", "--rm", BUSYBOX, "true")
+    assert daemon.stop() == 0
+    assert [path.name for path in daemon.run_dir.rglob("*")] == ["hyperd.lock"]
+
+
 def test_what_ended_while_no_daemon_ran_is_known(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
     daemon.start()

@@ -86,6 +86,9 @@ class Siege:
                 if owned.reached is not Stage.GONE:
                     self._check_container(client, owned)
             self._check_image(client)
+            for tag in self.ledger.builds:
+                self._check_build(client, tag)
+            self._check_nothing_else(client)
         found: list[str] = []
 
         def at_rest() -> bool:
@@ -160,6 +163,25 @@ class Siege:
             here = False
         assert here in self.ledger.image, f"the second image is {'' if here else 'not '}here: {self.ledger.image}"
         self.ledger.image = (here, here)
+
+    def _check_build(self, client: docker.DockerClient, tag: str) -> None:
+        """An image is there as a whole, of the last build that was acknowledged or of the one that was asked for."""
+        acknowledged, asked = self.ledger.builds[tag]
+        try:
+            made_from = client.images.get(tag).labels["made.from"]
+        except docker.errors.ImageNotFound:
+            made_from = ""
+        assert made_from in (acknowledged, asked), f"{tag} is made from {made_from}, not {acknowledged} or {asked}"
+        if made_from and acknowledged != asked:
+            said = client.containers.run(tag, name=f"of-{tag}", remove=True)
+            assert said.decode().split() == [made_from, made_from, "seen"], f"{tag} of {made_from} holds {said!r}"
+        self.ledger.builds[tag] = (made_from, made_from)
+
+    def _check_nothing_else(self, client: docker.DockerClient) -> None:
+        """No container of a step that a build died in."""
+        known = {*STEADY, *(owned.name for owned in self.ledger.containers)}
+        found = {container.name for container in client.containers.list(all=True)} - known
+        assert not found, f"containers that nobody made: {found}"
 
 
 @pytest.mark.timeout(0)

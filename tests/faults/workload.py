@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import io
 import itertools
 import random
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +74,8 @@ class Ledger:
     containers: list[Owned] = field(default_factory=list)
     image: tuple[bool, bool] = (False, False)
     """Whether the second image is here: acknowledged, asked for."""
+    builds: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """What the image of a tag was made from: acknowledged, asked for."""
     failures: list[str] = field(default_factory=list)
     done: dict[str, int] = field(default_factory=dict)
     """How often each kind of work was finished."""
@@ -111,7 +115,7 @@ class Worker(threading.Thread):
 
     def _one(self) -> None:
         choices = [self._run] * (len(self.mine) < self.MOST) * 2 + [self._image] * (self._number == 0)
-        choices += [self._networks] + [self._exec, self._follow] * 2 + [self._end] * bool(self._counters)
+        choices += [self._networks, self._build, self._build] + [self._exec, self._follow] * 2 + [self._end] * bool(self._counters)
         if any(c.reached is Stage.EXITED for c in self.mine):
             choices += [self._remove] * 2
         self._settle_tasks()
@@ -193,6 +197,16 @@ class Worker(threading.Thread):
                     raise AssertionError(f"pull: {line['error']}")
         self._ledger.image = (not here, not here)
 
+    def _build(self) -> None:
+        """The image of a tag anew. What it says it was made from, what was copied and what a step made of that agree."""
+        tag, token = f"built-{self._number}", f"{self._rng.randrange(1 << 64):x}"
+        before, _ = self._ledger.builds.get(tag, ("", ""))
+        self._ledger.builds[tag] = (before, token)
+        for line in self._api.build(fileobj=_context(token), custom_context=True, tag=tag, rm=True, decode=True):
+            if "error" in line:
+                raise AssertionError(f"build: {line['error']}")
+        self._ledger.builds[tag] = (token, token)
+
     # -- helpers
 
     @property
@@ -216,6 +230,19 @@ class Worker(threading.Thread):
         owned.asked = stage
         yield
         owned.reached = stage
+
+
+def _context(token: str) -> io.BytesIO:
+    dockerfile = (f"FROM {BUSYBOX}\nLABEL made.from={token}\nCOPY token /copied\n"
+                  "RUN (cat /copied; echo seen) >/seen\nCMD cat /copied /seen\n")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, text in (("Dockerfile", dockerfile), ("token", token + "\n")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    packed.seek(0)
+    return packed
 
 
 def check_consecutive(output: bytes, name: str) -> int:

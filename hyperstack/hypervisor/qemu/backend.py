@@ -353,6 +353,8 @@ class QemuHypervisor:
             await machine.release()
         self._machines.clear()
         self._cgroups.remove()
+        with contextlib.suppress(OSError):  # there is none, or machines that run on
+            self._run_dir.rmdir()
 
 
 def _boot(spec: MachineSpec, tools: _Tools) -> command.Boot:
