@@ -59,9 +59,9 @@ class HostEngine:
         self.volumes = VolumeService(volumes, self._store, self._events, self._binds, config)
         self.images = ImageService(images, self._store, self._events)
         disks = PodDisks(self._store, images, self.volumes, config)
-        self._templates = Templates(hypervisor, config)
         starts = StartQueue(slots=config.start_slots, reserve_mib=config.memory_reserve_mib,
                             patience_s=config.memory_patience_s)
+        self._templates = Templates(hypervisor, starts, config)
         uids = Uids(self._store, config)
         self._pool = Pool(hypervisor, self._templates, self._networks, starts, uids, config)
         self._sandboxes = Sandboxes(self._store, hypervisor, kernels, self._networks, disks, self._templates,
@@ -72,7 +72,7 @@ class HostEngine:
         self.networks = ProjectNetworks(self._store, self._networks, self._events,
                                         Rewiring(self._store, self._networks, self._sandboxes),
                                         locked=self._supervisor.locked)
-        self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, config)
+        self.kernels = KernelService(kernels, self._store, hypervisor, self._templates, starts, config)
         admission = Admission(self._store, self.images, kernels, self._networks, self.volumes, disks, self._binds,
                               choose_kernel=self.kernels.chosen, pod_lock=self._supervisor.pod_lock)
         self.containers = ContainerService(self._store, admission, self._supervisor, self._sandboxes, disks,

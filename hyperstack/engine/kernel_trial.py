@@ -20,6 +20,7 @@ from typing import Protocol
 
 from hyperstack.engine import greeting
 from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.guest import messages
 from hyperstack.guest.connection import GuestCallError
 from hyperstack.guest.linux import capability_numbers, container_capabilities
@@ -35,6 +36,8 @@ _DISK_BYTES = 16 << 20
 _LAYER_BYTES = 1 << 20
 _LAYER, _WRITABLE = "layer0", "writable"
 _CONTAINER = "trial"
+_NOBODY = ""
+"""The project in whose name it waits for its turn."""
 _COMMAND = b"/nowhere"
 _DIRECTORY_MODE = 0o40755
 
@@ -55,9 +58,10 @@ class Machines(Protocol):
         """See `hyperstack.hypervisor.api.Hypervisor`."""
 
 
-async def try_kernel(hypervisor: Machines, kernel: Kernel, config: EngineConfig, directory: Path, *, advice: str = ""
-                     ) -> Outcome:
-    """Boot it, and make a container whose command is not there: the agent says so after all else has worked.
+async def try_kernel(hypervisor: Machines, starts: StartQueue, kernel: Kernel, config: EngineConfig, directory: Path,
+                     *, advice: str = "") -> Outcome:
+    """Boot it when its turn comes, and make a container whose command is not there: the agent says so after all else
+    has worked.
 
     :param directory: for the disks; on a file system with holes.
     :param advice: to be told where it fails.
@@ -68,13 +72,19 @@ async def try_kernel(hypervisor: Machines, kernel: Kernel, config: EngineConfig,
     await make_blank_disk(writable, _DISK_BYTES)
     layer = directory / "layer"
     await asyncio.to_thread(_make_layer, layer, directory / "spool")
-    with _opened(layer, writable) as disks:
-        started = time.monotonic()
-        machine = await hypervisor.start(MachineSpec(
-            id=TRIAL_PREFIX + secrets.token_hex(8), uid=config.kernel_trial_uid, kernel=kernel,
-            memory_mib=max(_MEMORY_MIB, kernel.min_memory_mib), disks=disks))
+    memory_mib = max(_MEMORY_MIB, kernel.min_memory_mib)
+    ident = TRIAL_PREFIX + secrets.token_hex(8)
+    async with starts.turn(ident, _NOBODY, memory_mib=memory_mib + MACHINE_OVERHEAD_MIB):
+        with _opened(layer, writable) as disks:
+            started = time.monotonic()
+            machine = await hypervisor.start(MachineSpec(
+                id=ident, uid=config.kernel_trial_uid, kernel=kernel, memory_mib=memory_mib, disks=disks))
+        return await _drive_to_end(machine, kernel, started, config.boot_deadline_s, advice)
+
+
+async def _drive_to_end(machine: Machine, kernel: Kernel, started: float, deadline_s: float, advice: str) -> Outcome:
     try:
-        return await _drive(machine, started, config.boot_deadline_s)
+        return await _drive(machine, started, deadline_s)
     except GuestError as error:
         console = await greeting.console_of(machine)
         raise InvalidArgument(f"the kernel does not run pods: {error.message}{advice}{greeting.last_lines(console)}",

@@ -17,6 +17,7 @@ from hyperstack.engine.api import AddedKernel, BuildStep
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.kernel_building import Builder
 from hyperstack.engine.kernel_trial import Machines, Outcome, try_kernel
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
 from hyperstack.guest.kernel_check import features
@@ -62,11 +63,12 @@ class KernelService:
     """Implements `hyperstack.engine.api.Kernels`."""
 
     def __init__(self, library: KernelStore, store: Store, hypervisor: Machines, templates: Templates,
-                 config: EngineConfig) -> None:
+                 starts: StartQueue, config: EngineConfig) -> None:
         self._library = library
         self._store = store
         self._hypervisor = hypervisor
         self._templates = templates
+        self._starts = starts
         self._config = config
         self._defaults = ProjectDefaults(config.data_root / "kernels.json")
         self._builder = Builder(library.root, self._take_over)
@@ -178,7 +180,7 @@ class KernelService:
     async def _try(self, kernel: Kernel, *, advice: str = "") -> Outcome:
         async with self._trial:
             with temporary_directory(self._library.root) as work:
-                return await try_kernel(self._hypervisor, kernel, self._config, work, advice=advice)
+                return await try_kernel(self._hypervisor, self._starts, kernel, self._config, work, advice=advice)
 
     def _summary(self, who: Principal, details: Details) -> dict[str, Any]:
         kernel, record = details.kernel, details.record

@@ -15,6 +15,9 @@ Rules
                 know (a pod's end, any other process's), so the host is looked at again and again; a start that was
                 short for `patience_s` on end is refused. Where only the starts under way stand between a start and
                 its memory, all wait for these: they end, well or not, by their own deadlines.
+    Aside       Making a template takes no slot, as the starts that follow are the shorter for it. It has the least
+                claim on memory: it waits while there is too little for it beside the starts under way, or a start
+                waits for memory, and is never refused for that. While it is under way its machine counts as theirs do.
 
 What a machine has not touched is nobody's: once it is up, only what it took counts, as MemAvailable shows it. Memory is
 overcommitted on purpose, and the cgroup limits of the machines are what holds when guests grow into it.
@@ -86,6 +89,8 @@ class StartQueue:
         self._waiting: dict[str, deque[_Ticket]] = {}
         """Project -> its tickets; the project whose turn is next comes first. None is empty."""
         self._running: set[_Ticket] = set()
+        self._aside: list[int] = []
+        """MiB, of each that is under way."""
         self._timer: asyncio.TimerHandle | None = None
         self._last_end = -math.inf
 
@@ -107,6 +112,24 @@ class StartQueue:
             yield
         finally:
             self._leave(ticket)
+
+    @contextlib.asynccontextmanager
+    async def aside(self, *, memory_mib: int) -> AsyncIterator[None]:
+        """Wait until the host has memory to spare for a machine that nobody waits for, and hold it within the block.
+
+        :raise Exhausted: the host can never hold this machine.
+        """
+        self._refuse_impossible(memory_mib)
+        while True:
+            if not self.is_short and self.room_mib() - self._promised() >= memory_mib:
+                break
+            await asyncio.sleep(_POLL_S)
+        self._aside.append(memory_mib)
+        try:
+            yield
+        finally:
+            self._aside.remove(memory_mib)
+            self._admit_next()
 
     def withdraw(self, ident: str, error: HyperStackError) -> bool:
         """Have a start that still waits fail with this error. False: none waits under this id."""
@@ -154,7 +177,7 @@ class StartQueue:
             ticket.admitted.set_result(None)
 
     def _choose(self, available: int) -> _Ticket | None:
-        promised = sum(ticket.memory_mib for ticket in self._running)
+        promised = self._promised()
         under_way = Counter(ticket.project for ticket in self._running)
         for project, queue in self._waiting.items():
             if under_way[project] >= max(1, self._slots - 1):
@@ -169,6 +192,9 @@ class StartQueue:
             else:
                 return ticket
         return None
+
+    def _promised(self) -> int:
+        return sum(ticket.memory_mib for ticket in self._running) + sum(self._aside)
 
     def _leave(self, ticket: _Ticket) -> None:
         """Its start ended, or does not wait any more, for whatever reason."""

@@ -22,6 +22,7 @@ from collections import OrderedDict
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.greeting import greet
 from hyperstack.engine.rehearsal import rehearse, stage
+from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.guest.frames import KEY_SIZE
 from hyperstack.hypervisor.api import (
     TRIAL_PREFIX,
@@ -47,8 +48,9 @@ _TRIAL_DEADLINE_S = 30.0
 class Templates:
     """One maker per engine."""
 
-    def __init__(self, hypervisor: Hypervisor, config: EngineConfig) -> None:
+    def __init__(self, hypervisor: Hypervisor, starts: StartQueue, config: EngineConfig) -> None:
         self._hypervisor = hypervisor
+        self._starts = starts
         self._config = config
         self._known: OrderedDict[TemplateSpec, Template] = OrderedDict()
         """Tried out, the one used last at the end."""
@@ -133,7 +135,8 @@ class Templates:
         while True:
             spec = await self._wanted.get()
             try:
-                await self._provide(spec)
+                async with self._starts.aside(memory_mib=spec.memory_mib + MACHINE_OVERHEAD_MIB):
+                    await self._provide(spec)
             except (HyperStackError, OSError) as error:
                 self._not_before[spec] = time.monotonic() + _RETRY_S
                 log.warning("no template of %s, %d MiB: %s; pods boot instead", spec.kernel.name, spec.memory_mib,

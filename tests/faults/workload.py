@@ -115,7 +115,8 @@ class Worker(threading.Thread):
 
     def _one(self) -> None:
         choices = [self._run] * (len(self.mine) < self.MOST) * 2 + [self._image] * (self._number == 0)
-        choices += [self._networks, self._build, self._build] + [self._exec, self._follow] * 2 + [self._end] * bool(self._counters)
+        choices += [self._networks] + [self._build, self._exec, self._follow] * 2
+        choices += [self._end] * bool(self._counters)
         if any(c.reached is Stage.EXITED for c in self.mine):
             choices += [self._remove] * 2
         self._settle_tasks()
@@ -198,7 +199,7 @@ class Worker(threading.Thread):
         self._ledger.image = (not here, not here)
 
     def _build(self) -> None:
-        """The image of a tag anew. What it says it was made from, what was copied and what a step made of that agree."""
+        """The image of a tag anew, of which label, copied file and what a step made of that file agree."""
         tag, token = f"built-{self._number}", f"{self._rng.randrange(1 << 64):x}"
         before, _ = self._ledger.builds.get(tag, ("", ""))
         self._ledger.builds[tag] = (before, token)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hyperstack.engine.config import EngineConfig, TemplateSharing
 from hyperstack.engine.kernels import KernelService
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
 from hyperstack.guest.initramfs import Module
@@ -56,8 +57,9 @@ def make_service(root: Path, *names: str, wanted: list[TemplateSpec] | None = No
     config = EngineConfig(data_root=root / "data", template_sharing=sharing, template_projects=("default",))
     store = Store(config.data_root / "engine.db")
     machines = NoMachines([] if wanted is None else wanted)
-    templates = Templates(machines, config)  # type: ignore[arg-type]  # the parts of the door that it uses
-    return KernelService(library, store, machines, templates, config), store
+    starts = StartQueue(slots=2, reserve_mib=0, patience_s=60)
+    templates = Templates(machines, starts, config)  # type: ignore[arg-type]  # the parts of the door that it uses
+    return KernelService(library, store, machines, templates, starts, config), store
 
 
 def archive(files: dict[str, bytes]) -> bytes:

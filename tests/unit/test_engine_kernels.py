@@ -81,7 +81,7 @@ def test_a_project_s_default_is_its_own_affair_and_outlives_the_daemon(tmp_path:
         service.set_project_default(ALICE, "alice", "third")
     store.close()
     again = KernelService(service._library, store, service._hypervisor, service._templates,
-                          service._config)
+                          service._starts, service._config)
     assert again.chosen("alice", "") == "second"
     again.set_project_default(ROOT, "alice", "")
     assert again.chosen("alice", "") == ""

@@ -427,3 +427,36 @@ def test_each_project_that_waits_gets_a_turn_before_any_gets_two(projects: list[
 
     with TemporaryDirectory() as directory:
         asyncio.run(run(Path(directory)))
+
+
+async def test_a_template_waits_for_memory_takes_no_slot_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                    ) -> None:
+    monkeypatch.setattr(start_queue, "_POLL_S", 0.001)
+    host = Host(tmp_path, slots=1, available=RESERVE + 900)
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def make() -> None:
+        async with host.queue.aside(memory_mib=512):
+            entered.set()
+            await leave.wait()
+
+    await host.ask("first", memory=512)
+    making = asyncio.create_task(make())
+    await asyncio.sleep(0.01)
+    assert not entered.is_set(), "there is not enough for both"
+    host.has(RESERVE + 1100)
+    await asyncio.wait_for(entered.wait(), 5)
+    await host.end("first")
+    await host.ask("second", memory=500)
+    assert host.under_way == ["second"], "the only slot is free"
+    await host.end("second")
+    await host.ask("large", memory=700)
+    assert host.under_way == [], "its memory is promised to the template"
+    leave.set()
+    await making
+    await quiet()
+    assert host.under_way == ["large"]
+    await host.drain()
+    with pytest.raises(Exhausted):
+        async with host.queue.aside(memory_mib=TOTAL):
+            pass

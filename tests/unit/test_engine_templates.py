@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hyperstack.engine import templates
 from hyperstack.engine.config import EngineConfig, TemplateSharing
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.templates import Templates
 from hyperstack.hypervisor.api import Capability, Disk, Machine, MachineSpec, Template, TemplateSpec
 from hyperstack.pod.errors import GuestError, Unavailable, Unsupported
@@ -107,10 +108,14 @@ def rehearsals(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     return problems
 
 
-def make(hypervisor: Hypervisor, sharing: TemplateSharing = TemplateSharing.PROJECT, *, layer: Path | None = None
-         ) -> Templates:
+def make_queue(meminfo: Path = Path("/proc/meminfo")) -> StartQueue:
+    return StartQueue(slots=2, reserve_mib=0, patience_s=60, meminfo=meminfo)
+
+
+def make(hypervisor: Hypervisor, sharing: TemplateSharing = TemplateSharing.PROJECT, *, layer: Path | None = None,
+         starts: StartQueue | None = None) -> Templates:
     config = EngineConfig(data_root=Path("/nowhere"), template_sharing=sharing, rehearsal_layer=layer)
-    return Templates(hypervisor, config)  # type: ignore[arg-type]  # the parts of the door that it uses
+    return Templates(hypervisor, starts or make_queue(), config)  # type: ignore[arg-type]  # the parts of the door that it uses
 
 
 def take(made: Templates, project: str = "a", **changes: int) -> Template | None:

@@ -14,6 +14,7 @@ import pytest
 
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.kernel_trial import try_kernel
+from hyperstack.engine.start_queue import StartQueue
 from hyperstack.guest import kernel_recipe
 from hyperstack.guest.kernel_build import build
 from hyperstack.guest.kernel_check import DRIVERS, features
@@ -32,6 +33,10 @@ def stored() -> str:
     return name if KernelStore(CACHE).has(name) else ""
 
 
+def starts() -> StartQueue:
+    return StartQueue(slots=1, reserve_mib=0, patience_s=60)
+
+
 OURS = stored()
 if_built = pytest.mark.skipif(not OURS, reason="not built yet: hyperctl kernel build")
 
@@ -43,7 +48,7 @@ async def test_our_kernel_runs_containers_without_modules(tmp_path: Path) -> Non
     details = store.details(OURS)
     hypervisor = QemuHypervisor(tmp_path / "machines", CACHE)
     try:
-        outcome = await try_kernel(hypervisor, details.kernel, EngineConfig(data_root=tmp_path), tmp_path)
+        outcome = await try_kernel(hypervisor, starts(), details.kernel, EngineConfig(data_root=tmp_path), tmp_path)
     finally:
         await hypervisor.close()
     assert outcome.release == details.record.release
@@ -66,7 +71,7 @@ async def test_a_kernel_that_cannot_find_its_init_is_told_with_its_last_words(tm
     hypervisor = QemuHypervisor(tmp_path / "machines", CACHE)
     try:
         with pytest.raises(InvalidArgument, match="Kernel panic"):
-            await try_kernel(hypervisor, kernel, EngineConfig(data_root=tmp_path), tmp_path)
+            await try_kernel(hypervisor, starts(), kernel, EngineConfig(data_root=tmp_path), tmp_path)
     finally:
         await hypervisor.close()
     assert not list((tmp_path / "machines").glob("*"))
