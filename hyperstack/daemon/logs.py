@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import msgspec
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
-_NOISY = ("aiohttp", "asyncio", "pyroute2", "qemu.qmp")
-"""Libraries that tell, below WARNING, what only their own developers want to read."""
+_NOISY = ("aiohttp", "asyncio", "pyroute2")
+"""Libraries that tell, below WARNING, what only their own developers want to read. That of QEMU's monitor is told to be
+quiet where it is used."""
 
 
 class _TextFormatter(logging.Formatter):

@@ -22,7 +22,7 @@ import pytest
 from tests.clients.peers import binaries
 from tests.faults.attached import Attached
 from tests.faults.inventory import leaks
-from tests.faults.workload import COUNTER, STEADY, Ledger, Owned, Stage, Worker, check_consecutive
+from tests.faults.workload import COUNTER, STEADY, Ledger, Owned, Stage, Worker, build, check_consecutive
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX, SECOND
 
@@ -102,6 +102,10 @@ class Siege:
 
     def end(self) -> None:
         """Remove everything, the ordinary way; then nothing at all may be left."""
+        with contextlib.closing(docker.DockerClient(base_url=f"unix://{self.daemon.socket}", timeout=120)) as client:
+            build(client.api, self.ledger, "built-0", "at-last")
+            self.ledger.builds["built-0"] = ("", "at-last")
+            self._check_build(client, "built-0")
         names = self.daemon.text("ps", "-aq").split()
         if names:
             self.daemon.ctl("rm", "-f", *names)

@@ -199,14 +199,7 @@ class Worker(threading.Thread):
         self._ledger.image = (not here, not here)
 
     def _build(self) -> None:
-        """The image of a tag anew, of which label, copied file and what a step made of that file agree."""
-        tag, token = f"built-{self._number}", f"{self._rng.randrange(1 << 64):x}"
-        before, _ = self._ledger.builds.get(tag, ("", ""))
-        self._ledger.builds[tag] = (before, token)
-        for line in self._api.build(fileobj=_context(token), custom_context=True, tag=tag, rm=True, decode=True):
-            if "error" in line:
-                raise AssertionError(f"build: {line['error']}")
-        self._ledger.builds[tag] = (token, token)
+        build(self._api, self._ledger, f"built-{self._number}", f"{self._rng.randrange(1 << 64):x}")
 
     # -- helpers
 
@@ -231,6 +224,16 @@ class Worker(threading.Thread):
         owned.asked = stage
         yield
         owned.reached = stage
+
+
+def build(api: docker.APIClient, ledger: Ledger, tag: str, token: str) -> None:
+    """The image of a tag anew, of which label, copied file and what a step made of that file agree."""
+    before, _ = ledger.builds.get(tag, ("", ""))
+    ledger.builds[tag] = (before, token)
+    for line in api.build(fileobj=_context(token), custom_context=True, tag=tag, rm=True, decode=True):
+        if "error" in line:
+            raise AssertionError(f"build: {line['error']}")
+    ledger.builds[tag] = (token, token)
 
 
 def _context(token: str) -> io.BytesIO:

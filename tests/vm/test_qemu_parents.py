@@ -226,7 +226,8 @@ async def test_a_request_that_is_not_sound_is_refused_and_harms_nobody(made: Qem
     parent = made._parents[template.id]
     for request in (b"x", b"\0" * 40, b"\xff" * 100, b"\xff" * 4000):
         parent._requests._socket.send(request)
-        assert int.from_bytes(parent._requests._socket.recv(8), "little", signed=True) < 0
+        answer = await asyncio.get_running_loop().sock_recv(parent._requests._socket, 8)
+        assert int.from_bytes(answer, "little", signed=True) < 0
     async with child(made, kernel, template) as guest:
         assert await guest.succeed("echo alive") == "alive"
 

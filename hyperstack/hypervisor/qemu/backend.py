@@ -12,9 +12,10 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hyperstack.hypervisor.api import (
     POOL_PREFIX,
@@ -158,7 +159,7 @@ class QemuHypervisor:
             await place.clear()
         machine: QemuMachine | None = None
         try:
-            machine, state = self._launch(spec, place, tools, origin, forks=forks)
+            machine, state = await self._launched(self._launch(spec, place, tools, origin, forks=forks))
             await machine.open()
             if isinstance(origin, Parent):
                 await machine.begin()
@@ -177,8 +178,19 @@ class QemuHypervisor:
         else:
             await place.clear()
 
-    def _launch(self, spec: MachineSpec, place: Place, tools: _Tools, origin: OpenTemplate | Parent | None, *,
-                forks: bool) -> tuple[QemuMachine, int]:
+    @staticmethod
+    async def _launched(launch: Coroutine[Any, Any, tuple[QemuMachine, int]]) -> tuple[QemuMachine, int]:
+        """What it makes, which does not stay without an owner where the start is cancelled meanwhile."""
+        task = asyncio.ensure_future(launch)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            machine, _ = await task
+            await asyncio.shield(machine.destroy())
+            raise
+
+    async def _launch(self, spec: MachineSpec, place: Place, tools: _Tools, origin: OpenTemplate | Parent | None, *,
+                      forks: bool) -> tuple[QemuMachine, int]:
         """Make the place, then the process in it; with the process's number of the template's state."""
         with contextlib.ExitStack() as stack:
             for disk in spec.disks:
@@ -199,7 +211,8 @@ class QemuHypervisor:
             state, child, seats = 0, None, Seats()
             if isinstance(origin, Parent):
                 seats = Seats.plan(origin.slots, spec.disks)
-                pid, child = origin.fork(uid=spec.uid, name=spec.id[:12], cgroups=entrances, ends=ends, seats=seats)
+                pid, child = await origin.fork(uid=spec.uid, name=spec.id[:12], cgroups=entrances, ends=ends,
+                                               seats=seats)
             else:
                 pid, state = self._spawn(spec, tools, origin, ends, entrances, forks=forks)
             process = _hold(pid)

@@ -8,12 +8,13 @@ only, so that no guest can write more than its disk; while it is vacant there is
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import stat
 import struct
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hyperstack.hypervisor.api import Disk
@@ -106,18 +107,26 @@ class Requests:
 
     def __init__(self, ours: socket.socket) -> None:
         self._socket = ours
-        self._socket.settimeout(_ANSWER_TIMEOUT_S)
+        self._socket.setblocking(False)
+        self._one_at_a_time = asyncio.Lock()
 
-    def ask(self, request: bytes, descriptors: Sequence[int]) -> int:
-        """The answer. Blocks for as long as it takes: so nothing can come between a child and its being known.
+    async def ask(self, request: Callable[[], bytes], descriptors: Sequence[int]) -> int:
+        """The answer. Where nobody waits for it to the end, nothing can be asked any more: the next answer would be
+        taken for another's.
 
+        :param request: made when its turn has come.
         :raise Unavailable: it is gone, does not answer, or refuses.
         """
-        try:
-            socket.send_fds(self._socket, [request], descriptors)
-            answer = self._socket.recv(_ANSWER.size)
-        except OSError as error:
-            raise Unavailable(f"the machine does not answer: {error.strerror or 'timeout'}") from error
+        async with self._one_at_a_time:
+            try:
+                async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                    socket.send_fds(self._socket, [request()], descriptors)
+                    answer = await asyncio.get_running_loop().sock_recv(self._socket, _ANSWER.size)
+            except BaseException as error:
+                self.close()
+                if not isinstance(error, OSError):  # TimeoutError is one
+                    raise
+                raise Unavailable(f"the machine does not answer: {error.strerror or 'timeout'}") from error
         if len(answer) != _ANSWER.size:
             raise Unavailable("the machine is gone")
         number: int = _ANSWER.unpack(answer)[0]
@@ -138,13 +147,13 @@ class Child:
         self._numbers = numbers
         self.slots = slots
 
-    def equip(self, seats: Seats, tap: int | None) -> None:
+    async def equip(self, seats: Seats, tap: int | None) -> None:
         """Put disks in slots, and another tap behind the NIC. :raise Unavailable: the machine is gone."""
         replaced = seats.replacements()
         if tap is not None and self._numbers.tap is not None:
             replaced.append((self._numbers.tap, tap))
         request = encode_request(kind=REPLACE, replaced=[number for number, _ in replaced], tap=self._numbers.tap)
-        self.requests.ask(request, [fd for _, fd in replaced])
+        await self.requests.ask(lambda: request, [fd for _, fd in replaced])
 
 
 def encode_request(*, kind: int, uid: int = 0, name: str = "", cgroups: int = 0, replaced: Collection[int] = (),

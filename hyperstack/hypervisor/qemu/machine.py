@@ -351,7 +351,7 @@ class QemuMachine:
         for disk in wanted:
             disks.claim(disk)
         self._seats = Seats.plan(self._child.slots, wanted)
-        self._child.equip(self._seats, nic.fd if nic else None)
+        await self._child.equip(self._seats, nic.fd if nic else None)
         for disk in self._seats.standing:
             await self._plug(disk)
 

@@ -56,11 +56,11 @@ class Parent:
     def alive(self) -> bool:
         return self.machine.alive
 
-    def fork(self, *, uid: int, name: str, cgroups: Sequence[int], ends: Ends, seats: Seats) -> tuple[int, Child]:
+    async def fork(self, *, uid: int, name: str, cgroups: Sequence[int], ends: Ends, seats: Seats) -> tuple[int, Child]:
         """One child; its pid, a child of this process or of whoever came after it. It joins the control groups, becomes
         `uid` and is confined as the jail confines; where that fails, it ends and says so on `ends.last_words`.
 
-        Blocks the event loop for some 3 ms, see `Requests.ask`.
+        Takes some 3 ms. Not to be cancelled: the child may be there though nobody was told of it.
 
         :param name: 12 characters that take the place of the parent's in the process list.
         :param cgroups: open cgroup.procs files.
@@ -83,10 +83,12 @@ class Parent:
             stack.callback(os.close, nothing)
             replaced += [(number, nothing) for slot in self.slots if not slot.read_only and slot not in seats.taken
                          for number in slot.numbers]
-            request = encode_request(
-                kind=FORK, uid=uid, name=name, cgroups=len(cgroups), replaced=[number for number, _ in replaced],
-                eventfds=self._eventfds, threads=_threads(self.machine.pid), tap=self._numbers.tap)
-            pid = self._requests.ask(request, [*cgroups, *(fd for _, fd in replaced)])
+            def request() -> bytes:
+                return encode_request(
+                    kind=FORK, uid=uid, name=name, cgroups=len(cgroups), replaced=[number for number, _ in replaced],
+                    eventfds=self._eventfds, threads=_threads(self.machine.pid), tap=self._numbers.tap)
+
+            pid = await self._requests.ask(request, [*cgroups, *(fd for _, fd in replaced)])
             keep.pop_all()
             return pid, Child(Requests(ours), self._numbers, self.slots)
 

@@ -25,7 +25,8 @@ _CONNECT_TIMEOUT_S = 20.0
 """From exec to the greeting: QEMU's own start, ~100 ms on an idle host."""
 _COMMAND_TIMEOUT_S = 20.0
 
-# The library reports a peer that hung up as errors; who asked hears about it by exception.
+# The library reports a peer that hung up as errors, and an answer that came when nobody waited for it any more (who was
+# asked about the end of a machine that is taken down meanwhile) as a warning; who asked hears about it by exception.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 EventSink = Callable[[str, Mapping[str, Any]], None]
