@@ -28,6 +28,7 @@ from hyperstack.guest.frames import KEY_SIZE
 from hyperstack.guest.rehearsal import RUN
 from hyperstack.hypervisor.api import Disk, Machine, TemplateSpec
 from hyperstack.network.api import Binding
+from hyperstack.pod.errors import Conflict
 from hyperstack.pod.spec import DEFAULT_PROJECT, ContainerSpec, ImageConfig, PodSpec, Resources
 from hyperstack.volume.local.blank import make_blank_disk
 
@@ -104,8 +105,9 @@ async def _use(channel: AgentChannel, pod: PodRecord, container: ContainerRecord
     await channel.exec(container.id, further, launch.exec_process(pod, container, request))
     sink = _Nowhere()
     await channel.attach(further, sink, stdout=0, stderr=0)
-    await channel.write_stdin(further, b"line\n")
-    await channel.close_stdin(further)
+    with contextlib.suppress(Conflict):  # it does not wait for input, and may have ended
+        await channel.write_stdin(further, b"line\n")
+        await channel.close_stdin(further)
     await exits.get()
     await sink.ended.wait()
     await channel.release(further)
