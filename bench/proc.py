@@ -11,8 +11,8 @@ from pathlib import Path
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ([-r][-w][-x][ps]) [0-9a-f]+ \S+ \d+ *(.*)\Z")
 _FIELD = re.compile(r"(\w+): +(\d+) kB\Z")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_START_TIME = 19
-"""Of the fields of /proc/PID/stat that follow the name's closing bracket; 11 and 12 are utime and stime."""
+_UTIME = 11
+"""Of the fields of /proc/PID/stat that follow the name's closing bracket; the next is stime."""
 
 _BIG_KIB = 32 << 10
 """A writable mapping of at least this size is guest RAM: glibc's heaps end at 64 MiB of address space, of which
@@ -144,17 +144,8 @@ def status(pid: int, field: str) -> int:
 
 def cpu_s(pid: int) -> float:
     """Processor time of the process and all its threads since it began."""
-    fields = _stat(pid)
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def started_at(pid: int) -> float:
-    """On the clock CLOCK_BOOTTIME; 10 ms fine, and never later than it was."""
-    return int(_stat(pid)[_START_TIME]) / _TICKS_PER_S
-
-
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_UTIME + 1])) / _TICKS_PER_S
 
 
 def available_mib() -> int:

@@ -8,8 +8,8 @@ import secrets
 import time
 from pathlib import Path
 
+from bench.executions import Executions
 from bench.plain_qemu import MEMORY_MIB
-from bench.proc import started_at
 from bench.report import say
 from bench.samples import Samples
 from hyperstack.guest.channel import AgentChannel
@@ -19,8 +19,8 @@ from hyperstack.hypervisor.api import MachineSpec
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.pod.kernel import Kernel
 
-CLOCK = ("host: when the kernel made the VM's process, which becomes QEMU by exec (10 ms fine, rounded down); until "
-         "the agent's welcome has arrived. One processor, 512 MiB, no disk and no NIC")
+CLOCK = ("host: the exec of QEMU, as the kernel's process events tell it; until the agent's welcome has arrived. "
+         "One processor, 512 MiB, no disk and no NIC")
 _UID = 2_100_000
 _DEADLINE_S = 120.0
 
@@ -35,33 +35,35 @@ def cold_starts(chosen: Kernel, cache: Path, run_dir: Path, count: int) -> Sampl
 
     :raise HyperStackError: a machine did not come up.
     """
-    return asyncio.run(_cold_starts(chosen, cache, run_dir, count))
+    with Executions() as executions:
+        answers = asyncio.run(_cold_starts(chosen, cache, run_dir, count))
+        began = executions.last()
+    return Samples(CLOCK, values=[(answered - began[pid]) / 1e6 for pid, answered in answers])
 
 
-async def _cold_starts(chosen: Kernel, cache: Path, run_dir: Path, count: int) -> Samples:
-    found = Samples(CLOCK)
+async def _cold_starts(chosen: Kernel, cache: Path, run_dir: Path, count: int) -> list[tuple[int, int]]:
+    """Of each machine the process, and when its agent answered, in ns of the monotonic clock."""
+    found = []
     hypervisor = QemuHypervisor(run_dir, cache)
     try:
         await hypervisor.probe()
         for number in range(1 + count):  # The first fills the file caches and does not count.
             say(f"bare machine {number} of {count}")
-            took = await _cold_start(hypervisor, chosen)
-            if number:
-                found.values.append(took)
+            found.append(await _cold_start(hypervisor, chosen))
     finally:
         for ident in await hypervisor.list_leftovers():
             await hypervisor.destroy_leftovers(ident)
         await hypervisor.close()
-    return found
+    return found[1:]
 
 
-async def _cold_start(hypervisor: QemuHypervisor, chosen: Kernel) -> float:
+async def _cold_start(hypervisor: QemuHypervisor, chosen: Kernel) -> tuple[int, int]:
     machine = await hypervisor.start(MachineSpec(id=secrets.token_hex(32), uid=_UID, kernel=chosen,
                                                  memory_mib=MEMORY_MIB))
     try:
         channel = await AgentChannel.connect(machine.connect_agent, os.urandom(KEY_SIZE), deadline_s=_DEADLINE_S)
-        answered = time.clock_gettime(time.CLOCK_BOOTTIME)
+        answered_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         await channel.close()
-        return (answered - started_at(machine.pid)) * 1000
+        return machine.pid, answered_ns
     finally:
         await machine.destroy()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import subprocess
+import time
 
 import pytest
 
 from bench import proc
+from bench.executions import Executions
 
 
 def paragraph(addresses: str, permissions: str, name: str, pss: int, rss: int | None = None) -> str:
@@ -80,9 +82,18 @@ def test_our_own_process_is_read_and_adds_up() -> None:
 
 
 def test_times_of_our_own_process() -> None:
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    assert 0 < proc.started_at(os.getpid()) <= uptime
     assert proc.cpu_s(os.getpid()) > 0
+
+
+def test_the_program_that_a_process_runs_began_while_it_was_started() -> None:
+    with Executions() as executions:
+        before = time.monotonic_ns()
+        once = subprocess.Popen(["/bin/sh", "-c", "exec sleep 0"])
+        once.wait()
+        after = time.monotonic_ns()
+        began = executions.last()
+        assert before < began[once.pid] < after
+        assert once.pid not in executions.last()
 
 
 def test_the_host_has_memory_left() -> None:

@@ -66,6 +66,8 @@ def test_a_clone_is_its_template_but_for_the_way_it_begins() -> None:
     assert values(clone, "-incoming") == ["defer"]
     assert not {"-kernel", "-initrd", "-append"} & set(clone)
     assert "-incoming" not in template
+    assert "agent_whole=1" in values(template, "-append")[0].split(), "its agent does nothing after it was saved"
+    assert "agent_whole" not in values(plain, "-append")[0]
 
 
 @pytest.mark.parametrize(("ram_mib", "behind_ram_mib"), [(512, 4096), (2815, 4096), (2816, 5120), (4096, 6144)])

@@ -21,8 +21,6 @@
 #define PORT_NAME "org.hyperstack.agent.0"
 #define OPEN_FILES 65536
 
-static int uevents = -1;
-
 static void must_mount(const char *type, const char *path, unsigned long flags, const char *options)
 {
     make_directory(path, 0755);
@@ -79,14 +77,6 @@ static void make_run_directories(void)
         make_directory(paths[i], 0700);
 }
 
-static void open_uevents(void)
-{
-    const struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
-    uevents = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
-    if (uevents < 0 || bind(uevents, (const struct sockaddr *)&address, sizeof(address)) < 0)
-        log_line("cannot listen for devices: %s", strerror(errno));
-}
-
 static bool find_port(char port[static 64])
 {
     char path[300], name[64];
@@ -132,22 +122,10 @@ static void give_memory_back(void)
 
 void machine_boot(char port[static 64])
 {
-    const struct rlimit files = {OPEN_FILES, OPEN_FILES};
     umask(022);
-    must_mount("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     must_mount("sysfs", "/sys", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     must_mount("devtmpfs", "/dev", MS_NOSUID, NULL);
-    must_mount("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
-    open_uevents();
     load_modules();
-    leave_initramfs();
-    make_run_directories();
-    setrlimit(RLIMIT_NOFILE, &files);
-    setsid();
-    prevent_thrashing();
-    give_memory_back();
-    if (!cgroups_init())
-        log_line("cannot make control groups: %s", strerror(errno));
     wait_for_port(port);
 }
 
@@ -171,9 +149,29 @@ static void uevent_ready(struct watch *watch, uint32_t events)
         disks_changed();
 }
 
-void machine_run_uevents(void)
+static void listen_for_devices(void)
 {
     static struct watch watch = {.ready = uevent_ready};
-    if (uevents >= 0 && !loop_add(&watch, uevents, 1 /* EPOLLIN */))
-        log_line("cannot watch for devices: %s", strerror(errno));
+    const struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
+    if (fd < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0
+        || !loop_add(&watch, fd, 1 /* EPOLLIN */))
+        log_line("cannot listen for devices: %s", strerror(errno));
+}
+
+/* The host has its answer by now and does its part meanwhile. */
+void machine_settle(void)
+{
+    const struct rlimit files = {OPEN_FILES, OPEN_FILES};
+    must_mount("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    must_mount("cgroup2", "/sys/fs/cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+    leave_initramfs();
+    make_run_directories();
+    setrlimit(RLIMIT_NOFILE, &files);
+    setsid();
+    prevent_thrashing();
+    give_memory_back();
+    if (!cgroups_init())
+        log_line("cannot make control groups: %s", strerror(errno));
+    listen_for_devices();
 }

@@ -3,8 +3,8 @@
 
 #include "msgpack.h"
 
-void machine_boot(char port[static 64]); /* mounts, modules, waits for the port; its device's path */
-void machine_run_uevents(void);          /* calls `disks_changed` of calls.c whenever a block device comes */
+void machine_boot(char port[static 64]); /* what it takes to answer: modules, waits for the port; its device's path */
+void machine_settle(void); /* the rest; from then on `disks_changed` of calls.c is called whenever a block device comes */
 bool machine_configure(struct slice arguments, struct problem *problem);
 bool machine_follow(struct slice networks, const char *resolver, struct arena *arena, struct problem *problem);
 #define VCPUS_MAX 1024

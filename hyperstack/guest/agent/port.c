@@ -25,6 +25,7 @@ static struct buffer queue = {.limit = QUEUE_LIMIT};
 static size_t queue_sent;
 static uint8_t chunk[PORT_CHUNK];
 static size_t chunk_size, chunk_sent;
+static void (*greeted)(void); /* NULL once it was called */
 static bool corked; /* while input is handled: answers leave before what they let flow, and in few writes */
 
 static void queue_clear(void)
@@ -56,9 +57,18 @@ static void on_hello(void *context, const struct wire_hello *hello)
     buffer_add(&queue, welcome, sizeof(welcome));
 }
 
+static void be_greeted(void)
+{
+    void (*now)(void) = greeted;
+    greeted = NULL;
+    if (now)
+        now();
+}
+
 static bool on_frame(void *context, const struct wire_frame *frame)
 {
     (void)context;
+    be_greeted();
     if (frame->kind == WIRE_CALL) {
         const struct call call = {frame->number, connection};
         return calls_dispatch(&call, frame->body, window);
@@ -240,11 +250,14 @@ static void port_ready(struct watch *watch, uint32_t events)
         more = port_read();
         corked = false;
         port_flush();
+        if (connection)
+            be_greeted();
     } while (more && queue.size < QUEUE_BUSY);
 }
 
-void port_open(const char *path)
+void port_open(const char *path, void (*when_greeted)(void))
 {
+    greeted = when_greeted;
     wire_init(&wire, &handler, NULL);
     port.ready = port_ready;
     for (;;) {

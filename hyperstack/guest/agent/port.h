@@ -10,7 +10,8 @@ struct call {
     uint64_t connection;
 };
 
-void port_open(const char *path); /* does not return without a port */
+/* Does not return without a port. `when_greeted` is called once, when the first host has been answered. */
+void port_open(const char *path, void (*when_greeted)(void));
 void port_forget_key(void);       /* in a child: no container may find it in memory */
 void port_renew_key(void);        /* the next host brings its own */
 bool port_is_current(const struct call *call);

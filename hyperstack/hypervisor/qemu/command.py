@@ -50,6 +50,9 @@ _EMULATED_COMMAND_LINE = "tsc=reliable mitigations=off rcupdate.rcu_expedited=1 
 """Emulation has neither speculation to mitigate nor a bus to lock; the 0.4 s of cipher self-tests at every boot show
 nothing that the first did not. The guest is told the rate of its clock: see `counter/counter.c`."""
 
+_WHOLE = "agent_whole=1"
+"""To the agent of a template: all that it does after its first answer, before it opens its port."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Boot:
@@ -133,7 +136,7 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
         "-cpu", cpu(accelerator),
         *growth.options(spec),
         *(_ram_options(ram, spec.memory_mib) if ram else ()),
-        *(_boot_options(boot, spec, emulated=emulated) if boot else ("-incoming", "defer")),
+        *(_boot_options(boot, spec, emulated=emulated, whole=ram is not None) if boot else ("-incoming", "defer")),
         # A guest that ends, however it does, stays to be read until it is destroyed.
         "-action", "reboot=shutdown,shutdown=pause",
         "-chardev", f"socket,id=monitor,fd={channels.monitor},server=on,wait=off",
@@ -158,9 +161,9 @@ def command_line(spec: MachineSpec, *, program: str, firmware: str, accelerator:
     return line
 
 
-def _boot_options(boot: Boot, spec: MachineSpec, *, emulated: bool) -> list[str]:
+def _boot_options(boot: Boot, spec: MachineSpec, *, emulated: bool, whole: bool) -> list[str]:
     emulation = f"{_EMULATED_COMMAND_LINE} tsc_early_khz={boot.tsc_khz}" if emulated else ""
-    words = (_COMMON_COMMAND_LINE, growth.kernel_words(spec), emulation, boot.command_line)
+    words = (_COMMON_COMMAND_LINE, growth.kernel_words(spec), emulation, boot.command_line, _WHOLE if whole else "")
     append = " ".join(part for part in words if part)
     return ["-kernel", boot.kernel, "-initrd", boot.initrd, "-append", append]
 
