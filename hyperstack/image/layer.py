@@ -26,6 +26,7 @@ from hyperstack.image.erofs import (
     Directory,
     ErofsWriter,
 )
+from hyperstack.image.paths import OutOfRootError, components
 
 MAX_PATH = 4096
 """Bytes of a name, PATH_MAX."""
@@ -219,15 +220,10 @@ def _parts(name: bytes) -> list[bytes]:
 
     :raise LayerError: it climbs out of the root.
     """
-    parts: list[bytes] = []
-    for part in name.split(b"/"):
-        if part == b"..":
-            if not parts:
-                raise LayerError(f"{_shown(name)} leads out of the layer")
-            parts.pop()
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return parts
+    try:
+        return components(name)
+    except OutOfRootError:
+        raise LayerError(f"{_shown(name)} leads out of the layer") from None
 
 
 def _attributes(entry: tar.Entry, file_type: int) -> Attributes:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from hyperstack.image import tar
 from hyperstack.image.erofs import MAX_NAME
 from hyperstack.image.erofs_reader import Inode, LayerDisk
+from hyperstack.image.paths import OutOfRootError, components
 
 MAX_PATH = 4096
 MAX_LINKS = 40
@@ -225,17 +226,13 @@ def parts_of(name: bytes) -> list[bytes]:
     """The components of a path from the root. :raise TreeError: it climbs out of the root, or is too long."""
     if len(name) > MAX_PATH:
         raise TreeError(f"a path of {len(name)} bytes is too long (at most {MAX_PATH})")
-    parts: list[bytes] = []
     for part in name.split(b"/"):
         if len(part) > MAX_NAME:
             raise TreeError(f"a name of {len(part)} bytes is too long (at most {MAX_NAME}): {shown(part)}")
-        if part == b"..":
-            if not parts:
-                raise TreeError(f"{shown(name)} leads out of the root")
-            parts.pop()
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return parts
+    try:
+        return components(name)
+    except OutOfRootError:
+        raise TreeError(f"{shown(name)} leads out of the root") from None
 
 
 # -- from layers
