@@ -37,6 +37,7 @@ need_venv requirements-dev.lock
 if [[ ${paths[*]} != tests/unit ]]; then
     registry_binary >/dev/null
     docker_client >/dev/null
+    docker_engine >/dev/null
     need_kernel "$CACHE/daemon"
 fi
 

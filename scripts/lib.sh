@@ -154,6 +154,20 @@ docker_client() {
     echo "$unpacked/usr/bin/docker"
 }
 
+# docker_engine: the directory of Debian's packages of Docker's engine, unpacked into the cache: tests hold ours against it.
+docker_engine() {
+    local unpacked=$CACHE/docker-engine package
+    if [[ ! -x $unpacked/usr/sbin/dockerd ]]; then
+        rm -rf "$unpacked.part"
+        for package in containerd runc tini docker.io; do
+            unpack_package "$package" "$unpacked.part" >&2
+        done
+        rm -rf "$unpacked.part/usr/share" "$unpacked"
+        mv "$unpacked.part" "$unpacked"
+    fi
+    echo "$unpacked"
+}
+
 # need_kernel DIRECTORY: the guest's kernel and agent in a cache directory of hyperd.
 need_kernel() {
     [[ -f $1/kernels/default && -d $1/agent ]] || step "Preparing the guest's kernel and agent"

@@ -45,9 +45,10 @@ def command_line(record: ContainerRecord) -> tuple[tuple[str, ...], tuple[str, .
 
 
 def environment(record: ContainerRecord) -> list[str]:
-    """The image's, overridden by the user's; a bare name takes a variable away."""
-    merged = {item.partition("=")[0]: item for item in (*record.image_config.env, *record.spec.env)}
-    return [item for item in merged.values() if "=" in item]
+    """The user's, then what the image says of others; a bare name takes a variable away."""
+    asked = {item.partition("=")[0]: item for item in record.spec.env}
+    image = {name: item for item in record.image_config.env if (name := item.partition("=")[0]) not in asked}
+    return [item for item in (*asked.values(), *image.values()) if "=" in item]
 
 
 def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None, *, links: Collection[str] = ()

@@ -57,6 +57,8 @@ def image(body: Body, version: Version) -> Body:
         body["VirtualSize"] = body["Size"]
     if version < (1, 50):
         body["Config"] = {**_OF_CONTAINERS, **body["Config"]}
+    if version < (1, 45):
+        body |= {"Container": "", "ContainerConfig": body["Config"]}
     if version >= (1, 52):
         body = _without(body, (name for name in _OMITTED_IMAGE if not body[name]))
         config = body["Config"]

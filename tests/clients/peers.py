@@ -88,13 +88,19 @@ class Cli:
     def run(self, *args: str, stdin: bytes = b"", code: int = 0, without_host: bool = False
             ) -> subprocess.CompletedProcess[str]:
         """:raise AssertionError: it ended otherwise than with `code`."""
+        done = self.attempt(*args, stdin=stdin, without_host=without_host)
+        assert done.returncode == code, (f"docker {' '.join(args)}: {done.returncode}, not {code}\n"
+                                         f"{done.stdout}\n{done.stderr}")
+        return done
+
+    def attempt(self, *args: str, stdin: bytes = b"", without_host: bool = False) -> subprocess.CompletedProcess[str]:
+        """However it ends."""
         self.calls.append(args)
         done = subprocess.run(self.argv(*args), input=stdin, capture_output=True, timeout=PATIENCE_S, check=False,
                               env={name: value for name, value in self.environment.items()
                                    if name != "DOCKER_HOST" or not without_host})
-        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
-        assert done.returncode == code, f"docker {' '.join(args)}: {done.returncode}, not {code}\n{out}\n{err}"
-        return subprocess.CompletedProcess(args, code, out, err)
+        return subprocess.CompletedProcess(args, done.returncode, done.stdout.decode(errors="replace"),
+                                           done.stderr.decode(errors="replace"))
 
     def __call__(self, *args: str, stdin: bytes = b"") -> str:
         """The output of a command that succeeds, without its last newline."""

@@ -1,0 +1,122 @@
+"""The same command lines, to Docker's own engine of Debian (20.10) and to ours: exit codes, and what is printed.
+
+What is compared is what does not depend on the engine's version. Where that engine cannot run, this is skipped and
+says why; the whole scenario can be pointed at any engine, see peers.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.conftest import Engine, clean
+from tests.clients.dockerd import CannotRun, Dockerd
+from tests.clients.peers import FOREIGN, OURS, Cli, binaries, expected_of
+from tests.harness import Namespace, Registry
+from tests.images import BUSYBOX, fill_registry
+
+DEBIANS_RELEASE = 20
+STEPS: tuple[tuple[str, ...], ...] = (
+    ("network", "create", "--subnet", "10.241.9.0/24", "-o", "com.docker.network.driver.mtu=1400", "hs-n"),
+    ("volume", "create", "--label", "k=v", "hs-v"),
+    ("run", "-d", "--name", "hs-c", "--network", "hs-n", "--network-alias", "al", "-v", "hs-v:/d", "-e", "A=b", "-l",
+     "k=v", "-p", "127.0.0.1:38089:80", "--restart", "on-failure:2", BUSYBOX, "sleep", "600"),
+    ("create", "--name", "hs-d", "-it", BUSYBOX),
+    ("ps", "-a", "--filter", "name=hs-", "--format", "{{.Names}} {{.Image}} {{.Command}} {{.Ports}} {{.Networks}}"),
+    ("port", "hs-c"),
+    ("exec", "hs-c", "sh", "-c", "echo out; exit 4"),
+    ("exec", "hs-d", "true"),
+    ("pause", "hs-c"), ("pause", "hs-c"), ("unpause", "hs-c"), ("unpause", "hs-c"),
+    ("cp", "hs-c:/none", "-"),
+    ("volume", "rm", "hs-v"),
+    ("network", "rm", "hs-n"),
+    ("rm", "hs-c"),
+    ("rename", "hs-c", "hs-d"),
+    ("update", "--memory", "1k", "hs-c"),
+    ("diff", "hs-d"),
+    ("stop", "-t", "0", "hs-c"), ("stop", "hs-c"), ("kill", "hs-c"), ("wait", "hs-c"),
+    ("start", "hs-c", "hs-none"),
+    ("restart", "-t", "0", "hs-c"),
+    ("kill", "-s", "NOSUCH", "hs-c"),
+    ("inspect", "-f", "{{.State.Status}} {{.Config.Env}} {{.HostConfig.RestartPolicy}}", "hs-c"),
+    ("inspect", "-f", "{{.None}}", "hs-c"),
+    ("run", "--rm", BUSYBOX, "/none"), ("run", "--rm", BUSYBOX, "/etc"),
+    ("run", "--rm", "-u", "nobody-here", BUSYBOX, "true"),
+    ("run", "--rm", "--cpus", "1000", BUSYBOX, "true"),
+    ("commit", "-c", "ENV X=y", "hs-d", "hs-made:1"),
+    ("image", "inspect", "-f", "{{.Config.Env}} {{.Config.Cmd}} {{.Os}}", "hs-made:1"),
+    ("rmi", "hs-none"),
+    ("ps", "--filter", "none=1"),
+    ("tag", "hs-made:1", "IN:VALID"))
+LACKED = frozenset({
+    "HostConfig.MaskedPaths", "HostConfig.ReadonlyPaths",  # shown where they were asked for
+    "HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"})  # gone from today's API
+"""What Docker's `inspect` has and ours has not."""
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    if FOREIGN:
+        pytest.skip("the scenario itself runs against another engine")
+    namespace = Namespace()
+    registry = Registry(tmp_path_factory.mktemp("registry"), namespace)
+    try:
+        fill_registry(namespace)
+        engine = Dockerd(namespace)
+        try:
+            with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
+                cli = Cli(binaries()["debian"], f"unix://{engine.socket}", namespace, Path(home),
+                          expected_of(DEBIANS_RELEASE))
+                cli("pull", "-q", BUSYBOX)
+                yield cli
+                clean(cli.host)
+        finally:
+            engine.close()
+    except CannotRun as error:
+        pytest.skip(f"Docker's engine does not run here: {error}")
+    finally:
+        registry.close()
+        namespace.close()
+
+
+@pytest.fixture(scope="module")
+def ours(docker: Cli, engine: Engine) -> Iterator[Cli]:
+    with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
+        yield Cli(docker.binary, engine.host, engine.network, Path(home), OURS)
+    clean(engine.host)
+
+
+def test_both_answer_alike(docker: Cli, ours: Cli) -> None:
+    told = [(step, _answer(docker, step), _answer(ours, step)) for step in STEPS]
+    assert [f"{' '.join(step)}: {theirs}, ours {here}" for step, theirs, here in told if theirs != here] == []
+    for kind, name in (("container", "hs-c"), ("container", "hs-d"), ("network", "hs-n"), ("volume", "hs-v"),
+                       ("image", "hs-made:1")):
+        theirs, here = (json.loads(cli(kind, "inspect", name))[0] for cli in (docker, ours))
+        assert set(_unlike(theirs, here)) - LACKED == set(), f"{kind} {name}"
+
+
+def _answer(cli: Cli, step: tuple[str, ...]) -> tuple[int, str]:
+    """(exit code, output with the same word for every id)."""
+    done = cli.attempt(*step)
+    return done.returncode, re.sub(r"(sha256:)?[0-9a-f]{64}", "<id>", done.stdout)
+
+
+def _unlike(theirs: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Fields that `here` lacks, or has with another type where both have a value."""
+    if isinstance(theirs, dict) and isinstance(here, dict):
+        for name, value in theirs.items():
+            place = f"{path}.{name}".lstrip(".")
+            if name in here:
+                yield from _unlike(value, here[name], place)
+            elif value and not re.fullmatch(r"[0-9a-f]{64}", name) and not path.startswith("GraphDriver"):
+                yield place
+    elif isinstance(theirs, list) and isinstance(here, list) and theirs and here:
+        yield from _unlike(theirs[0], here[0], f"{path}[0]")
+    elif theirs and here and type(theirs) is not type(here):
+        yield path
