@@ -131,7 +131,7 @@ async def test_rules_that_somebody_flushed_come_back_by_themselves(site: Site, l
 
 async def test_rules_that_somebody_flushed_come_back_with_the_next_pod(lab: Lab, resolv_conf: Path,
                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperstack.network.bridge.backend._SETTLE_S", 600)
+    monkeypatch.setattr("hyperstack.network.bridge.telling._SETTLE_S", 600)
     site = Site(lab, resolv_conf)
     await site.backend.start()
     network = await site.network()

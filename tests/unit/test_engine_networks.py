@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -71,6 +71,7 @@ def test_addresses_come_from_every_subnet_in_turn_until_all_are_given(site: Site
 WANTED = st.sampled_from(["", *sorted(ROOM), "10.2.0.77", "10.1.0.1"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.booleans(), WANTED), max_size=40))
 def test_no_address_is_given_twice_whatever_is_started_and_stopped(steps: list[tuple[int, bool, str]]) -> None:
     with tempfile.TemporaryDirectory() as directory:

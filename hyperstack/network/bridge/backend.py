@@ -1,8 +1,7 @@
 """The embedded network behind the network door.
 
-Three layers: `Desired` (memory of what shall be), `Ruleset`, `nft` and `elements` (filters), `Links` (devices). One
-thread does all that the kernel is told, which puts it in order. A pod's start or end is told to nftables as a few
-elements; where it refuses (somebody flushed the rules) everything is said again from memory.
+Three layers: `Desired` (memory of what shall be), `Ruleset`, `nft` and `elements` (filters), `Links` (devices). What
+the kernel is told of them goes through `Telling`.
 
 A tap is not persistent: it lives as long as the descriptor that the machine holds, so it survives the daemon, vanishes
 with the machine, and needs nobody to adopt it. Its fence stays until `unplug` or `sweep`.
@@ -13,8 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -22,17 +20,17 @@ from typing import TypeVar
 
 from hyperstack.network.api import Binding, Network, Published, Subnet
 from hyperstack.network.bridge import addressing, checks, nft, plugs
-from hyperstack.network.bridge.elements import Change, ElementsRefused, ElementTable
+from hyperstack.network.bridge.elements import Change
 from hyperstack.network.bridge.firewalls import other_firewalls
-from hyperstack.network.bridge.links import Links, ensure_forwarding, ensure_forwarding6, has_ipv6
+from hyperstack.network.bridge.links import Links
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.naming import Naming
-from hyperstack.network.bridge.netlink import Refused
 from hyperstack.network.bridge.ports import PortChooser
 from hyperstack.network.bridge.probe import SAMPLE, SAMPLE6, probe
 from hyperstack.network.bridge.resolvers import RESOLV_CONF, host_resolvers
 from hyperstack.network.bridge.ruleset import Desired, Ruleset
-from hyperstack.network.bridge.watch import DeletionWatch
+from hyperstack.network.bridge.sysctls import ensure_forwarding, ensure_forwarding6, has_ipv6
+from hyperstack.network.bridge.telling import Telling
 from hyperstack.pod.errors import InvalidArgument, Unavailable, UnsupportedOption
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.spec import PortBinding
@@ -43,7 +41,6 @@ DEFAULT_POOLS = ("10.212.0.0/14", "172.29.0.0/16", "192.168.208.0/20")
 """Where `choose_subnet` looks, in turn: away from the defaults of Docker (172.17-28, 192.168.0-), podman (10.88/16),
 Kubernetes (10.96/12, 10.244/16), libvirt (192.168.122/24); three, since hosts behind a VPN route all of 10/8."""
 
-_SETTLE_S = 0.05
 _DNS_PORT = 53
 
 T = TypeVar("T")
@@ -70,12 +67,8 @@ class BridgeNetwork:
         self._desired = Desired()
         self._naming = Naming()
         self._ports = PortChooser()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hyperd-network")
-        self._elements = ElementTable(self._names.table)
+        self._kernel = Telling(self._ruleset, self._names.table, lambda: self._desired)
         self._links: Links | None = None
-        self._watch: DeletionWatch | None = None
-        self._table_deleted = asyncio.Event()
-        self._repairs: asyncio.Task[None] | None = None
 
     @property
     def has_ipv6(self) -> bool:
@@ -90,17 +83,16 @@ class BridgeNetwork:
         await self._naming.follow(self._desired)
         if not self._desired.resolvers.upstream:
             log.warning("%s names no IPv4 name server: pods will not resolve names", self._resolv_conf)
-        self._links = await self._devices(Links)
-        await self._filters(self._elements.open)
-        self._ruleset.ipv6 = await self._filters(self._try_ipv6)
+        self._links = await self._kernel.devices(Links)
+        await self._kernel.open()
+        self._ruleset.ipv6 = await self._kernel.filters(self._try_ipv6)
         sample = self._ruleset.whole(Desired(networks={SAMPLE.id: SAMPLE}, name_ports={SAMPLE.id: 1},
                                              resolvers=self._desired.resolvers))
-        await self._filters(lambda: nft.apply(sample, check_only=True))
-        others = await self._filters(lambda: other_firewalls(self._names))
+        await self._kernel.filters(lambda: nft.apply(sample, check_only=True))
+        others = await self._kernel.filters(lambda: other_firewalls(self._names))
         if others.status != "ok":
             log.warning("%s: %s; to let pods through: %s", others.name, others.detail, others.remedy)
-        self._watch = DeletionWatch(self._table_deleted.set)
-        self._repairs = asyncio.create_task(self._restore_tables())
+        self._kernel.watch()
 
     def _try_ipv6(self) -> bool:
         if not has_ipv6():
@@ -120,20 +112,15 @@ class BridgeNetwork:
             return
         links, self._links = self._links, None
         self._naming.close()
-        if self._watch is not None:
-            self._watch.close()
-        if self._repairs is not None:
-            self._repairs.cancel()
-            await asyncio.gather(self._repairs, return_exceptions=True)
+        await self._kernel.unwatch()
         try:
-            names = await self._devices(links.names)
+            names = await self._kernel.devices(links.names)
             if not any(name.startswith(self._names.tap_prefix) for name in names):
-                await self._devices(lambda: _delete_all(links, self._names))
-                await self._filters(lambda: nft.apply(self._ruleset.nothing()))
+                await self._kernel.devices(lambda: _delete_all(links, self._names))
+                await self._kernel.filters(lambda: nft.apply(self._ruleset.nothing()))
         finally:
-            await self._devices(links.close)
-            await self._filters(self._elements.close)
-            self._thread.shutdown()
+            await self._kernel.devices(links.close)
+            await self._kernel.close()
 
     def choose_subnet(self, taken: Collection[str], *, large: bool = False) -> tuple[str, str]:
         avoid = [*(IPv4Network(subnet) for subnet in taken), *self._where_the_host_goes()]
@@ -174,8 +161,9 @@ class BridgeNetwork:
         await self._naming.ensure(network)
         # The rules stand before the bridge does: no moment in which it forwards and nobody watches.
         port = self._desired.name_ports.get(network.id)
-        await (self._say(self._ruleset.network("add", network, port)) if fresh else self._say_everything())
-        await self._devices(lambda: self._make_bridge(links, network))
+        await (self._kernel.say(self._ruleset.network("add", network, port)) if fresh
+               else self._kernel.say_everything())
+        await self._kernel.devices(lambda: self._make_bridge(links, network))
 
     def _make_bridge(self, links: Links, network: Network) -> None:
         links.ensure_bridge(self._names.bridge(network.id), network)
@@ -188,13 +176,13 @@ class BridgeNetwork:
 
     async def remove(self, network_id: str) -> None:
         links = self._require_links()
-        await self._devices(lambda: links.delete(self._names.bridge(network_id)))
+        await self._kernel.devices(lambda: links.delete(self._names.bridge(network_id)))
         network = self._desired.networks.pop(network_id, None)
         port = self._desired.name_ports.pop(network_id, None)
         self._naming.remove(network_id)
         if network is not None:
-            await (self._say(self._ruleset.network("delete", network, port)) if self._desired.networks
-                   else self._say_everything())
+            await (self._kernel.say(self._ruleset.network("delete", network, port)) if self._desired.networks
+                   else self._kernel.say_everything())
 
     def plan(self, network: Network, *, pod_id: str, taken: Collection[str], mac: str = "", address: str = "",
              address6: str = "", device: str = "eth0", shared: bool = False, names: Collection[str] = (),
@@ -229,23 +217,24 @@ class BridgeNetwork:
         :raise Unavailable: a network was not ensured, or the host refuses; `unplug` clears away what there is then.
         """
         links, changes = self._require_links(), self._bind(bindings[0].pod_id, bindings)
-        return await _descriptor_of(self._fenced(changes, lambda: plugs.plug(links, bindings, uid, self._isolated)))
+        return await _descriptor_of(self._kernel.fenced(
+            changes, lambda: plugs.plug(links, bindings, uid, self._isolated)))
 
     async def make_spare(self, ident: str, *, uid: int) -> int:
         links, name = self._require_links(), self._names.tap(ident)
-        return await _descriptor_of(self._devices(lambda: links.make_tap(name, uid)))
+        return await _descriptor_of(self._kernel.devices(lambda: links.make_tap(name, uid)))
 
     async def plug_spare(self, *bindings: Binding, ident: str) -> None:
         """:raise Unavailable: a network was not ensured, the spare is gone, or the host refuses."""
         links, name = self._require_links(), self._names.tap(ident)
         changes = self._bind(bindings[0].pod_id, bindings)
-        await self._fenced(changes, lambda: plugs.plug_spare(links, bindings, name, self._isolated))
+        await self._kernel.fenced(changes, lambda: plugs.plug_spare(links, bindings, name, self._isolated))
 
     async def rewire(self, pod_id: str, *bindings: Binding) -> None:
         """:raise Unavailable: a network was not ensured, the tap is gone, or the host refuses."""
         links, former = self._require_links(), self._desired.bindings.get(pod_id, ())
         changes = self._bind(pod_id, bindings)
-        await self._fenced(changes, lambda: plugs.rewire(links, former, bindings, self._isolated))
+        await self._kernel.fenced(changes, lambda: plugs.rewire(links, former, bindings, self._isolated))
 
     def _bind(self, pod_id: str, bindings: tuple[Binding, ...]) -> list[Change]:
         """Desire them; what is to be told of it. :raise Unavailable: a network was not ensured."""
@@ -264,18 +253,6 @@ class BridgeNetwork:
         new = [binding for binding in bindings if binding not in former]
         return [Change("delete", self._ruleset.bindings(gone)), Change("add", self._ruleset.bindings(new))]
 
-    async def _fenced(self, changes: Sequence[Change], plug: Callable[[], T]) -> T:
-        """The fence, then the tap."""
-        def work() -> T:
-            self._elements.apply(changes)
-            return plug()
-
-        try:
-            return await self._devices(work)
-        except ElementsRefused as error:
-            await self._say_again(error)
-        return await self._devices(plug)
-
     def _isolated(self, binding: Binding) -> bool:
         network = self._desired.networks.get(binding.network_id)
         return network is not None and network.isolated
@@ -284,12 +261,12 @@ class BridgeNetwork:
         links = self._require_links()
         if not bindings:
             return
-        await self._devices(lambda: links.delete(bindings[0].tap))
+        await self._kernel.devices(lambda: links.delete(bindings[0].tap))
         known = self._desired.bindings.pop(bindings[0].pod_id, ())
         for binding in known:
             self._naming.take(binding)
         if known:
-            await self._change(Change("delete", self._ruleset.bindings(known)))
+            await self._kernel.change(Change("delete", self._ruleset.bindings(known)))
 
     def rename(self, binding: Binding) -> None:
         known = self._desired.bindings.get(binding.pod_id, ())
@@ -318,23 +295,15 @@ class BridgeNetwork:
         if former == ports:
             return
         self._desired.ports[pod_id] = ports
-        await self._change(Change("delete", self._ruleset.ports(former or ())),
+        await self._kernel.change(Change("delete", self._ruleset.ports(former or ())),
                            Change("add", self._ruleset.ports(ports)))
-        await self._forget_flows(_udp((*(former or ()), *ports)))
+        await self._kernel.forget_flows(_udp((*(former or ()), *ports)))
 
     async def unpublish(self, pod_id: str) -> None:
         known = self._desired.ports.pop(pod_id, None)
         if known:
-            await self._change(Change("delete", self._ruleset.ports(known)))
-            await self._forget_flows(_udp(known))
-
-    async def _forget_flows(self, numbers: Collection[int]) -> None:
-        """Those to these UDP ports of the host."""
-        if not numbers:
-            return
-        # With it comes pyroute2, 10 MiB that a daemon without UDP ports does not need.
-        from hyperstack.network.bridge import flows
-        await self._devices(lambda: flows.forget(numbers))
+            await self._kernel.change(Change("delete", self._ruleset.ports(known)))
+            await self._kernel.forget_flows(_udp(known))
 
     async def sweep(self, networks: Collection[Network], bindings: Collection[Binding],
                     ports: Collection[Published], idle: Collection[str] = ()) -> list[str]:
@@ -347,10 +316,11 @@ class BridgeNetwork:
                                 bindings=_by_pod(bindings), ports=by_pod,
                                 resolvers=host_resolvers(self._resolv_conf))
         await self._naming.follow(self._desired)
-        await self._say_everything()
+        await self._kernel.say_everything()
         # The resolvers listen elsewhere than before.
-        await self._forget_flows((_DNS_PORT,) if self._desired.name_ports else ())
-        return await self._devices(lambda: self._sweep_devices(links, networks, [self._names.tap(pod) for pod in idle]))
+        await self._kernel.forget_flows((_DNS_PORT,) if self._desired.name_ports else ())
+        spares = [self._names.tap(pod) for pod in idle]
+        return await self._kernel.devices(lambda: self._sweep_devices(links, networks, spares))
 
     def _sweep_devices(self, links: Links, networks: Collection[Network], idle: Collection[str]) -> list[str]:
         """:param idle: taps that are in no bridge."""
@@ -372,54 +342,6 @@ class BridgeNetwork:
         if self._links is None:
             raise Unavailable("the bridge network has not been started", field="network", value=self.name)
         return self._links
-
-    async def _change(self, *changes: Change) -> None:
-        """Bring nftables to `self._desired` by these changes; where it refuses them, by saying everything."""
-        await self._tell(lambda: self._elements.apply(changes))
-
-    async def _say(self, rules: str) -> None:
-        """The same by a text."""
-        await self._tell(lambda: nft.apply(rules))
-
-    async def _tell(self, change: Callable[[], None]) -> None:
-        try:
-            await self._filters(change)
-        except Unavailable as error:
-            await self._say_again(error)
-
-    async def _say_again(self, error: Unavailable) -> None:
-        log.warning("nftables lacks rules of ours, making them again: %s", error.message)
-        await self._say_everything()
-
-    async def _say_everything(self) -> None:
-        """:raise Unavailable: nftables refuses even that."""
-        everything = self._ruleset.whole(self._desired)
-        await self._filters(lambda: nft.apply(everything))
-
-    async def _restore_tables(self) -> None:
-        """Where somebody flushed our tables, tenants are not fenced until they are back."""
-        while True:
-            await self._table_deleted.wait()
-            # Our own replacements are told too, and a `flush ruleset` is told table by table: look after the last.
-            await asyncio.sleep(_SETTLE_S)
-            self._table_deleted.clear()
-            try:
-                present = await self._filters(nft.tables)
-                if self._desired.networks and not self._ruleset.tables(self._desired) <= present:
-                    log.warning("somebody deleted the nftables tables %s; making them again", self._names.table)
-                    await self._say_everything()
-            except Unavailable as error:
-                log.error("nftables may lack our tables: %s", error)
-
-    async def _devices(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except Refused as error:
-            raise Unavailable(f"the kernel refused a network device: {error.strerror}", field="device",
-                              hint="hyperd needs CAP_NET_ADMIN, bridge and tun; see `hyperctl doctor`") from error
-
-    async def _filters(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _by_pod(bindings: Collection[Binding]) -> dict[str, tuple[Binding, ...]]:

@@ -18,7 +18,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute, NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import AsyncNFCTSocket, NFCTAttrTuple
 
-from hyperstack.network.bridge.links import has_ipv6
+from hyperstack.network.bridge.sysctls import has_ipv6
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from pathlib import Path
 
 from hyperstack.network.api import Binding, Network
 from hyperstack.network.bridge.addressing import bridge_mac
@@ -29,6 +28,7 @@ from hyperstack.network.bridge.netlink import (
     u16,
     u32,
 )
+from hyperstack.network.bridge.sysctls import set_sysctl
 from hyperstack.pod.errors import Exhausted, Unavailable
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,6 @@ _NO_DAD = 0x02
 _NTF_MASTER = 0x04
 _NUD_NOARP = 0x40
 _UP, _NO_ARP = 0x01, 0x80
-
-SYSCTL = Path("/proc/sys/net")
 
 
 class Links:
@@ -109,14 +107,14 @@ class Links:
         if network.subnets6:
             # Nobody there tells the host of routes, and no address is another's.
             for option in ("accept_ra", "accept_redirects", "accept_dad", "dad_transmits", "disable_ipv6"):
-                _sysctl(f"ipv6/conf/{name}/{option}", "0")
+                set_sysctl(f"ipv6/conf/{name}/{option}", "0")
         else:
             self._quieten(name)
         # A host process that connects to 127.0.0.1:port is sent to a pod out of this device.
-        _sysctl(f"ipv4/conf/{name}/route_localnet", "1")
+        set_sysctl(f"ipv4/conf/{name}/route_localnet", "1")
         # The host answers ARP here for these addresses only, and does not tell its others.
-        _sysctl(f"ipv4/conf/{name}/arp_ignore", "1")
-        _sysctl(f"ipv4/conf/{name}/arp_announce", "2")
+        set_sysctl(f"ipv4/conf/{name}/arp_ignore", "1")
+        set_sysctl(f"ipv4/conf/{name}/arp_announce", "2")
         for subnet in network.subnets:
             with _tolerate(errno.EEXIST):
                 gateway = IPv4Address(subnet.gateway).packed
@@ -252,67 +250,7 @@ class Links:
 
     def _quieten(self, name: str) -> None:
         """No IPv6 on this device: no link-local address, no router solicitations, no way around the fence."""
-        _sysctl(f"ipv6/conf/{name}/disable_ipv6", "1")
-
-
-def ensure_forwarding() -> bool:
-    """Make the host forward IPv4. Whether it had to be switched on.
-
-    :raise Unavailable: it is off and cannot be switched on.
-    """
-    path = SYSCTL / "ipv4/ip_forward"
-    if path.read_text().strip() != "0":
-        return False
-    try:
-        path.write_text("1")
-    except OSError as error:
-        raise Unavailable(f"net.ipv4.ip_forward is 0 and cannot be set: {error.strerror}", field="ip_forward",
-                          hint="sysctl -w net.ipv4.ip_forward=1") from error
-    return True
-
-
-def has_ipv6() -> bool:
-    """Whether the host's kernel has it, and it is not switched off."""
-    try:
-        return (SYSCTL / "ipv6/conf/all/disable_ipv6").read_text().strip() == "0"
-    except OSError:
-        return False
-
-
-def serves_loopback6() -> bool:
-    """Whether a port can be published on ::1: not where bridged packets are filtered as if they were routed."""
-    try:
-        return (SYSCTL / "bridge/bridge-nf-call-ip6tables").read_text().strip() == "0"
-    except OSError:
-        return True
-
-
-def ensure_forwarding6() -> bool:
-    """Make the host forward IPv6. Whether it had to be switched on.
-
-    A host that forwards takes no router advertisements unless told twice; one that has its default route from them
-    keeps it.
-
-    :raise Unavailable: it is off and cannot be switched on.
-    """
-    path = SYSCTL / "ipv6/conf/all/forwarding"
-    if path.read_text().strip() != "0":
-        return False
-    try:
-        for option in (SYSCTL / "ipv6/conf").glob("*/accept_ra"):
-            if option.parent.name != "all" and option.read_text().strip() == "1":
-                option.write_text("2")
-        path.write_text("1")
-    except OSError as error:
-        raise Unavailable(f"net.ipv6.conf.all.forwarding is 0 and cannot be set: {error.strerror}", field="forwarding",
-                          hint="sysctl -w net.ipv6.conf.all.forwarding=1") from error
-    return True
-
-
-def _sysctl(name: str, value: str) -> None:
-    """A host without IPv6 lacks those files, and needs them not."""
-    with contextlib.suppress(FileNotFoundError):
-        (SYSCTL / name).write_text(value)
+        set_sysctl(f"ipv6/conf/{name}/disable_ipv6", "1")
 
 
 @contextlib.contextmanager

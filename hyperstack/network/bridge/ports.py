@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 from hyperstack.network.api import Published
-from hyperstack.network.bridge.links import serves_loopback6
+from hyperstack.network.bridge.sysctls import serves_loopback6
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import PortBinding
 

@@ -10,10 +10,11 @@ from dataclasses import replace
 from hyperstack.network.api import Binding, Network, Subnet
 from hyperstack.network.bridge import nft
 from hyperstack.network.bridge.firewalls import other_firewalls
-from hyperstack.network.bridge.links import SYSCTL, Links
+from hyperstack.network.bridge.links import Links
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
 from hyperstack.network.bridge.ruleset import Desired, Ruleset
+from hyperstack.network.bridge.sysctls import SYSCTL
 from hyperstack.pod.errors import HyperStackError
 from hyperstack.pod.finding import Finding
 

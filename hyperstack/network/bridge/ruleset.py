@@ -30,9 +30,9 @@ from itertools import groupby
 from hyperstack.network.api import Binding, Network, Published
 from hyperstack.network.bridge import chains, ruleset6
 from hyperstack.network.bridge.elements import Element, Verb
-from hyperstack.network.bridge.links import serves_loopback6
 from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
+from hyperstack.network.bridge.sysctls import serves_loopback6
 
 _RULES = """
 add table ip {table}
