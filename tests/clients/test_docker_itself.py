@@ -101,6 +101,32 @@ def test_both_answer_alike(docker: Cli, ours: Cli) -> None:
         assert set(_unlike(theirs, here)) - LACKED == set(), f"{kind} {name}"
 
 
+DIFFERENT: tuple[tuple[tuple[str, ...], int, int], ...] = (
+    (("run", "--rm", "--name", "x", BUSYBOX, "true"), 125, 0),
+    (("volume", "create", "v"), 1, 0),
+    (("network", "connect", "--ip", "10.1.1.1", "hs-o", "hs-made"), 0, 1),
+    (("top", "hs-limited", "-o", "comm"), 1, 0),
+    (("events", "--until", "1", "--filter", "none=1"), 0, 1))
+"""What Docker answers with one exit code, and ours with another."""
+
+
+def test_what_is_known_to_differ_does(docker: Cli, ours: Cli) -> None:
+    """docs/docker.md says all of it."""
+    for cli in (docker, ours):
+        cli("network", "create", "--subnet", "10.241.10.0/24", "hs-o")
+        cli("create", "--name", "hs-made", BUSYBOX)
+        cli("run", "-d", "--name", "hs-limited", "-m", "64m", BUSYBOX, "sleep", "600")
+    for step, theirs, here in DIFFERENT:
+        assert (docker.attempt(*step).returncode, ours.attempt(*step).returncode) == (theirs, here), step
+    ours("volume", "rm", "v")
+    swap = ("inspect", "-f", "{{.HostConfig.MemorySwap}}", "hs-limited")
+    assert (docker(*swap), ours(*swap)) == (str(128 << 20), "0")
+    built = [cli("build", "-t", "hs-made:2", "-", stdin=f"FROM {BUSYBOX}\nENV A=b\nRUN true\n".encode())
+             for cli in (docker, ours)]
+    assert [said.count("Running in") for said in built] == [2, 1]
+    assert [cli("rmi", "hs-made:2").count("Deleted") > 1 for cli in (docker, ours)] == [True, False]
+
+
 def _answer(cli: Cli, step: tuple[str, ...]) -> tuple[int, str]:
     """(exit code, output with the same word for every id)."""
     done = cli.attempt(*step)
