@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
+from tests.e2e.test_network import SERVER
+from tests.e2e.test_networks import ASK
 from tests.harness import Daemon
 from tests.images import BUSYBOX
-
-ECHO = "while :; do echo hello-$(hostname) | nc -l -p 8000; done"
-ASK = "for i in $(seq 40); do nc -w 2 {} 8000 </dev/null | grep hello- && break; sleep 0.3; done"
 
 
 def hosts(daemon: Daemon, name: str) -> list[str]:
@@ -19,9 +18,9 @@ def hosts(daemon: Daemon, name: str) -> list[str]:
 
 def test_a_linked_container_is_known_by_name_and_described_by_variables(daemon: Daemon) -> None:
     daemon.docker_cli("run", "-d", "--name", "db", "--hostname", "dbhost", "--expose", "8000", "-e", "SECRET=x",
-                      BUSYBOX, "sh", "-c", ECHO)
+                      BUSYBOX, "sh", "-c", SERVER)
     address = json.loads(daemon.ctl("inspect", "db").stdout)[0]["NetworkSettings"]["IPAddress"]
-    script = ";".join([*(ASK.format(name) for name in ("store", "dbhost", "db")), "env"])
+    script = ";".join([*(ASK.format(name) for name in ("store", "dbhost", "db")), "env"]).replace("exit", "break")
     said = daemon.docker_cli("run", "--name", "web", "--link", "db:store", "-e", "STORE_ENV_MINE=1", BUSYBOX, "sh",
                              "-c", script).stdout.decode()
     assert said.count("hello-dbhost") == 3
@@ -36,7 +35,7 @@ def test_a_linked_container_is_known_by_name_and_described_by_variables(daemon: 
 
 
 def test_a_link_follows_the_other_container_and_ends_with_it(daemon: Daemon) -> None:
-    daemon.ctl("run", "-d", "--name", "db", "--hostname", "db", BUSYBOX, "sh", "-c", ECHO)
+    daemon.ctl("run", "-d", "--name", "db", "--hostname", "db", BUSYBOX, "sh", "-c", SERVER)
     daemon.ctl("run", "-d", "--name", "web", "--hostname", "web", "--link", "db", BUSYBOX, "sleep", "1000")
     assert hosts(daemon, "web") == ["db", "web"]
     first = daemon.text("exec", "web", "sh", "-c", "grep db /etc/hosts")

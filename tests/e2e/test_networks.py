@@ -11,10 +11,10 @@ import pytest
 
 from hyperstack.daemon.config import Config
 from hyperstack.network.bridge.names import Names
+from tests.e2e.test_network import SERVER, answer
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX
 
-SERVER = "while :; do echo hello-$(hostname) | nc -l -p 8000; done"
 ASK = "for i in $(seq 40); do nc -w 2 {} 8000 </dev/null | grep hello- && exit; sleep 0.3; done; echo unreachable"
 
 
@@ -85,16 +85,7 @@ def test_a_published_port_of_a_network_of_ones_own(networks: Daemon) -> None:
     daemon.ctl("network", "create", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1", "front")
     daemon.ctl("run", "-d", "--name", "web", "--network", "front", "-p", "8091:8000", BUSYBOX, "sh", "-c", SERVER)
     assert daemon.text("port", "web") == "8000/tcp -> 127.0.0.1:8091"
-
-    def answers() -> bool:
-        try:
-            with daemon.namespace.connect("127.0.0.1", 8091) as connection:
-                connection.settimeout(10)
-                return connection.makefile("rb").readline().startswith(b"hello-")
-        except OSError:
-            return False
-
-    wait_until(answers, "the port is served")
+    wait_until(lambda: answer(daemon, "127.0.0.1", 8091).startswith(b"hello-"), "the port is served")
 
 
 def test_a_stopped_container_changes_its_networks_and_starts_on_all_of_them(networks: Daemon) -> None:
@@ -260,16 +251,7 @@ def test_a_network_with_ipv6_has_addresses_names_and_ports_of_both_kinds(network
     assert (place["GlobalIPv6Address"], place["GlobalIPv6PrefixLen"], place["IPv6Gateway"]) == (
         "fd00:99::77", 64, "fd00:99::1")
     assert set(daemon.text("port", "web").splitlines()) == {"8000/tcp -> 0.0.0.0:8093", "8000/tcp -> [::]:8093"}
-
-    def answers() -> bool:
-        try:
-            with daemon.namespace.connect("fd00:99::1", 8093) as connection:
-                connection.settimeout(10)
-                return connection.makefile("rb").readline().startswith(b"hello-")
-        except OSError:
-            return False
-
-    wait_until(answers, "the port is served over IPv6")
+    wait_until(lambda: answer(daemon, "fd00:99::1", 8093).startswith(b"hello-"), "the port is served over IPv6")
     show = "ip -6 route show default; nslookup web; cat /etc/hosts; " + ASK.format("fd00:99::77")
     said = daemon.text("run", "--rm", "--network", "front", BUSYBOX, "sh", "-c", show)
     assert said.startswith("default via fd00:99::1 dev eth0")
