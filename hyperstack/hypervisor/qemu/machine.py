@@ -467,14 +467,20 @@ class QemuMachine:
         if wanted > more or vcpus > processors:
             raise Exhausted(f"machine {self.id[:12]} can have {(ram + more) >> 20} MiB and {processors} processors",
                             field="memory_mib" if wanted > more else "vcpus")
-        memory_mib = (ram + wanted) >> 20
+        self._limit(ram + wanted, vcpus, processors)
+        if wanted > given:
+            try:
+                await self._give(wanted, before=given)
+            except Unsupported:
+                self._limit(ram + given, vcpus, processors)
+                raise
+        return (ram + wanted) >> 20
+
+    def _limit(self, memory: int, vcpus: int, processors: int) -> None:
         try:
-            self._place.cgroup.limit(growth.limits(memory_mib=memory_mib, vcpus=vcpus, processors=processors))
+            self._place.cgroup.limit(growth.limits(memory_mib=memory >> 20, vcpus=vcpus, processors=processors))
         except OSError as error:
             raise Unavailable(f"the machine's control group cannot be changed: {error.strerror}") from error
-        if wanted > given:
-            await self._give(wanted, before=given)
-        return memory_mib
 
     async def _give(self, size: int, *, before: int) -> None:
         """:raise Unsupported: the guest does not take it."""
