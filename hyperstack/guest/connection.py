@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from hyperstack.guest import messages
+from hyperstack.guest import codec
 from hyperstack.guest.frames import (
     STDIN,
     AckFrame,
@@ -103,8 +103,8 @@ class Connection:
 
         :raise InvalidArgument: the call does not fit into a frame.
         """
-        payload = messages.encode_call(call)
-        operation = messages.operation(call)
+        payload = codec.encode_call(call)
+        operation = codec.operation(call)
         self.check()
         number = self._next_number()
         answer = self._pending[number] = asyncio.get_running_loop().create_future()
@@ -121,7 +121,7 @@ class Connection:
         if answered is None:
             raise self._reason()
         try:
-            result = messages.decode_reply(answered, reply, operation)
+            result = codec.decode_reply(answered, reply, operation)
         except GuestError as error:
             self.fail(error)
             raise
@@ -227,7 +227,7 @@ class Connection:
             case ReplyFrame(number, payload):
                 self._resolve(number, payload)
             case EventFrame(payload):
-                self._announce(messages.decode_event(payload))
+                self._announce(codec.decode_event(payload))
 
     def _output(self, handle: int) -> Output:
         output = self._outputs.get(handle)

@@ -8,30 +8,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.e2e.docker import SLEEP, complaint, inspect, text
 from tests.harness import Daemon
 from tests.images import BUSYBOX
 from tests.reference.client import Checked, UnixConnection
-
-SLEEP = ("sleep", "100000")
-
-
-def text(daemon: Daemon, *args: str) -> str:
-    return daemon.docker_cli(*args).stdout.decode().strip()
-
-
-def inspect(daemon: Daemon, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(daemon.docker_cli("inspect", name).stdout)[0]
-    return found
-
-
-def complaint(daemon: Daemon, *args: str) -> str:
-    done = daemon.docker_cli(*args, check=False)
-    assert done.returncode != 0, done.stdout
-    return done.stderr.decode()
 
 
 def plain(daemon: Daemon, method: str, path: str) -> tuple[int, str]:

@@ -7,29 +7,12 @@ import os
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.e2e.docker import SLEEP, complaint, inspect, text
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX, USERS
-
-SLEEP = ("sleep", "100000")
-
-
-def text(daemon: Daemon, *args: str) -> str:
-    return daemon.docker_cli(*args).stdout.decode().strip()
-
-
-def inspect(daemon: Daemon, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(daemon.docker_cli("inspect", name).stdout)[0]
-    return found
-
-
-def complaint(daemon: Daemon, *args: str) -> str:
-    done = daemon.docker_cli(*args, check=False)
-    assert done.returncode != 0, done.stdout
-    return done.stderr.decode()
 
 
 def test_one_guest_shows_what_it_was_asked_for(daemon: Daemon) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
+from tests.e2e.docker import SLEEP, complaint, inspect, text
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX, SECOND
-
-SLEEP = ("sleep", "100000")
 
 
 @pytest.fixture
@@ -24,21 +22,6 @@ def host(daemon: Daemon) -> Iterator[Daemon]:
     if containers:
         daemon.ctl("rm", "-f", *containers)
     daemon.ctl("volume", "rm", "web-data", "own-data", check=False)
-
-
-def inspect(daemon: Daemon, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(daemon.docker_cli("inspect", name).stdout)[0]
-    return found
-
-
-def text(daemon: Daemon, *args: str) -> str:
-    return daemon.docker_cli(*args).stdout.decode().strip()
-
-
-def complaint(daemon: Daemon, *args: str) -> str:
-    done = daemon.docker_cli(*args, check=False)
-    assert done.returncode != 0, done.stdout
-    return done.stderr.decode()
 
 
 def test_a_container_joins_the_network_of_one_that_runs(host: Daemon) -> None:

@@ -11,13 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.docker import inspect
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX
-
-
-def inspect(daemon: Daemon, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(daemon.docker_cli("inspect", name).stdout)[0]
-    return found
 
 
 def status(daemon: Daemon, name: str) -> str:

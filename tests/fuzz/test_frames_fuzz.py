@@ -42,7 +42,7 @@ def frames(data: bytes) -> None:
 
 def documents(data: bytes) -> None:
     """A reply or event has its type or is refused as the guest's fault."""
-    from hyperstack.guest import messages
+    from hyperstack.guest import codec, messages
     from hyperstack.pod.errors import GuestError
 
     replies = [messages.Reply, messages.PingReply, messages.ConfigureReply, messages.AttachReply, messages.StatsReply,
@@ -50,9 +50,9 @@ def documents(data: bytes) -> None:
     choice = data[0] if data else 0
     try:
         if choice % 9 == 8:
-            messages.decode_event(data[1:])
+            codec.decode_event(data[1:])
         else:
-            messages.decode_reply(data[1:], replies[choice % 9], "op")
+            codec.decode_reply(data[1:], replies[choice % 9], "op")
     except GuestError:
         pass
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperstack.guest import messages
+from hyperstack.guest import codec, messages
 from hyperstack.guest.frames import (
     HELLO_SIZE,
     MAX_DATA,
@@ -150,7 +150,7 @@ documents = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st
 @given(st.binary(max_size=200) | documents.map(msgspec.msgpack.encode), st.sampled_from(REPLIES))
 def test_a_reply_is_of_its_type_or_a_guest_error(payload: bytes, reply: type[messages.Reply]) -> None:
     try:
-        found = messages.decode_reply(payload, reply, "op")
+        found = codec.decode_reply(payload, reply, "op")
     except GuestError:
         return
     assert isinstance(found, (reply, messages.ErrorReply))
@@ -159,7 +159,7 @@ def test_a_reply_is_of_its_type_or_a_guest_error(payload: bytes, reply: type[mes
 @given(st.binary(max_size=200) | documents.map(msgspec.msgpack.encode))
 def test_an_event_is_of_its_type_or_a_guest_error(payload: bytes) -> None:
     try:
-        found = messages.decode_event(payload)
+        found = codec.decode_event(payload)
     except GuestError:
         return
     assert isinstance(found, (messages.ExitEvent, messages.OomEvent))
@@ -171,7 +171,7 @@ def test_an_event_is_of_its_type_or_a_guest_error(payload: bytes) -> None:
 def test_bombs_and_broken_strings_are_refused(payload: bytes) -> None:
     for reply in REPLIES:
         with pytest.raises(GuestError):
-            messages.decode_reply(payload, reply, "op")
+            codec.decode_reply(payload, reply, "op")
 
 
 def status(**changes: object) -> bytes:
@@ -181,7 +181,7 @@ def status(**changes: object) -> bytes:
 
 
 def test_a_listing_is_read() -> None:
-    found = messages.decode_reply(status(), messages.ListReply, "list")
+    found = codec.decode_reply(status(), messages.ListReply, "list")
     assert isinstance(found, messages.ListReply)
     assert found.processes[0].stdout == messages.StreamStatus(acknowledged=1, written=2, eof=True)
 
@@ -192,7 +192,7 @@ def test_a_listing_is_read() -> None:
     {"container": "c" * 129}, {"more": 1}])
 def test_numbers_out_of_range_and_unknown_keys_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(GuestError, match="garbled reply to list"):
-        messages.decode_reply(status(**changes), messages.ListReply, "list")
+        codec.decode_reply(status(**changes), messages.ListReply, "list")
 
 
 @pytest.mark.parametrize(("string", "text"), [
@@ -200,4 +200,4 @@ def test_numbers_out_of_range_and_unknown_keys_are_refused(changes: dict[str, ob
     (b"\xda\x00\x01x", "x"), (b"\xdb\x00\x00\x00\x01x", "x"), (b"\xda\x20\x00" + b"x" * 8192, "x" * 4096)])
 def test_an_error_may_quote_what_is_not_utf_8(string: bytes, text: str) -> None:
     payload = b"\x82\xa5error" + string + b"\xa5errno\x02"
-    assert messages.decode_reply(payload, messages.ListReply, "op") == messages.ErrorReply(error=text, errno=2)
+    assert codec.decode_reply(payload, messages.ListReply, "op") == messages.ErrorReply(error=text, errno=2)

@@ -8,11 +8,15 @@ may have, and its driver takes that in blocks. What nobody uses of either costs 
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-from hyperstack.hypervisor.api import MachineSpec
-from hyperstack.hypervisor.qemu.cgroups import Limits
+from hyperstack.hypervisor.api import MachineSpec, Room
+from hyperstack.hypervisor.qemu.cgroups import Cgroup, Limits
+from hyperstack.pod.errors import Exhausted, Unavailable, Unsupported
 
 DEVICE = "more0"
 """Of the memory that is there to be given."""
@@ -40,8 +44,8 @@ _TLB_SHARE = 32
 seen for 2 GiB touched at random, with page tables. This allows for 64."""
 _THREADS = 96
 """Of a machine beyond its processors: QEMU's own two, and up to 64 that do its disk I/O."""
-
-
+_GIVEN_POLL_S, _GIVEN_POLLS = 0.02, 500
+"""A guest takes memory at once, some 10 GiB in a second."""
 
 def processors(spec: MachineSpec) -> int:
     """That there are, those which the guest does not bring up at boot among them."""
@@ -90,6 +94,72 @@ def limits(*, memory_mib: int, vcpus: int, processors: int, cpus: float = 0.0) -
                   pids=processors + _THREADS)
 
 
-def request(size: int) -> dict[str, object]:
-    """The arguments of a `qom-set` by which the guest is told that it may have so many bytes."""
-    return {"path": f"/machine/peripheral/{DEVICE}", "property": "requested-size", "value": size}
+class Execute(Protocol):
+    """Of a machine's monitor. :raise Unavailable: QEMU is gone, or refuses."""
+
+    async def __call__(self, name: str, arguments: Mapping[str, object] | None = None) -> Any: ...
+
+
+class Growth:
+    """Of one running machine."""
+
+    def __init__(self, ident: str, execute: Execute, cgroup: Cgroup) -> None:
+        self._ident = ident
+        self._execute = execute
+        self._cgroup = cgroup
+
+    async def room(self) -> Room:
+        """As `api.Machine.room`."""
+        ram, more, _ = await self._memory()
+        return Room(memory_mib=(ram + more) >> 20, vcpus=await self._processors())
+
+    async def grow(self, *, memory_mib: int, vcpus: int) -> int:
+        """As `api.Machine.grow`."""
+        ram, more, given = await self._memory()
+        block = BLOCK_MIB << 20
+        wanted = max(given, -(-((memory_mib << 20) - ram) // block) * block)
+        there = await self._processors()
+        if wanted > more or vcpus > there:
+            raise Exhausted(f"machine {self._ident[:12]} can have {(ram + more) >> 20} MiB and {there} processors",
+                            field="memory_mib" if wanted > more else "vcpus")
+        self._limit(ram + wanted, vcpus, there)
+        if wanted > given:
+            try:
+                await self._give(wanted, before=given)
+            except Unsupported:
+                self._limit(ram + given, vcpus, there)
+                raise
+        return (ram + wanted) >> 20
+
+    def _limit(self, memory: int, vcpus: int, there: int) -> None:
+        try:
+            self._cgroup.limit(limits(memory_mib=memory >> 20, vcpus=vcpus, processors=there))
+        except OSError as error:
+            raise Unavailable(f"the machine's control group cannot be changed: {error.strerror}") from error
+
+    async def _give(self, size: int, *, before: int) -> None:
+        """:raise Unsupported: the guest does not take it."""
+        await self._request(size)
+        for _ in range(_GIVEN_POLLS):
+            _, _, given = await self._memory()
+            if given >= size:
+                return
+            await asyncio.sleep(_GIVEN_POLL_S)
+        await self._request(before)
+        raise Unsupported("more memory while it runs", "the machine's kernel")
+
+    async def _request(self, size: int) -> None:
+        """Tell the guest that it may have so many bytes."""
+        await self._execute("qom-set", {"path": f"/machine/peripheral/{DEVICE}", "property": "requested-size",
+                                        "value": size})
+
+    async def _memory(self) -> tuple[int, int, int]:
+        """Bytes: the RAM that it was started with, what it can be given, and what of that the guest has."""
+        summary = await self._execute("query-memory-size-summary")
+        found = [item["data"] for item in await self._execute("query-memory-devices")
+                 if item.get("data", {}).get("id") == DEVICE]
+        ram = int(summary["base-memory"])
+        return (ram, int(found[0]["max-size"]), int(found[0]["size"])) if found else (ram, 0, 0)
+
+    async def _processors(self) -> int:
+        return len(await self._execute("query-cpus-fast"))

@@ -27,8 +27,6 @@ _GRACE_S = 2.0
 """Between the end of the monitor's connection and the end of the process that held it."""
 _UNPLUG_TIMEOUT_S = 10.0
 _HELD_POLL_S = 0.02
-_GIVEN_POLL_S, _GIVEN_POLLS = 0.02, 500
-"""A guest takes memory at once, some 10 GiB in a second."""
 _SAVE_TIMEOUT_S = 30.0
 """It takes 5 ms; the file's disk may be busy."""
 _SETTLE_STEP_S, _SETTLE_STEPS, _SETTLED_SHARE = 0.1, 30, 0.1
@@ -60,6 +58,7 @@ class QemuMachine:
         self._on_destroyed = on_destroyed
         loop = asyncio.get_running_loop()
         self._monitor = Monitor(self._on_event)
+        self._growth = growth.Growth(ident, self._execute, place.cgroup)
         self._exit: asyncio.Future[MachineExit] = loop.create_future()
         self._guest_end: asyncio.Future[str] = loop.create_future()
         self._stopped = asyncio.Event()
@@ -456,53 +455,10 @@ class QemuMachine:
     # Memory and processors
 
     async def room(self) -> Room:
-        ram, more, _ = await self._memory()
-        return Room(memory_mib=(ram + more) >> 20, vcpus=await self._processors())
+        return await self._growth.room()
 
     async def grow(self, *, memory_mib: int, vcpus: int) -> int:
-        ram, more, given = await self._memory()
-        block = growth.BLOCK_MIB << 20
-        wanted = max(given, -(-((memory_mib << 20) - ram) // block) * block)
-        processors = await self._processors()
-        if wanted > more or vcpus > processors:
-            raise Exhausted(f"machine {self.id[:12]} can have {(ram + more) >> 20} MiB and {processors} processors",
-                            field="memory_mib" if wanted > more else "vcpus")
-        self._limit(ram + wanted, vcpus, processors)
-        if wanted > given:
-            try:
-                await self._give(wanted, before=given)
-            except Unsupported:
-                self._limit(ram + given, vcpus, processors)
-                raise
-        return (ram + wanted) >> 20
-
-    def _limit(self, memory: int, vcpus: int, processors: int) -> None:
-        try:
-            self._place.cgroup.limit(growth.limits(memory_mib=memory >> 20, vcpus=vcpus, processors=processors))
-        except OSError as error:
-            raise Unavailable(f"the machine's control group cannot be changed: {error.strerror}") from error
-
-    async def _give(self, size: int, *, before: int) -> None:
-        """:raise Unsupported: the guest does not take it."""
-        await self._execute("qom-set", growth.request(size))
-        for _ in range(_GIVEN_POLLS):
-            _, _, given = await self._memory()
-            if given >= size:
-                return
-            await asyncio.sleep(_GIVEN_POLL_S)
-        await self._execute("qom-set", growth.request(before))
-        raise Unsupported("more memory while it runs", "the machine's kernel")
-
-    async def _memory(self) -> tuple[int, int, int]:
-        """Bytes: the RAM that it was started with, what it can be given, and what of that the guest has."""
-        summary = await self._execute("query-memory-size-summary")
-        found = [item["data"] for item in await self._execute("query-memory-devices")
-                 if item.get("data", {}).get("id") == growth.DEVICE]
-        ram = int(summary["base-memory"])
-        return (ram, int(found[0]["max-size"]), int(found[0]["size"])) if found else (ram, 0, 0)
-
-    async def _processors(self) -> int:
-        return len(await self._execute("query-cpus-fast"))
+        return await self._growth.grow(memory_mib=memory_mib, vcpus=vcpus)
 
     def helper_groups(self) -> contextlib.AbstractContextManager[Sequence[int]]:
         return self._place.cgroup.helper_entrances()
