@@ -168,8 +168,8 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
         "PidsLimit": limits.pids_limit or None, "Init": spec.init,
         "Ulimits": [{"Name": u.name, "Soft": u.soft, "Hard": u.hard} for u in spec.ulimits],
         "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
-        **({} if security.masked_paths is None else {"MaskedPaths": list(security.masked_paths)}),
-        **({} if security.readonly_paths is None else {"ReadonlyPaths": list(security.readonly_paths)}),
+        "MaskedPaths": None if security.privileged else list(security.masked),
+        "ReadonlyPaths": None if security.privileged else list(security.readonly),
     }
 
 

@@ -146,6 +146,12 @@ class NetworkRoutes:
         return empty(200)
 
 
+_BRIDGE = "com.docker.network.bridge"
+_DEFAULT_BRIDGE = {f"{_BRIDGE}.default_bridge": "true", f"{_BRIDGE}.enable_icc": "true",
+                   f"{_BRIDGE}.enable_ip_masquerade": "true", f"{_BRIDGE}.host_binding_ipv4": "0.0.0.0"}  # noqa: S104 - shown, not bound
+"""Docker's options of the network that is there from the beginning, as far as they are so here."""
+
+
 def describe(network: NetworkRecord) -> dict[str, Any]:
     """A network in Docker's shape, without its members."""
     return {
@@ -153,7 +159,8 @@ def describe(network: NetworkRecord) -> dict[str, Any]:
         "Driver": network.driver, "EnableIPv4": True, "EnableIPv6": bool(network.subnets6),
         "IPAM": {"Driver": "default", "Options": None, "Config": [_pool(subnet) for subnet in network.all_subnets]},
         "Internal": network.internal, "Attachable": network.attachable, "Ingress": False,
-        "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": {}, "Options": network.options,
+        "ConfigFrom": {"Network": ""}, "ConfigOnly": False, "Containers": {},
+        "Options": _DEFAULT_BRIDGE if network.builtin and network.driver == "bridge" else network.options,
         "Labels": network.labels}
 
 

@@ -88,7 +88,7 @@ def _dotted(version: tuple[int, int]) -> str:
 
 def _info(info: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "ID": str(info.get("hostname", "")), "Containers": info.get("containers", 0),
+        "ID": str(info.get("id", "")), "Containers": info.get("containers", 0),
         "ContainersRunning": info.get("running", 0), "ContainersPaused": info.get("paused", 0),
         "ContainersStopped": info.get("stopped", 0), "Images": info.get("images", 0),
         "Driver": str(info.get("storage", "erofs")),
@@ -115,7 +115,8 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
         "FirewallBackend": {"Driver": "nftables"}, "CDISpecDirs": [],
         "SecurityOptions": ["name=hypervisor", "name=seccomp,profile=builtin"],
         "Warnings": list(info.get("warnings", ())) or None,
-        "RegistryConfig": {"InsecureRegistryCIDRs": [], "IndexConfigs": {}, "Mirrors": []},
+        "RegistryConfig": {"InsecureRegistryCIDRs": [], "Mirrors": [], "IndexConfigs": {"docker.io": {
+            "Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}}},
         "SystemTime": rfc3339(time.time_ns()), "HyperStack": dict(info)}
 
 

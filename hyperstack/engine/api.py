@@ -363,8 +363,8 @@ class Networks(Protocol):
 class System(Protocol):
     def info(self, who: Principal) -> dict[str, Any]:
         """Counts and host facts under plain keys: containers, running, paused, stopped, images, pods, cpus, memory,
-        hostname, os, kernel, hypervisor, accelerator, data_root, guest_kernel, storage, cgroup_version, warnings; and
-        starts, with slots, running, waiting and short_of_memory, of all projects for an administrator."""
+        id, hostname, os, kernel, hypervisor, accelerator, data_root, guest_kernel, storage, cgroup_version, warnings;
+        and starts, with slots, running, waiting and short_of_memory, of all projects for an administrator."""
 
     async def doctor(self) -> list[Finding]: ...
 

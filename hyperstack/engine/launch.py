@@ -22,12 +22,6 @@ from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.spec import HOST_GATEWAY, Mount, MountKind, Resources, Security, Sharing
 
-MASKED_PATHS = ("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
-                "/sys/devices/virtual/powercap")
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-"""Docker's defaults, both."""
-
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DEFAULT_SHM = 64 << 20
 _DEFAULT_SCRATCH = 64 << 20
@@ -168,15 +162,11 @@ def scratch_volumes(pod: PodRecord, containers: Iterable[ContainerRecord]) -> li
 def creation(pod: PodRecord, container: ContainerRecord, disks: ContainerDisks, linked: Hosts = ()) -> messages.Create:
     """How the agent makes the container's file system and cgroup. :param linked: see `name_files`."""
     spec, security = container.spec, container.spec.security
-    masked = MASKED_PATHS if security.masked_paths is None else security.masked_paths
-    readonly = READONLY_PATHS if security.readonly_paths is None else security.readonly_paths
-    if security.privileged:
-        masked, readonly = (), ()
     return messages.Create(
         container=container.id, layers=disks.layers, writable=disks.writable, read_only=security.read_only_rootfs,
         mounts=_mounts(pod, container, disks.served),
-        files=name_files(pod, linked), limits=limits(spec.resources), masked=tuple(p.encode() for p in masked),
-        readonly=tuple(p.encode() for p in readonly), privileged=security.privileged,
+        files=name_files(pod, linked), limits=limits(spec.resources), masked=tuple(p.encode() for p in security.masked),
+        readonly=tuple(p.encode() for p in security.readonly), privileged=security.privileged,
         shm_size=spec.shm_size or _DEFAULT_SHM, sysctls=dict(spec.sysctls))
 
 

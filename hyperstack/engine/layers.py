@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shlex
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from typing import Any
 
@@ -60,7 +59,7 @@ class LayerService:
         container = find(self._store.containers, "container", who.project, ref)
         run = _over(_run_config(container, self._images.get(who, container.image_id)), config or {})
         new = NewLayer(run=apply_changes(changes, run), reference=reference, author=author, message=message,
-                       created_by=shlex.join(launch.command_line(container)))
+                       created_by=" ".join(launch.command_line(container)))
         async with contextlib.aclosing(self._read(container, LayerForm.TAR, still=pause)) as layer:
             image = await self._images.commit(who, container.image_id, layer, new)
         self._supervisor.emit(container, "commit", comment=message, imageID=image.id, imageRef=reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from hyperstack.identity.api import Principal
 from hyperstack.network.api import NetworkBackend
 from hyperstack.pod.finding import Finding
 from hyperstack.pod.states import ContainerState
+
+_MACHINE_ID = Path("/etc/machine-id")
 
 
 class SystemService:
@@ -56,6 +59,7 @@ class SystemService:
             "pods": sum(p.project == who.project for p in self._store.pods.all()),
             "cpus": os.cpu_count() or 1,
             "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "id": self._ident(),
             "hostname": platform.node(),
             "os": platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"),
             "kernel": platform.release(),
@@ -67,6 +71,11 @@ class SystemService:
             "cgroup_version": "2" if Path("/sys/fs/cgroup/cgroup.controllers").exists() else "1",
             "warnings": self._warnings(),
         }
+
+    def _ident(self) -> str:
+        """The same as long as host and data are."""
+        host = _MACHINE_ID.read_text() if _MACHINE_ID.exists() else platform.node()
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, host + str(self._config.data_root)))
 
     def _warnings(self) -> list[str]:
         if self._hypervisor.accelerator == "kvm":

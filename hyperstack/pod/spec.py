@@ -141,6 +141,13 @@ class Resources(Struct, frozen=True, kw_only=True):
     """Of the host's CPUs, as "0-2,5"."""
 
 
+_MASKED_PATHS = ("/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                 "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+                 "/sys/devices/virtual/powercap")
+_READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+"""Docker's defaults, both."""
+
+
 class Security(Struct, frozen=True, kw_only=True):
     privileged: bool = False
     """All capabilities and devices *inside the VM*; nothing on the host."""
@@ -152,11 +159,27 @@ class Security(Struct, frozen=True, kw_only=True):
     read_only_rootfs: bool = False
     masked_paths: tuple[str, ...] | None = None
     readonly_paths: tuple[str, ...] | None = None
-    """None: runc's defaults."""
+    """None: Docker's."""
     run_as_non_root: bool = False
     supplemental_groups: tuple[int, ...] = ()
     group_names: tuple[str, ...] = ()
     """More of them, looked up in the image's /etc/group."""
+
+    @property
+    def masked(self) -> tuple[str, ...]:
+        """Paths that a process finds empty."""
+        return _unless(self.privileged, self.masked_paths, _MASKED_PATHS)
+
+    @property
+    def readonly(self) -> tuple[str, ...]:
+        """Paths that it cannot change."""
+        return _unless(self.privileged, self.readonly_paths, _READONLY_PATHS)
+
+
+def _unless(privileged: bool, asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    if privileged:
+        return ()
+    return default if asked is None else asked
 
 
 class Healthcheck(Struct, frozen=True, kw_only=True):

@@ -55,7 +55,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("ps", "--filter", "none=1"),
     ("tag", "hs-made:1", "IN:VALID"))
 LACKED = frozenset({
-    "HostConfig.MaskedPaths", "HostConfig.ReadonlyPaths",  # shown where they were asked for
     "HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"})  # gone from today's API
 """What Docker's `inspect` has and ours has not."""
 

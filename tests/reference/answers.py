@@ -95,7 +95,7 @@ HOST_CONFIG = record(
     MemoryReservation=INT, MemorySwap=INT, MemorySwappiness=nullable(INT), OomKillDisable=nullable(BOOL),
     Init=optional(nullable(BOOL)), PidsLimit=nullable(INT),
     Ulimits=nullable(array(record(Name=TEXT, Soft=INT, Hard=INT))), CpuCount=COUNT, CpuPercent=COUNT,
-    IOMaximumIOps=COUNT, IOMaximumBandwidth=COUNT, MaskedPaths=optional(STRINGS), ReadonlyPaths=optional(STRINGS))
+    IOMaximumIOps=COUNT, IOMaximumBandwidth=COUNT, MaskedPaths=nullable(STRINGS), ReadonlyPaths=nullable(STRINGS))
 GRAPH_DRIVER = record(Name=TEXT, Data=MAYBE_WORDS)
 CONTAINER = record(
     Id=HEX64, Created=TIME, Path=TEXT, Args=STRINGS, State=CONTAINER_STATE, Image=DIGEST, ResolvConfPath=TEXT,
