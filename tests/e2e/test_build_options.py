@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Daemon
 from tests.images import BUSYBOX
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(daemon: Daemon) -> Iterator[None]:
+    """The daemon is others' too, who count what there is."""
+    yield
+    daemon.docker_cli("image", "prune", "-f")
+    daemon.docker_cli("builder", "prune", "-af")
 
 
 def build(daemon: Daemon, dockerfile: str, *options: str, check: bool = True) -> str:
