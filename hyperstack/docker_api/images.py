@@ -177,8 +177,10 @@ class ImageRoutes:
     async def history(self, call: Call) -> web.StreamResponse:
         image = self._named(call, call.part("name"))
         steps = [step for step in image.raw_config.get("history") or [] if isinstance(step, dict)]
-        # An image tells which of its steps made no layer; one that miscounts gets zeros.
-        sizes = iter(image.layer_sizes)
+        # An image tells which of its steps made no layer. One that tells of fewer layers than it has tells of the last
+        # ones, as what was committed upon an image without a history does; one that tells of more gets zeros.
+        made = sum(not step.get("empty_layer") for step in steps)
+        sizes = iter(image.layer_sizes[max(0, len(image.layer_sizes) - made):])
         rows = [{"Id": "<missing>", "Created": _seconds(step.get("created")), "CreatedBy": step.get("created_by") or "",
                  "Tags": None, "Size": 0 if step.get("empty_layer") else next(sizes, 0),
                  "Comment": step.get("comment") or ""} for step in steps][::-1]

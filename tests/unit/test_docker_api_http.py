@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import bz2
+import dataclasses
 import gzip
 import io
 import json
@@ -390,6 +391,20 @@ async def test_an_error_before_the_first_line_is_a_status_and_later_a_line(serve
 async def test_credentials_that_are_none_are_refused(served: Served, header: str) -> None:
     status, answer = await served.call("POST", "/images/create?fromImage=x", headers={"X-Registry-Auth": header})
     assert (status, isinstance(answer, dict)) == (400, True)
+
+
+@pytest.mark.parametrize(("steps", "sizes"), [
+    ([{"created_by": "late"}], [7]),
+    ([{"created_by": "early"}, {"created_by": "ENV", "empty_layer": True}, {"created_by": "late"}], [7, 0, 5]),
+    ([{"created_by": "a"}, {"created_by": "b"}, {"created_by": "c"}], [0, 7, 5])])
+async def test_a_history_has_the_sizes_of_the_last_layers(served: Served, steps: list[dict[str, Any]],
+                                                          sizes: list[int]) -> None:
+    served.engine.images.images[BUSYBOX.id] = dataclasses.replace(
+        BUSYBOX, diff_ids=("sha256:" + "01" * 32, "sha256:" + "02" * 32), layer_sizes=(5, 7),
+        raw_config={"history": steps})
+    _, history = await served.call("GET", "/images/busybox/history")
+    assert isinstance(history, list)
+    assert [row["Size"] for row in history] == sizes
 
 
 async def test_images_are_shown_tagged_and_removed(served: Served) -> None:
