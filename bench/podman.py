@@ -18,6 +18,11 @@ _TAIL = 400
 """Characters of podman's words that an error repeats."""
 
 
+_UNIFIED = Path("/sys/fs/cgroup/unified")
+_WITHOUT_UNIFIED = ["unshare", "--mount", "sh", "-c", f'umount {_UNIFIED} && exec "$@"', "sh"]
+"""crun refuses to run beside a cgroup2 that a hybrid host has there. It takes a few milliseconds, on podman's clock."""
+
+
 class Podman:
     """:raise FileNotFoundError: podman or the runtime is not installed."""
 
@@ -30,7 +35,8 @@ class Podman:
         self._running: set[subprocess.Popen[bytes]] = set()
         # --cgroup-manager: a host without systemd has no other. The ulimits: where root lacks CAP_SYS_RESOURCE,
         # podman's own defaults are above what may be set.
-        self._base = ["podman", "--root", str(directory / "storage"), "--runroot", str(directory / "runroot"),
+        self._base = [*(_WITHOUT_UNIFIED if runtime == "crun" and _UNIFIED.is_mount() else ()),
+                      "podman", "--root", str(directory / "storage"), "--runroot", str(directory / "runroot"),
                       "--tmpdir", str(directory / "tmp"), "--runtime", runtime, "--cgroup-manager", "cgroupfs",
                       "--events-backend", "none"]
         self.limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]

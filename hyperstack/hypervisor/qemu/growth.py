@@ -47,6 +47,7 @@ _THREADS = 96
 _GIVEN_POLL_S, _GIVEN_POLLS = 0.02, 500
 """A guest takes memory at once, some 10 GiB in a second."""
 
+
 def processors(spec: MachineSpec) -> int:
     """That there are, those which the guest does not bring up at boot among them."""
     return max(spec.vcpus, min(_VCPUS, os.cpu_count() or 1))
