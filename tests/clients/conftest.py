@@ -14,6 +14,7 @@ import docker
 import docker.errors
 import pytest
 
+from tests.clients.dockerd import CannotRun, Dockerd
 from tests.clients.peers import FOREIGN, OURS, PREFIX, Cli, Expectations, HostNetwork, Network, binaries, expected_of
 from tests.clients.services import Images, make_images
 from tests.harness import Daemon, Namespace, Registry
@@ -53,8 +54,7 @@ def _foreign() -> Iterator[Engine]:
             fill_registry(cast(Namespace, network))
             with contextlib.closing(docker.DockerClient(base_url=FOREIGN)) as client:
                 client.images.pull(BUSYBOX)
-                release = int(client.version()["Version"].partition(".")[0])
-            yield Engine(FOREIGN, network, expected_of(release))
+            yield Engine(FOREIGN, network, expected_of(_release(FOREIGN)))
         finally:
             registry.close()
 
@@ -82,11 +82,50 @@ def images(docker_cli: Cli) -> Iterator[Images]:
     docker_cli("rmi", "-f", *dataclasses.astuple(made))
 
 
+@pytest.fixture(scope="package", name="docker")
+def docker_itself(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """Docker's own engine; where it cannot run, the tests that ask for it are skipped and say why."""
+    if FOREIGN:
+        pytest.skip("the scenario itself runs against another engine")
+    namespace = Namespace()
+    registry = Registry(tmp_path_factory.mktemp("registry"), namespace)
+    try:
+        fill_registry(namespace)
+        engine = Dockerd(namespace)
+        host = f"unix://{engine.socket}"
+        try:
+            with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
+                cli = Cli(binaries()["debian"], host, namespace, Path(home), expected_of(_release(host)))
+                cli("pull", "-q", BUSYBOX)
+                yield cli
+                clean(cli.host)
+        finally:
+            engine.close()
+    except CannotRun as error:
+        pytest.skip(f"Docker's engine does not run here: {error}")
+    finally:
+        registry.close()
+        namespace.close()
+
+
+@pytest.fixture(scope="package")
+def ours(docker: Cli, engine: Engine) -> Iterator[Cli]:
+    with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
+        yield Cli(docker.binary, engine.host, engine.network, Path(home), OURS)
+    clean(engine.host)
+
+
 @pytest.fixture
 def cli(client: Cli) -> Iterator[Cli]:
     """The client, with nothing of the scenario's left in the engine afterwards."""
     yield client
     clean(client.host)
+
+
+def _release(host: str) -> int:
+    """Of the engine there: 28."""
+    with contextlib.closing(docker.DockerClient(base_url=host)) as api:
+        return int(api.version()["Version"].partition(".")[0])
 
 
 def clean(host: str) -> None:

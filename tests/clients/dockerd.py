@@ -15,8 +15,10 @@ from pathlib import Path
 
 from tests.harness import CACHE, PATIENCE_S, REGISTRY, Namespace, wait_until
 
-ROOT = CACHE / "docker-engine"
-_PROGRAMS = (ROOT / "usr/sbin", ROOT / "usr/bin")
+_UNPACKED = CACHE / "docker-engine"
+ROOT = Path(os.environ.get("HYPERSTACK_TEST_DOCKER_ENGINE") or _UNPACKED)
+"""Where its packages are unpacked."""
+_PROGRAMS = [directory / where for directory in (ROOT, _UNPACKED) for where in ("usr/sbin", "usr/bin")]
 
 
 class CannotRun(Exception):

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.clients.peers import Cli
+from tests.images import BUSYBOX
 
-from tests.clients.conftest import Engine, clean
-from tests.clients.dockerd import CannotRun, Dockerd
-from tests.clients.peers import FOREIGN, OURS, Cli, binaries, expected_of
-from tests.harness import Namespace, Registry
-from tests.images import BUSYBOX, fill_registry
-
-DEBIANS_RELEASE = 20
 STEPS: tuple[tuple[str, ...], ...] = (
     ("network", "create", "--subnet", "10.241.9.0/24", "-o", "com.docker.network.driver.mtu=1400", "hs-n"),
     ("volume", "create", "--label", "k=v", "hs-v"),
@@ -57,38 +49,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
 LACKED = frozenset({
     "HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"})  # gone from today's API
 """What Docker's `inspect` has and ours has not."""
-
-
-@pytest.fixture(scope="module")
-def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    if FOREIGN:
-        pytest.skip("the scenario itself runs against another engine")
-    namespace = Namespace()
-    registry = Registry(tmp_path_factory.mktemp("registry"), namespace)
-    try:
-        fill_registry(namespace)
-        engine = Dockerd(namespace)
-        try:
-            with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
-                cli = Cli(binaries()["debian"], f"unix://{engine.socket}", namespace, Path(home),
-                          expected_of(DEBIANS_RELEASE))
-                cli("pull", "-q", BUSYBOX)
-                yield cli
-                clean(cli.host)
-        finally:
-            engine.close()
-    except CannotRun as error:
-        pytest.skip(f"Docker's engine does not run here: {error}")
-    finally:
-        registry.close()
-        namespace.close()
-
-
-@pytest.fixture(scope="module")
-def ours(docker: Cli, engine: Engine) -> Iterator[Cli]:
-    with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
-        yield Cli(docker.binary, engine.host, engine.network, Path(home), OURS)
-    clean(engine.host)
 
 
 def test_both_answer_alike(docker: Cli, ours: Cli) -> None:

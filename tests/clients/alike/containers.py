@@ -1,0 +1,13 @@
+"""Containers, and what runs in them."""
+
+from __future__ import annotations
+
+from tests.clients.alike import Row
+from tests.images import BUSYBOX
+
+ROWS = (
+    Row("POST /containers/create?name=hs-alike", {"Image": BUSYBOX, "Cmd": ["sleep", "600"]}),
+    Row("GET /containers/hs-alike/logs"),
+    Row("POST /containers/hs-none/start"),
+    Row("DELETE /containers/hs-alike"),
+)
