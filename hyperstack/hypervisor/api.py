@@ -118,8 +118,6 @@ class MachineSpec:
     vcpus: int = 1
     disks: tuple[Disk, ...] = ()
     nic: Nic | None = None
-    cpu_limit: float = 0.0
-    """CPUs that the machine's host threads may use together; 0: no limit."""
     template: Template | None = None
     """Clone this instead of booting; kernel, RAM, processors and whether there is a NIC must be as in its spec."""
 

@@ -105,7 +105,6 @@ def test_processors_to_spare_do_not_count_on_the_host_until_they_are_given(monke
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert growth.limits(memory_mib=128, vcpus=1, processors=4).cpus == 2
     assert growth.limits(memory_mib=128, vcpus=4, processors=4).cpus == 0
-    assert growth.limits(memory_mib=128, vcpus=1, processors=4, cpus=0.5).cpus == 0.5
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     assert growth.limits(memory_mib=128, vcpus=1, processors=2).cpus == 0
 

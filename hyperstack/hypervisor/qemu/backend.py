@@ -197,7 +197,7 @@ class QemuHypervisor:
                 disks.claim(disk)
             place.path.mkdir(mode=0o700)
             place.cgroup.create(growth.limits(memory_mib=spec.memory_mib, vcpus=spec.vcpus,
-                                       processors=growth.processors(spec), cpus=spec.cpu_limit))
+                                       processors=growth.processors(spec)))
             directory = place.open_directory()
             stack.callback(os.close, directory)
             monitor = stack.enter_context(listen_unix(directory, MONITOR_SOCKET))

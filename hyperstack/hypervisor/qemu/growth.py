@@ -81,17 +81,15 @@ def kernel_words(spec: MachineSpec) -> str:
     return f"maxcpus={spec.vcpus} memhp_default_state=online"
 
 
-def limits(*, memory_mib: int, vcpus: int, processors: int, cpus: float = 0.0) -> Limits:
-    """Of a machine's control group.
+def limits(*, memory_mib: int, vcpus: int, processors: int) -> Limits:
+    """Of a machine's control group. Where it has processors to spare, it may use no more of the host's than for those
+    that its guest is to use and for QEMU's own work: what a container may use of them, its guest's kernel sees to.
 
     :param vcpus: that its guest is to use; of `processors` that there are.
-    :param cpus: of the host's that it may have; 0: where it has processors to spare, no more than for those that it is
-        to use and for QEMU's own work.
     """
     overhead = _OVERHEAD_MIB + vcpus * memory_mib // _TLB_SHARE
-    if not cpus and processors > vcpus:
-        cpus = vcpus + 1
-    return Limits(memory_bytes=(memory_mib + overhead) << 20, cpus=cpus if cpus < (os.cpu_count() or 1) else 0.0,
+    bound = vcpus < processors and vcpus + 1 < (os.cpu_count() or 1)
+    return Limits(memory_bytes=(memory_mib + overhead) << 20, cpus=vcpus + 1 if bound else 0,
                   pids=processors + _THREADS)
 
 
