@@ -104,7 +104,8 @@ unpack_package() {
     refresh_package_lists
     work=$(mktemp -d)
     chmod 755 "$work"
-    ( cd "$work" && patiently "fetching $name" apt-get download "$name" && dpkg-deb -x ./*.deb "$work/x" )
+    if ! ( cd "$work" && patiently "fetching $name" apt-get download "$name" && dpkg-deb -x ./*.deb "$work/x" )
+    then rm -rf "$work"; return 1; fi
     mkdir -p "$directory"
     cp -a "$work/x/." "$directory/"
     rm -rf "$work"
@@ -154,19 +155,62 @@ docker_client() {
     echo "$unpacked/usr/bin/docker"
 }
 
-# docker_engine: the directory of Debian's packages of Docker's engine, unpacked into the cache: tests hold ours against it.
+# use_suite SUITE DIRECTORY: make apt-get in this shell read packages of another suite of Debian, from the mirror that
+# this host uses, and know nothing of what is installed. All that it keeps is in DIRECTORY; the host's own lists, caches
+# and settings are not touched. Fails, with a word of why, where this host's packages are not Debian's.
+use_suite() {
+    local suite=$1 directory=$2 keys=/usr/share/keyrings/debian-archive-keyring.gpg mirror
+    mirror=$(. /etc/os-release
+             apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+                 awk -v release="${VERSION_CODENAME:-}" '$1 == release && $2 == "main" { print $3; exit }') || return 1
+    [[ -n $mirror ]] || { echo "apt's sources name no mirror of this host's release" >&2; return 1; }
+    [[ -r $keys ]] || { echo "$keys, of the package debian-archive-keyring, is not there" >&2; return 1; }
+    mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
+    echo "deb [signed-by=$keys] $mirror $suite main" >"$directory/sources.list"
+    : >"$directory/status"
+    # How the host reaches a mirror (a proxy, say) is in its `Acquire` settings; its hooks would empty its own caches.
+    { apt-config dump | grep '^Acquire::' || true; cat <<END
+Dir::Etc::sourcelist "$directory/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::State::status "$directory/status";
+Dir::State::lists "$directory/lists";
+Dir::Cache "$directory/cache";
+APT::Architecture "$(dpkg --print-architecture)";
+Acquire::Languages "none";
+END
+    } >"$directory/apt.conf"
+    export APT_CONFIG=$directory/apt.conf
+    unset LISTS_ARE_FRESH
+}
+
+# docker_engine: the directory of Docker's engine of Debian 13 with its clients, unpacked into the cache: tests hold ours
+# against it. Debian 12's is too old to say what today's API says; these run with its C library, except for runc.
 docker_engine() {
-    local unpacked=$CACHE/docker-engine package
+    local unpacked=$CACHE/docker-engine-trixie
     if [[ ! -x $unpacked/usr/sbin/dockerd ]]; then
         rm -rf "$unpacked.part"
-        for package in containerd runc tini docker.io; do
-            unpack_package "$package" "$unpacked.part" >&2
-        done
+        unpack_docker_engine "$unpacked.part" >&2 || return 1
         rm -rf "$unpacked.part/usr/share" "$unpacked"
         mv "$unpacked.part" "$unpacked"
     fi
     echo "$unpacked"
 }
+
+# In a subshell, as apt's settings are another's there, and as `patiently` ends the shell that it is in.
+unpack_docker_engine() (
+    apt=$(mktemp -d)
+    trap 'rm -rf "$apt"' EXIT
+    chmod 755 "$apt"  # It fetches as a user of its own.
+    for package in runc tini; do unpack_package "$package" "$1" || exit 1; done
+    use_suite trixie "$apt" || exit 1
+    for package in containerd docker.io docker-cli docker-compose docker-buildx; do
+        unpack_package "$package" "$1" || exit 1
+    done
+)
 
 # need_kernel DIRECTORY: the guest's kernel and agent in a cache directory of hyperd.
 need_kernel() {

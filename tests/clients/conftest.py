@@ -95,7 +95,7 @@ def docker_itself(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         host = f"unix://{engine.socket}"
         try:
             with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
-                cli = Cli(binaries()["debian"], host, namespace, Path(home), expected_of(_release(host)))
+                cli = Cli(binaries()["debian-13"], host, namespace, Path(home), expected_of(_release(host)))
                 cli("pull", "-q", BUSYBOX)
                 yield cli
                 clean(cli.host)

@@ -1,4 +1,4 @@
-"""Docker's own engine, of Debian's packages, as a peer: in a network and a mount namespace of its own.
+"""Docker's own engine, of Debian 13's packages, as a peer: in a network and a mount namespace of its own.
 
 Nothing is installed: ./test.sh unpacks the packages into the cache. Its state is in a directory of its own, its
 containers' control groups below one of its own, and all of that is gone when it is closed.
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tests.harness import CACHE, PATIENCE_S, REGISTRY, Namespace, wait_until
 
-_UNPACKED = CACHE / "docker-engine"
-ROOT = Path(os.environ.get("HYPERSTACK_TEST_DOCKER_ENGINE") or _UNPACKED)
+UNPACKED = CACHE / "docker-engine-trixie"
+ROOT = Path(os.environ.get("HYPERSTACK_TEST_DOCKER_ENGINE") or UNPACKED)
 """Where its packages are unpacked."""
-_PROGRAMS = [directory / where for directory in (ROOT, _UNPACKED) for where in ("usr/sbin", "usr/bin")]
+_PROGRAMS = [directory / where for directory in (ROOT, UNPACKED) for where in ("usr/sbin", "usr/bin")]
 
 
 class CannotRun(Exception):

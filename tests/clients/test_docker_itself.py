@@ -1,4 +1,4 @@
-"""The same command lines, to Docker's own engine of Debian (20.10) and to ours: exit codes, and what is printed.
+"""The same command lines, to Docker's own engine of Debian 13 (26.1) and to ours: exit codes, and what is printed.
 
 What is compared is what does not depend on the engine's version. Where that engine cannot run, this is skipped and
 says why; the whole scenario can be pointed at any engine, see peers.py.
@@ -46,9 +46,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("rmi", "hs-none"),
     ("ps", "--filter", "none=1"),
     ("tag", "hs-made:1", "IN:VALID"))
-LACKED = frozenset({
-    "HostConfig.KernelMemory", "HostConfig.KernelMemoryTCP"})  # gone from today's API
-"""What Docker's `inspect` has and ours has not."""
 
 
 def test_both_answer_alike(docker: Cli, ours: Cli) -> None:
@@ -57,13 +54,12 @@ def test_both_answer_alike(docker: Cli, ours: Cli) -> None:
     for kind, name in (("container", "hs-c"), ("container", "hs-d"), ("network", "hs-n"), ("volume", "hs-v"),
                        ("image", "hs-made:1")):
         theirs, here = (json.loads(cli(kind, "inspect", name))[0] for cli in (docker, ours))
-        assert set(_unlike(theirs, here)) - LACKED == set(), f"{kind} {name}"
+        assert set(_unlike(theirs, here)) == set(), f"{kind} {name}"
 
 
 DIFFERENT: tuple[tuple[tuple[str, ...], int, int], ...] = (
     (("run", "--rm", "--name", "x", BUSYBOX, "true"), 125, 0),
     (("volume", "create", "v"), 1, 0),
-    (("network", "connect", "--ip", "10.1.1.1", "hs-o", "hs-made"), 0, 1),
     (("top", "hs-limited", "-o", "comm"), 1, 0),
     (("events", "--until", "1", "--filter", "none=1"), 0, 1))
 """What Docker answers with one exit code, and ours with another."""
