@@ -21,7 +21,8 @@ DRIVERS: Mapping[str, str] = {
     "ext4": "EXT4_FS"}
 """Module -> option. Without them a pod cannot run: channel, disks, network, layers, writable layers."""
 OPTIONAL_DRIVERS: Mapping[str, str] = {"virtio_blk": "VIRTIO_BLK", "virtio_rng": "HW_RANDOM_VIRTIO",
-                                       "virtio_balloon": "VIRTIO_BALLOON", "fuse": "FUSE_FS", "macvlan": "MACVLAN"}
+                                       "virtio_balloon": "VIRTIO_BALLOON", "fuse": "FUSE_FS", "macvlan": "MACVLAN",
+                                       "virtio_mem": "VIRTIO_MEM"}
 
 _REQUIRED: Mapping[str, str] = {
     "BLK_DEV_INITRD": "the agent comes in an initramfs", "BINFMT_ELF": "programs", "PCI": "the machine's bus",
@@ -41,6 +42,7 @@ _WANTED: Mapping[str, str] = {
     "MACVLAN": "no pod on several networks", "VIRTIO_BALLOON": "memory that was used once is never the host's again",
     "PAGE_REPORTING": "memory that was used once is never the host's again",
     "FUSE_FS": "no files of the host in containers (binds)",
+    "VIRTIO_MEM": "no more memory for a pod that runs",
     "IA32_EMULATION": "no 32-bit programs", "LRU_GEN": "a guest that is out of memory may thrash for long"}
 """Options that are worth having, with what is lost without them."""
 _OLDEST = (5, 14)

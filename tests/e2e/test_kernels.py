@@ -6,30 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.e2e.kernels import cache_with_a_kernel, own_cache
 from tests.faults.inventory import leaks
-from tests.harness import CACHE, Daemon, wait_until
+from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX
-
-
-def cache_with_a_broken_kernel(directory: Path, command_line: str = "rdinit=/nowhere init=/nowhere") -> Path:
-    """A cache with the default kernel, and with "broken": the same, but told to start what is not there, or worse."""
-    shared, cache = CACHE / "daemon", directory / "cache"
-    name = (shared / "kernels/default").read_text()
-    broken = cache / "kernels/broken"
-    broken.mkdir(parents=True)
-    (cache / "kernels/default").write_text(name)
-    (cache / "kernels" / name).symlink_to(shared / "kernels" / name)
-    (cache / "agent").symlink_to(shared / "agent")
-    for file in ("vmlinux", "modules"):
-        (broken / file).symlink_to(shared / "kernels" / name / file)
-    record = json.loads((shared / "kernels" / name / "kernel.json").read_text())
-    (broken / "kernel.json").write_text(json.dumps({**record, "command_line": command_line}))
-    return cache
 
 
 def test_a_kernel_that_panics_is_told_with_its_last_words(make_daemon: Callable[..., Daemon]) -> None:
     daemon = make_daemon()
-    daemon.options = ("--cache-dir", str(cache_with_a_broken_kernel(daemon.directory)))
+    cache = cache_with_a_kernel(daemon.directory, "broken", "rdinit=/nowhere init=/nowhere")
+    daemon.options = ("--cache-dir", str(cache))
     daemon.start()
     daemon.ctl("pull", BUSYBOX)
     assert "broken" in daemon.text("kernel", "ls")
@@ -45,7 +31,7 @@ def test_a_guest_that_does_not_answer_in_time_is_given_up(make_daemon: Callable[
     settings = daemon.directory / "hyperd.toml"
     settings.write_text("[pods]\nboot_timeout_s = 3\n")
     # Without a bus there is no port, and the agent waits for it for ever.
-    cache = cache_with_a_broken_kernel(daemon.directory, "pci=off")
+    cache = cache_with_a_kernel(daemon.directory, "broken", "pci=off")
     daemon.options = ("--config", str(settings), "--cache-dir", str(cache))
     daemon.start()
     daemon.ctl("pull", BUSYBOX)
@@ -54,17 +40,6 @@ def test_a_guest_that_does_not_answer_in_time_is_given_up(make_daemon: Callable[
     assert b"did not bring up the agent" in done.stderr
     wait_until(lambda: not leaks(daemon) and not daemon.vms(), "nothing is left of it")
     daemon.ctl("rm", "late")
-
-
-def own_cache(directory: Path) -> Path:
-    """A cache with the default kernel, to which a test may add."""
-    shared, cache = CACHE / "daemon", directory / "cache"
-    name = (shared / "kernels/default").read_text()
-    (cache / "kernels").mkdir(parents=True)
-    (cache / "kernels/default").write_text(name)
-    (cache / "kernels" / name).symlink_to(shared / "kernels" / name)
-    (cache / "agent").symlink_to(shared / "agent")
-    return cache
 
 
 def test_a_kernel_of_one_s_own_runs_pods_and_stays_while_they_need_it(make_daemon: Callable[..., Daemon]) -> None:

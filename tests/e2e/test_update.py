@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.kernels import cache_with_a_kernel
 from tests.harness import Daemon
 from tests.images import BUSYBOX
 
@@ -68,3 +69,22 @@ def test_a_running_machine_grows(grown: Daemon) -> None:
     assert limits(grown) == [str(32 * MIB), "1", "25000", "100000"]
     [found] = json.loads(grown.docker_cli("inspect", "box").stdout)
     assert (found["HostConfig"]["Memory"], found["HostConfig"]["NanoCpus"]) == (32 * MIB, 250_000_000)
+
+
+def test_a_kernel_that_takes_no_memory_is_named(make_daemon: Callable[..., Daemon]) -> None:
+    daemon = make_daemon()
+    daemon.options = ("--cache-dir", str(cache_with_a_kernel(daemon.directory, "small",
+                                                             "{command_line} memhp_default_state=offline")))
+    daemon.start()
+    daemon.ctl("pull", BUSYBOX)
+    daemon.ctl("run", "-d", "--name", "box", "--kernel", "small", "-m", "64m", BUSYBOX, "sleep", "100000")
+    # Within what the machine was started with, it can be changed.
+    daemon.docker_cli("update", "-m", "80m", "--memory-swap", "80m", "box")
+    told = refusal(daemon, "-m", "1g", "--memory-swap", "1g")
+    assert "the machine's kernel does not support more memory while it runs" in told, told
+    assert "stop the pod's containers and start them again" in told
+    assert limits(daemon)[0] == str(80 * MIB), "nothing has changed"
+    daemon.ctl("stop", "-t", "0", "box")
+    daemon.docker_cli("update", "-m", "1g", "--memory-swap", "1g", "box")
+    daemon.ctl("start", "box")
+    assert limits(daemon)[0] == str(1024 * MIB)
