@@ -150,7 +150,7 @@ def missing(kind: str, name: str, said: str) -> bool:
 
 
 def binaries() -> dict[str, Path]:
-    """The docker clients of this host by name: the one on PATH, and those of Debian 12 and 13 that ./test.sh unpacks."""
+    """Docker's clients here by name: the one on PATH, and those of Debian 12 and 13 that ./test.sh unpacks."""
     found = {"installed": Path(shutil.which("docker") or ""), "debian-12": CACHE / "docker.io" / "usr/bin/docker",
              "debian-13": UNPACKED / "usr/bin/docker"}
     return {name: path for name, path in found.items() if path.is_file()}
