@@ -15,7 +15,18 @@ import docker.errors
 import pytest
 
 from tests.clients.dockerd import CannotRun, Dockerd
-from tests.clients.peers import FOREIGN, OURS, PREFIX, Cli, Expectations, HostNetwork, Network, binaries, expected_of
+from tests.clients.peers import (
+    DEBIAN_13,
+    FOREIGN,
+    OURS,
+    PREFIX,
+    Cli,
+    Expectations,
+    HostNetwork,
+    Network,
+    binaries,
+    expected_of,
+)
 from tests.clients.services import Images, make_images
 from tests.harness import Daemon, Namespace, Registry
 from tests.images import BUSYBOX, fill_registry
@@ -95,7 +106,7 @@ def docker_itself(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
         host = f"unix://{engine.socket}"
         try:
             with tempfile.TemporaryDirectory(prefix="hs-home-") as home:
-                cli = Cli(binaries()["debian-13"], host, namespace, Path(home), expected_of(_release(host)))
+                cli = Cli(DEBIAN_13, host, namespace, Path(home), expected_of(_release(host)))
                 cli("pull", "-q", BUSYBOX)
                 yield cli
                 clean(cli.host)

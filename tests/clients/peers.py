@@ -22,6 +22,8 @@ from tests.harness import CACHE, PATIENCE_S, Namespace
 FOREIGN = os.environ.get("HYPERSTACK_TEST_DOCKER_HOST", "")
 PREFIX = "hs-"
 """Of the names of all that the scenario makes: an engine that is not ours may have other people's things."""
+DEBIAN_13 = UNPACKED / "usr/bin/docker"
+"""The client of the engine that ours is held against."""
 LABEL = "org.hyperstack.scenario"
 """What is made to be pruned bears it."""
 
@@ -150,7 +152,9 @@ def missing(kind: str, name: str, said: str) -> bool:
 
 
 def binaries() -> dict[str, Path]:
-    """Docker's clients here by name: the one on PATH, and those of Debian 12 and 13 that ./test.sh unpacks."""
-    found = {"installed": Path(shutil.which("docker") or ""), "debian-12": CACHE / "docker.io" / "usr/bin/docker",
-             "debian-13": UNPACKED / "usr/bin/docker"}
+    """A new docker client and an old one by name: the one on PATH or else Debian 13's, and Debian 12's. ./test.sh has
+    unpacked both of Debian's; HYPERSTACK_TEST_DOCKER_CLIENT=/path takes the place of the new one."""
+    named, here = os.environ.get("HYPERSTACK_TEST_DOCKER_CLIENT"), shutil.which("docker")
+    found = {"named" if named else "installed" if here else "debian-13": Path(named or here or DEBIAN_13),
+             "debian-12": CACHE / "docker.io" / "usr/bin/docker"}
     return {name: path for name, path in found.items() if path.is_file()}
