@@ -22,6 +22,10 @@ from hyperstack.pod.errors import HyperStackError, InvalidArgument, NotFound, Un
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
+_OWN_MAC_ADDRESS = ("The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig "
+                    "instead.")
+"""What a client of 1.44 or later is told; from 1.52 on the field is refused."""
+
 
 def host_architecture() -> str:
     """In the words of OCI."""
@@ -74,7 +78,8 @@ class ContainerRoutes:
             body = msgspec.structs.replace(body, host_config=kept)
         spec, pod = parse_create(body, name=call.text("name"), project=call.who.project)
         record = await self._containers.create(call.who, spec, pod)
-        return json_response({"Id": record.id, "Warnings": []}, status=201)
+        warnings = [_OWN_MAC_ADDRESS] if body.mac_address and call.version >= (1, 44) else []
+        return json_response({"Id": record.id, "Warnings": warnings}, status=201)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         record = self._containers.get(call.who, call.part("name"))

@@ -68,5 +68,15 @@ def test_a_pod_cannot_reach_the_hosts_services(daemon: Daemon) -> None:
     assert REGISTRY.startswith("127.")
 
 
+def test_a_pod_reaches_what_others_of_its_network_publish_by_the_hosts_name(daemon: Daemon) -> None:
+    daemon.ctl("run", "-d", "--name", "published", "--hostname", "published", "-p", "8088:8000", BUSYBOX, "sh", "-c",
+               SERVER)
+    ask = "for i in $(seq 20); do nc -w 2 up 8088 </dev/null && exit; sleep 0.3; done; echo unreachable"
+    words = ("run", "--rm", "--add-host", "up:host-gateway", BUSYBOX, "sh", "-c", ask)
+    assert daemon.text(*words) == "hello-published"
+    assert daemon.ctl("--project", "other", *words).stdout.strip() == b"unreachable"
+    daemon.ctl("rm", "-f", "published")
+
+
 def test_without_a_network_there_is_only_the_loopback(daemon: Daemon) -> None:
     assert daemon.text("run", "--rm", "--network", "none", BUSYBOX, "sh", "-c", "ls /sys/class/net") == "lo"

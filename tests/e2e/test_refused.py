@@ -129,7 +129,8 @@ def test_each_is_refused_by_its_name_and_nothing_is_made(shared_daemon: Daemon, 
     ({"EnableIPv4": False}, "EnableIPv4=false"),
     ({"Options": {"com.docker.network.bridge.name": "br0"}}, "com.docker.network.bridge.name"),
     ({"Options": {"com.docker.network.bridge.gateway_mode_ipv4": "routed"}}, "gateway_mode_ipv4"),
-    ({"IPAM": {"Config": [{"Subnet": "198.51.100.0/24"}]}}, "198.51.100.0/24")])
+    ({"IPAM": {"Config": [{"Subnet": "198.51.100.0/24"}]}}, "198.51.100.0/24"),
+    ({"IPAM": {"Config": [{"Subnet": f"10.77.{number}.0/24"} for number in range(17)]}}, "17 subnets (give 1 to 16")])
 def test_so_is_what_no_network_can_be(shared_daemon: Daemon, fields: dict[str, Any], words: str) -> None:
     api = Checked(shared_daemon.socket)
     answer = api.ask("POST", "/networks/create", {"Name": "refused", **fields})

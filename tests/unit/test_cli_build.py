@@ -42,6 +42,10 @@ def test_a_directory_goes_without_what_is_ignored(root: Path) -> None:
         ".dockerignore", "Dockerfile", "a.txt", "deep", "deep/kept.log", "link", "other", "other/Dockerfile"}
     (root / ".dockerignore").write_text("*\n!deep/kept.log\n")
     assert set(sent(read_context(str(root), ""))) == {".dockerignore", "Dockerfile", "deep/kept.log"}
+    # As for Docker's own client without BuildKit, a Dockerfile's own list is a file as any other.
+    (root / ".dockerignore").write_text("*\n!a.txt\n!Dockerfile.dockerignore\n")
+    (root / "Dockerfile.dockerignore").write_text("a.txt\n")
+    assert set(sent(read_context(str(root), ""))) == {".dockerignore", "Dockerfile", "Dockerfile.dockerignore", "a.txt"}
 
 
 def test_the_dockerfile_may_be_elsewhere(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

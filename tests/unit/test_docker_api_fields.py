@@ -248,10 +248,12 @@ async def test_a_mac_address_of_the_whole_container_is_one_of_older_versions(ser
     body = {"Image": "busybox", "MacAddress": mac}
     status, refused = await served.call("POST", "/v1.52/containers/create", json=body)
     assert (status, "MacAddress is not supported" in str(refused)) == (400, True)
-    for version, asked in (("1.51", body), ("1.52", {"Image": "busybox", "NetworkingConfig": networks})):
+    for version, asked, warned in (("1.43", body, 0), ("1.44", body, 1), ("1.51", body, 1),
+                                   ("1.52", {"Image": "busybox", "NetworkingConfig": networks}, 0)):
         status, made = await served.call("POST", f"/v{version}/containers/create", json=asked)
         assert status == 201
         assert isinstance(made, dict)
+        assert [words[:36] for words in made["Warnings"]] == ["The container-wide MacAddress field "] * warned
         for shown, there in (("1.51", mac), ("1.52", None)):
             _, found = await served.call("GET", f"/v{shown}/containers/{made['Id']}/json")
             assert isinstance(found, dict)

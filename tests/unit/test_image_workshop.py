@@ -176,7 +176,7 @@ async def test_sources(bench: Workbench) -> None:
     context = await bench.context(
         member("a.txt"), member("b.txt"), member("c.md"), member("d/a.txt"), member("way", LINK, linkname="d"),
         member("up", LINK, linkname="../../../d/a.txt"), member("d/root", LINK, linkname="/a.txt"),
-        member(".dockerignore", data=b"c.md\nsecret\n"),
+        member(".dockerignore", data=b"c.md\nsecret\n"), member("Dockerfile.dockerignore", data=b"b.txt\n"),
         member("secret/key"))
     assert set(await bench.layer(context, "*.txt", to="/x/")) == {"x", "x/a.txt", "x/b.txt"}
     assert set(await bench.layer(context, "*/a.txt", "b.txt", to="/x/")) == {"x", "x/a.txt", "x/b.txt"}
@@ -184,7 +184,8 @@ async def test_sources(bench: Workbench) -> None:
     assert (await bench.layer(context, "d/root", to="/x"))["x"].kind == tarfile.REGTYPE
     assert (await bench.layer(context, "up", to="/x"))["x"].kind == tarfile.REGTYPE
     assert set(await bench.layer(context, ".", to="/x/")) == {
-        "x", "x/.dockerignore", "x/a.txt", "x/b.txt", "x/d", "x/d/a.txt", "x/d/root", "x/up", "x/way"}
+        "x", "x/.dockerignore", "x/Dockerfile.dockerignore", "x/a.txt", "x/b.txt", "x/d", "x/d/a.txt", "x/d/root",
+        "x/up", "x/way"}
     for pattern, words in (("../x", "forbidden path outside the build context"), ("c.md", "excluded by .dockerignore"),
                            ("secret/key", "file not found in build context"), ("*.none", "no source files"),
                            ("[", "syntax error in pattern")):

@@ -10,4 +10,8 @@ ROWS = (
     Row("GET /containers/hs-alike/logs"),
     Row("POST /containers/hs-none/start"),
     Row("DELETE /containers/hs-alike"),
+    Row("POST /containers/create?name=hs-mac", {"Image": BUSYBOX, "MacAddress": "02:42:ac:11:00:99"}, same=True),
+    Row("DELETE /containers/hs-mac"),
+    Row("POST /v1.43/containers/create?name=hs-mac", {"Image": BUSYBOX, "MacAddress": "02:42:ac:11:00:99"}, same=True),
+    Row("DELETE /containers/hs-mac"),
 )
