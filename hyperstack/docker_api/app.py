@@ -20,6 +20,7 @@ from hyperstack.docker_api.volumes import VolumeRoutes
 from hyperstack.engine.api import Engine
 from hyperstack.http.errors import unknown_paths
 from hyperstack.http.routing import Route, bind
+from hyperstack.http.targets import BARE
 from hyperstack.identity.api import IdentityBackend
 
 
@@ -42,4 +43,5 @@ def route_table(engine: Engine) -> list[Route]:
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(HEADERS)
+    if not request.get(BARE):
+        response.headers.update(HEADERS)

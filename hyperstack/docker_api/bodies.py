@@ -5,54 +5,70 @@ Names and types are those of Docker's swagger; null, absent and zero are the sam
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from hyperstack.http.body import Int64
+from hyperstack.http.body import Int, Int64
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Base: PascalCase names on the wire."""
+    """Base: PascalCase names on the wire. `GO` is what Docker's engine calls the type where a client sent another."""
 
 
 class Empty(Body, frozen=True):
     """Go's `struct{}`, the value type of a set."""
 
+    GO: ClassVar = "struct {}"
+
 
 class UlimitBody(Body, frozen=True):
+    GO: ClassVar = "units.Ulimit"
+
     name: str = ""
     soft: Int64 = 0
     hard: Int64 = 0
 
 
 class RestartPolicyBody(Body, frozen=True):
+    GO: ClassVar = "container.RestartPolicy"
+
     name: str = ""
-    maximum_retry_count: Int64 = 0
+    maximum_retry_count: Int = 0
 
 
 class LogConfigBody(Body, frozen=True):
+    GO: ClassVar = "container.LogConfig"
+
     type: str = ""
     config: dict[str, str] = {}
 
 
 class PortBindingBody(Body, frozen=True):
+    GO: ClassVar = "nat.PortBinding"
+
     host_ip: str = ""
     host_port: str = ""
 
 
 class TmpfsOptionsBody(Body, frozen=True):
+    GO: ClassVar = "mount.TmpfsOptions"
+
     size_bytes: Int64 = 0
     mode: Int64 = 0
     options: list[list[str]] = []
 
 
 class VolumeDriverBody(Body, frozen=True):
+    GO: ClassVar = "mount.Driver"
+
     name: str = ""
     options: dict[str, str] = {}
 
 
 class VolumeOptionsBody(Body, frozen=True):
+    GO: ClassVar = "mount.VolumeOptions"
+
     no_copy: bool = False
     labels: dict[str, str] = {}
     driver_config: VolumeDriverBody = msgspec.field(default_factory=VolumeDriverBody)
@@ -60,6 +76,8 @@ class VolumeOptionsBody(Body, frozen=True):
 
 
 class BindOptionsBody(Body, frozen=True):
+    GO: ClassVar = "mount.BindOptions"
+
     propagation: str = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
@@ -69,6 +87,8 @@ class BindOptionsBody(Body, frozen=True):
 
 
 class MountBody(Body, frozen=True):
+    GO: ClassVar = "mount.Mount"
+
     type: str = ""
     source: str = ""
     target: str = ""
@@ -118,6 +138,8 @@ class ResourcesBody(Body, frozen=True):
 
 
 class HostConfigBody(ResourcesBody, frozen=True):
+    GO: ClassVar = "container.HostConfig"
+
     binds: list[str] = []
     # `ContainerIDFile` is the client's own business, and not read.
     log_config: LogConfigBody = msgspec.field(default_factory=LogConfigBody)
@@ -142,7 +164,7 @@ class HostConfigBody(ResourcesBody, frozen=True):
     group_add: list[str] = []
     ipc_mode: str = ""
     links: list[str] = []
-    oom_score_adj: Int64 = 0
+    oom_score_adj: Int = 0
     pid_mode: str = ""
     privileged: bool = False
     publish_all_ports: bool = False
@@ -162,35 +184,44 @@ class HostConfigBody(ResourcesBody, frozen=True):
 
 
 class HealthcheckBody(Body, frozen=True):
+    GO: ClassVar = "container.HealthConfig"
+
     test: list[str] = []
     interval: Int64 = 0
     timeout: Int64 = 0
     start_period: Int64 = 0
     start_interval: Int64 = 0
-    retries: Int64 = 0
+    retries: Int = 0
 
 
 class IpamBody(Body, frozen=True):
+    GO: ClassVar = "network.EndpointIPAMConfig"
+
     ipv4_address: str = msgspec.field(default="", name="IPv4Address")
     ipv6_address: str = msgspec.field(default="", name="IPv6Address")
     link_local_ips: list[str] = msgspec.field(default_factory=list, name="LinkLocalIPs")
 
 
 class EndpointBody(Body, frozen=True):
+    GO: ClassVar = "network.EndpointSettings"
+
     ipam_config: IpamBody = msgspec.field(default_factory=IpamBody, name="IPAMConfig")
     links: list[str] = []
     aliases: list[str] = []
     mac_address: str = ""
     driver_opts: dict[str, str] = {}
-    gw_priority: int = 0
+    gw_priority: Int = 0
 
 
 class NetworkingBody(Body, frozen=True):
+    GO: ClassVar = "network.NetworkingConfig"
+
     endpoints_config: dict[str, EndpointBody | None] = {}
 
 
 class CreateBody(Body, frozen=True):
     """POST /containers/create."""
+    GO: ClassVar = "container.CreateRequest"
 
     hostname: str = ""
     domainname: str = ""
@@ -214,7 +245,7 @@ class CreateBody(Body, frozen=True):
     on_build: list[str] = []
     labels: dict[str, str] = {}
     stop_signal: str = ""
-    stop_timeout: Int64 | None = None
+    stop_timeout: Int | None = None
     shell: list[str] = []
     host_config: HostConfigBody = msgspec.field(default_factory=HostConfigBody)
     networking_config: NetworkingBody = msgspec.field(default_factory=NetworkingBody)
@@ -222,6 +253,7 @@ class CreateBody(Body, frozen=True):
 
 class CommitBody(Body, frozen=True):
     """POST /commit: the part of a create body that an image keeps."""
+    GO: ClassVar = "container.CreateRequest"
 
     user: str = ""
     exposed_ports: dict[str, Empty] = {}
@@ -239,11 +271,14 @@ class CommitBody(Body, frozen=True):
 
 class UpdateBody(ResourcesBody, frozen=True):
     """POST /containers/{id}/update. A limit of 0 stays as it is."""
+    GO: ClassVar = "container.UpdateConfig"
 
     restart_policy: RestartPolicyBody | None = None
 
 
 class ExecCreateBody(Body, frozen=True):
+    GO: ClassVar = "container.ExecOptions"
+
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
@@ -258,6 +293,8 @@ class ExecCreateBody(Body, frozen=True):
 
 
 class ExecStartBody(Body, frozen=True):
+    GO: ClassVar = "container.ExecStartOptions"
+
     detach: bool = False
     tty: bool = False
     console_size: list[Int64] = []
@@ -265,6 +302,7 @@ class ExecStartBody(Body, frozen=True):
 
 class AuthBody(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):
     """POST /auth, and the X-Registry-Auth header."""
+    GO: ClassVar = "registry.AuthConfig"
 
     username: str = ""
     password: str = ""
@@ -275,6 +313,8 @@ class AuthBody(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):
 
 
 class IpamPoolBody(Body, frozen=True):
+    GO: ClassVar = "network.IPAMConfig"
+
     subnet: str = ""
     ip_range: str = msgspec.field(default="", name="IPRange")
     gateway: str = ""
@@ -282,6 +322,8 @@ class IpamPoolBody(Body, frozen=True):
 
 
 class IpamConfigBody(Body, frozen=True):
+    GO: ClassVar = "network.IPAM"
+
     driver: str = ""
     config: list[IpamPoolBody] = []
     options: dict[str, str] = {}
@@ -289,6 +331,7 @@ class IpamConfigBody(Body, frozen=True):
 
 class NetworkCreateBody(Body, frozen=True):
     """POST /networks/create. `CheckDuplicate` is not read: names are unique here."""
+    GO: ClassVar = "network.CreateRequest"
 
     name: str = ""
     driver: str = ""
@@ -306,16 +349,22 @@ class NetworkCreateBody(Body, frozen=True):
 
 
 class ConnectBody(Body, frozen=True):
+    GO: ClassVar = "network.ConnectOptions"
+
     container: str = ""
     endpoint_config: EndpointBody = msgspec.field(default_factory=EndpointBody)
 
 
 class DisconnectBody(Body, frozen=True):
+    GO: ClassVar = "network.DisconnectOptions"
+
     container: str = ""
     force: bool = False
 
 
 class VolumeCreateBody(Body, frozen=True):
+    GO: ClassVar = "volume.CreateOptions"
+
     name: str = ""
     driver: str = ""
     driver_opts: dict[str, str] = {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import hyperstack
+from hyperstack.http.errors import PlainTextError
 from hyperstack.pod.errors import InvalidArgument
 
 LATEST = (1, 55)
@@ -18,10 +17,10 @@ HEADERS = {
 }
 """On every answer; `Api-Version` is what clients negotiate with."""
 
-PREFIX = r"/v{version:[0-9]{1,4}\.[0-9]{1,4}}"
+PREFIX = r"/v{version:[0-9.]+}"
 """The optional first part of a path."""
 
-_VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})\Z")
+_MAX_LENGTH = 32
 
 
 def check_version(text: str | None) -> tuple[int, int]:
@@ -29,15 +28,14 @@ def check_version(text: str | None) -> tuple[int, int]:
 
     :raise InvalidArgument: older or newer than what is spoken, in the words that Docker's clients know.
     """
-    found = _VERSION.match(text or "")
-    if not found:
+    if text is None:
         return LATEST
-    version = int(found[1]), int(found[2])
+    version = tuple(int(number or 0) for number in text[:_MAX_LENGTH].split("."))
     if version > LATEST:
-        raise InvalidArgument(f"client version {text} is too new. Maximum supported API version is "
-                              f"{HEADERS['Api-Version']}", field="version", value=text)
+        raise InvalidArgument(f"client version {text[:_MAX_LENGTH]} is too new. Maximum supported API version is "
+                              f"{HEADERS['Api-Version']}", field="version", value=text[:_MAX_LENGTH])
     if version < OLDEST:
-        raise InvalidArgument(f"client version {text} is too old. Minimum supported API version is "
-                              f"{OLDEST[0]}.{OLDEST[1]}, please upgrade your client to a newer version",
-                              field="version", value=text)
-    return version
+        raise PlainTextError(f"client version {text[:_MAX_LENGTH]} is too old. Minimum supported API version is "
+                             f"{OLDEST[0]}.{OLDEST[1]}, please upgrade your client to a newer version",
+                             field="version", value=text[:_MAX_LENGTH])
+    return version[0], version[1]

@@ -1,7 +1,7 @@
 """Request bodies: bounded, and read as Go reads JSON, because that is what clients of Docker's API count on.
 
 A field's name matches in any case, null is the zero value, and unknown fields are ignored; a value of the wrong type is
-an error that names the field.
+an error that names the field. What is wrong is said in Go's words, see `go_json`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 from msgspec import inspect as types
 
+from hyperstack.http import go_json, media_types
 from hyperstack.pod.errors import InvalidArgument
 
 T = TypeVar("T")
@@ -27,10 +28,11 @@ MAX_DEPTH = 32
 
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What Go's clients can send, and the store can keep."""
+Int = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1, extra={"go": "int"})]
+"""The same, where Go has its type of no given size."""
 
 _type_info: Callable[[Any], types.Type] = functools.cache(types.type_info)
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_AT = re.compile(r" - at `\$\.?([^`]*)`\Z")
 
 
 async def read(request: web.Request, *, limit: int = MAX_BODY) -> bytes:
@@ -46,20 +48,60 @@ async def read(request: web.Request, *, limit: int = MAX_BODY) -> bytes:
     return b"".join(parts)
 
 
+async def read_json(request: web.Request, kind: type[T]) -> T:
+    """The body as a `kind`.
+
+    :raise InvalidArgument: it says to be something else than JSON, or see `decode`.
+    """
+    empty = request.content_length == 0 or not request.body_exists
+    media_types.require_json(request.headers.get("Content-Type", ""), empty=empty)
+    raw = await read(request)
+    if not empty and not raw.strip():
+        raise InvalidArgument("invalid JSON: got EOF while reading request body", field="body")
+    return decode(raw, kind)
+
+
 def decode(raw: bytes, kind: type[T]) -> T:
     """A JSON document as a `kind` (a msgspec Struct or a container of them); an empty body is an empty object.
 
     :raise InvalidArgument: it is not JSON, too deep, or a field has a wrong type; names the field.
     """
+    rest = ""
     try:
         value = msgspec.json.decode(raw) if raw.strip() else {}
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidArgument(f"the request body is not valid JSON: {error}", field="body") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        value, rest = _first_value(raw, error)
     check_tree(value)
+    info = _type_info(kind)
     try:
-        return msgspec.convert(_as_go_reads(value, _type_info(kind)), kind)
+        result = msgspec.convert(_as_go_reads(value, info), kind)
     except msgspec.ValidationError as error:
-        raise _wrong_type(str(error)) from error
+        try:
+            go_json.check_types(value, info)
+        except go_json.GoTypeError as wrong:
+            raise InvalidArgument(f"invalid JSON: {wrong}", field=wrong.field or "body") from error
+        raise InvalidArgument(f"invalid JSON: {error}", field="body") from error
+    if rest and rest[0] not in "]}":
+        raise InvalidArgument("unexpected content after JSON", field="body", value=rest[:64])
+    return result
+
+
+def _first_value(raw: bytes, error: Exception) -> tuple[Any, str]:
+    """Of a document that is none as a whole: the value at its beginning, and what follows that.
+
+    Bytes that are no UTF-8 become U+FFFD, as in Go. :raise InvalidArgument: there is none; says what is wrong.
+    """
+    if len(raw) > go_json.MAX_SCANNED:
+        raise InvalidArgument(f"invalid JSON: {error}", field="body") from error
+    text = raw.decode("utf-8", "surrogateescape")
+    try:
+        end = go_json.end_of_value(text)
+        value = msgspec.json.decode(text[:end].encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    except go_json.GoSyntaxError as wrong:
+        raise InvalidArgument(f"invalid JSON: {wrong}", field="body") from error
+    except (msgspec.DecodeError, RecursionError) as other:
+        raise InvalidArgument(f"invalid JSON: {other}", field="body") from other
+    return value, text[end:].lstrip(" \t\r\n")
 
 
 def check_tree(value: object, depth: int = 0) -> None:
@@ -105,14 +147,6 @@ def _as_go_reads(value: Any, info: types.Type) -> Any:
         case types.StrType() if value is None:
             return ""
     return value
-
-
-def _wrong_type(text: str) -> InvalidArgument:
-    found = _AT.search(text)
-    field = found[1] if found else ""
-    what = (text[:found.start()] if found else text).replace("`", "")
-    return InvalidArgument(f"invalid request body: {field + ': ' if field else ''}{what[:1].lower()}{what[1:]}",
-                           field=field or "body")
 
 
 def _too_long(limit: int) -> InvalidArgument:

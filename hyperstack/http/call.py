@@ -71,8 +71,8 @@ class Call:
         return timestamp_ns(value, field=name)
 
     async def body(self, kind: type[T]) -> T:
-        """The JSON body. :raise InvalidArgument: see `body.decode`."""
-        return body.decode(await body.read(self.request), kind)
+        """The JSON body. :raise InvalidArgument: see `body.read_json`."""
+        return await body.read_json(self.request, kind)
 
     def stream(self) -> AsyncIterator[bytes]:
         """The raw body, as it comes."""

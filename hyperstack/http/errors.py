@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from hyperstack.http.responses import Spent, json_response
+from hyperstack.http.targets import BARE, misdirected
 from hyperstack.pod import errors
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ _START_WORDS = {127: "executable file not found in $PATH", 126: "permission deni
 """Docker's clients read a start's exit code out of these words."""
 
 
+class PlainTextError(errors.InvalidArgument):
+    """For a client so old that it takes no errors in JSON."""
+
+
 def status_of(error: errors.HyperStackError) -> int:
     """The HTTP status; 500 for an error of no known kind."""
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
@@ -46,6 +51,8 @@ def message_of(error: errors.HyperStackError) -> str:
 
 
 def answer(error: errors.HyperStackError) -> web.StreamResponse:
+    if isinstance(error, PlainTextError):
+        return web.Response(status=400, text=f"{message_of(error)}\n", headers={"X-Content-Type-Options": "nosniff"})
     status = status_of(error)
     return web.Response(status=304) if status == 304 else json_response({"message": message_of(error)}, status=status)
 
@@ -53,10 +60,16 @@ def answer(error: errors.HyperStackError) -> web.StreamResponse:
 @web.middleware
 async def unknown_paths(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
                         ) -> web.StreamResponse:
-    """What the router itself refuses, in the shape of every other error."""
+    """What the router itself refuses, in the shape of every other error. OPTIONS is answered for any path."""
+    answer = misdirected(request)
+    if answer is not None:
+        return answer
+    if request.method == "OPTIONS":
+        return web.Response(headers={"Content-Length": "0"})
     try:
         return await handler(request)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        request[BARE] = True
         return json_response({"message": "page not found"}, status=404)
 
 

@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from hyperstack.http import errors
 from hyperstack.http.call import Call
+from hyperstack.http.targets import check_query
 from hyperstack.identity.api import Certificate, IdentityBackend, Peer
 from hyperstack.pod.errors import Forbidden
 
@@ -104,6 +105,7 @@ def _adapt(route: Route, identity: IdentityBackend, check_version: CheckVersion
            ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def work(request: web.Request) -> web.StreamResponse:
         version = check_version(request.match_info.get("version"))
+        check_query(request)
         who = await identity.identify(peer_of(request))
         return await route.handler(Call(request=request, who=who, version=version))
 

@@ -30,6 +30,8 @@ class Served:
 
     async def call(self, method: str, path: str, **options: object) -> tuple[int, object]:
         """(status, parsed JSON or None)."""
+        if "data" not in options:
+            options["headers"] = {"Content-Type": "application/json", **(options.get("headers") or {})}  # type: ignore[dict-item]
         async with self.client.request(method, f"http://d{path}", **options) as answer:  # type: ignore[arg-type]
             text = await answer.text()
             return answer.status, await answer.json(content_type=None) if text else None

@@ -51,7 +51,7 @@ async def test_a_malformed_body_is_the_clients_fault(served: Served) -> None:
 
 async def test_a_body_that_claims_to_be_compressed_is_the_clients_fault(served: Served) -> None:
     status, answer = await served.call("POST", "/containers/create", data=b"not gzip",
-                                       headers={"Content-Encoding": "gzip"})
+                                       headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
     assert (status, answer) == (400, {"message": "the request body is malformed or not whole"})
 
 

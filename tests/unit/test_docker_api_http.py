@@ -71,9 +71,10 @@ async def test_ping_tells_the_version_that_clients_negotiate_with(served: Served
 
 @pytest.mark.parametrize(("version", "status", "words"), [
     ("v1.24", 200, ""), ("v1.55", 200, ""),
+    ("v1.24.1", 200, ""),
     ("v1.56", 400, "client version 1.56 is too new. Maximum supported API version is 1.55"),
-    ("v1.5", 400, "client version 1.5 is too old. Minimum supported API version is 1.24"),
-    ("v99999.1", 404, "page not found"), ("vx", 404, "page not found"),
+    ("v99999.1", 400, "client version 99999.1 is too new. Maximum supported API version is 1.55"),
+    ("vx", 404, "page not found"), ("v1.5x", 404, "page not found"),
 ])
 async def test_versions_in_the_path(served: Served, version: str, status: int, words: str) -> None:
     found, answer = await served.call("GET", f"/{version}/containers/json")
@@ -81,6 +82,33 @@ async def test_versions_in_the_path(served: Served, version: str, status: int, w
     if words:
         assert isinstance(answer, dict)
         assert words in answer["message"]
+
+
+@pytest.mark.parametrize("version", ["1.5", "1", "1.5.1", "0.0", ".", "1.23.99"])
+async def test_a_version_that_is_too_old_is_told_as_text(served: Served, version: str) -> None:
+    async with served.client.get(f"http://d/v{version}/info") as answer:
+        assert (answer.status, answer.content_type) == (400, "text/plain")
+        assert f"client version {version} is too old. Minimum supported API version is 1.24" in await answer.text()
+
+
+@pytest.mark.parametrize(("target", "status", "where"), [
+    ("//_ping", 301, "/_ping"), ("/v1.51/x/../_ping?a=%2F", 301, "/v1.51/_ping?a=%2F"), ("/./", 301, "/"),
+    ("/v1.51/containers/%2e%2e/json", 301, "/v1.51/json"), ("/..", 301, "/"), ("/a//", 301, "/a/"),
+    ("/containers/%zz/json", 400, None), ("/%", 400, None), ("/v1.51/%5fping", 200, None),
+    ("/containers/json?all=%zz", 400, None), ("/containers/json?a;b", 400, None),
+])
+async def test_paths_and_queries_are_read_as_go_reads_them(served: Served, target: str, status: int, where: str | None
+                                                           ) -> None:
+    reader, writer = await served.raw(f"GET {target} HTTP/1.0\r\nHost: d\r\n\r\n".encode())
+    head = (await reader.read()).decode().split("\r\n\r\n")[0].split("\r\n")
+    writer.close()
+    headers = dict(line.split(": ", 1) for line in head[1:])
+    assert (int(head[0].split()[1]), headers.get("Location")) == (status, where)
+
+
+async def test_options_are_answered_for_any_path(served: Served) -> None:
+    async with served.client.options("http://d/nothing") as answer:
+        assert (answer.status, await answer.read(), "Api-Version" in answer.headers) == (200, b"", True)
 
 
 @pytest.mark.parametrize(("method", "path", "status", "words"), [
