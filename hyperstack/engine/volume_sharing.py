@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -22,6 +23,7 @@ from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
 from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
+from hyperstack.guest.channel import GuestCallError
 from hyperstack.pod.errors import HyperStackError, Unavailable
 
 _LOOK_S = 0.05
@@ -48,8 +50,12 @@ class VolumeSharing:
 
     async def _attach_one(self, sandbox: Sandbox, container: ContainerRecord, volume: VolumeRecord, name: str,
                           port: str, seat: Callable[[], Awaitable[None]]) -> None:
+        read_only = all(mount.read_only for mount in container.spec.mounts if mount.source == volume.name)
         deadline = asyncio.get_running_loop().time() + self._patience_s
-        while (server := self._server(sandbox.pod_id, volume, port)) is None:
+        while True:
+            server = self._server(sandbox.pod_id, volume, port)
+            if server is not None and await self._connect(sandbox, server, volume, port, read_only=read_only):
+                break
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(f"the VM that has the volume {volume.name} neither starts nor stops", field="volume",
                                   value=volume.name)
@@ -57,13 +63,23 @@ class VolumeSharing:
             await seat()
             if volume.id in self._pod(sandbox.pod_id).owned:
                 return
-        read_only = all(mount.read_only for mount in container.spec.mounts if mount.source == volume.name)
+        await sandbox.channel.volume(messages.Volume(name=name, port=port))
+
+    async def _connect(self, sandbox: Sandbox, server: Sandbox, volume: VolumeRecord, port: str, *, read_only: bool
+                       ) -> bool:
+        """Whether the server's guest has the volume: one that runs is to have the disk before it has mounted it."""
         theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs, ours:
             await server.machine.attach_port(port, theirs.fileno())
-            await server.channel.serve(volume.name, port, read_only=read_only)
+            try:
+                await server.channel.serve(volume.name, port, read_only=read_only)
+            except GuestCallError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                await server.machine.detach_port(port)
+                return False
             await sandbox.machine.attach_port(port, ours.fileno())
-        await sandbox.channel.volume(messages.Volume(name=name, port=port))
+        return True
 
     def _server(self, pod_id: str, volume: VolumeRecord, port: str) -> Sandbox | None:
         """The running sandbox that has the disk, once it is stored that it serves: so it stays. None: it starts, or

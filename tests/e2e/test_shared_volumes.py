@@ -95,6 +95,21 @@ def test_all_that_start_at_once_have_it(daemon: Daemon, volume: str) -> None:
     assert daemon.text("exec", names[-1], "ls", "/d").split() == names
 
 
+def test_all_that_join_running_vms_at_once_have_it(daemon: Daemon, volume: str) -> None:
+    """There is a moment in which a VM is to have the disk and has not mounted it."""
+    hosts = ("one", "two", "three")
+    for host in hosts:
+        sleeper(daemon, host)
+    names = [f"in-{host}" for host in hosts]
+    for _ in range(3):
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: sleeper(daemon, f"in-{host}", "--network", f"container:{host}",
+                                               "-v", f"{volume}:/d"), hosts))
+        daemon.ctl("exec", names[0], "sh", "-c", "echo $(hostname) >/d/f")
+        assert len({daemon.text("exec", name, "cat", "/d/f") for name in names}) == 1
+        daemon.ctl("rm", "-f", *names)
+
+
 def test_the_size_holds_for_all(daemon: Daemon, volume: str) -> None:
     daemon.ctl("volume", "create", "-o", "size=32m", volume)
     sleeper(daemon, "first", "-v", f"{volume}:/d")
