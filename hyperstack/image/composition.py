@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from hyperstack.dockerfile.globs import Glob, Steps
 from hyperstack.dockerfile.patterns import is_wild
 from hyperstack.image import tar, tar_writer
-from hyperstack.image.tree import MAX_LINKS, Node, TreeError, find, parts_of, shown
+from hyperstack.image.paths import TooManyLinksError, walk, words
+from hyperstack.image.tree import Node, TreeError, find, parts_of, shown
 
 _MAX_NAMES = 1 << 20
 """Bytes of a file of users or groups."""
@@ -83,36 +84,27 @@ class Composition:
 
         :raise CopyError: something else is there.
         """
-        trail = [self._root]
-        pending = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
-        followed = 0
-        while pending:
-            part = pending.pop()
-            if part == b"..":
-                if len(trail) > 1:
-                    trail.pop()
-                continue
-            parts_of(part)  # its length
-            here = trail[-1]
-            there = here.children.get(part)
-            node = there.node if there is not None else self._below(here, part)
+        def step(here: _Entry, name: bytes, last: bool) -> _Entry | bytes:
+            parts_of(name)  # its length
+            there = here.children.get(name)
+            node = there.node if there is not None else self._below(here, name)
             if node is None:
-                there = here.children[part] = _Entry(here.below(part), _made(self._now), owner=owner)
+                there = here.children[name] = _Entry(here.below(name), _made(self._now), owner=owner)
                 self._count()
             elif node.is_link:
-                followed += 1
-                if followed > MAX_LINKS:
-                    raise CopyError(f"too many levels of symbolic links at {shown(path)}")
-                if node.target.startswith(b"/"):
-                    del trail[1:]
-                pending += [step for step in reversed(node.target.split(b"/")) if step not in (b"", b".")]
-                continue
+                return node.target
             elif not node.is_directory:
                 raise CopyError(f"cannot copy to non-directory: {shown(path)}")
             elif there is None:
-                there = here.children[part] = _Entry(here.below(part), node, base=node, touched=True)
-            trail.append(there)
-        return trail[-1]
+                there = here.children[name] = _Entry(here.below(name), node, base=node, touched=True)
+            return there
+
+        try:
+            found = walk(self._root, words(path), step)
+        except TooManyLinksError:
+            raise CopyError(f"too many levels of symbolic links at {shown(path)}") from None
+        assert found is not None, "each step finds or makes something"
+        return found
 
     def _below(self, entry: _Entry, name: bytes) -> Node | None:
         return entry.base.children().get(name) if entry.base is not None else None

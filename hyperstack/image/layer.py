@@ -26,12 +26,10 @@ from hyperstack.image.erofs import (
     Directory,
     ErofsWriter,
 )
-from hyperstack.image.paths import OutOfRootError, components
+from hyperstack.image.paths import OutOfRootError, TooManyLinksError, components, walk
 
 MAX_PATH = 4096
 """Bytes of a name, PATH_MAX."""
-_MAX_FOLLOWED = 40
-"""Symbolic links on one path, as Linux has it."""
 _MAX_ID = 0xFFFFFFFE
 _WHITEOUT = b".wh."
 _OPAQUE = b".wh..wh..opq"
@@ -179,31 +177,22 @@ class LayerBuilder:
 
     def _walk(self, parts: list[bytes], *, make: bool) -> Directory | None:
         """The directory with this path; None where it is absent and not to be made."""
-        trail = [self.root]
-        pending = parts[::-1]
-        followed = 0
-        while pending:
-            part = pending.pop()
-            if part == b"..":
-                if len(trail) > 1:
-                    trail.pop()
-                continue
-            child = trail[-1].children.get(part)
+        def step(here: Directory, name: bytes, last: bool) -> Directory | bytes | None:
+            child = here.children.get(name)
             if isinstance(child, Directory):
-                trail.append(child)
-            elif child is not None and child & 7 == FT_SYMLINK:
-                followed += 1
+                return child
+            if child is not None and child & 7 == FT_SYMLINK:
                 target = self._writer.symlink_target(child >> 3)
-                if followed > _MAX_FOLLOWED or target is None:
-                    raise LayerError(f"a path leads through too many or too long symbolic links at {_shown(part)}")
-                if target.startswith(b"/"):
-                    del trail[1:]
-                pending += [step for step in reversed(target.split(b"/")) if step not in (b"", b".")]
-            elif not make:
-                return None
-            else:
-                trail.append(self._missing(trail[-1], part, child))
-        return trail[-1]
+                if target is None:
+                    raise TooManyLinksError(name)
+                return target
+            return self._missing(here, name, child) if make else None
+
+        try:
+            return walk(self.root, parts, step)
+        except TooManyLinksError as error:
+            raise LayerError("a path leads through too many or too long symbolic links at "
+                             f"{_shown(error.args[0])}") from None
 
     def _missing(self, parent: Directory, name: bytes, there: int | None) -> Directory:
         if there is not None and there != self._whiteout:

@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from hyperstack.image import tar
 from hyperstack.image.erofs import MAX_NAME
 from hyperstack.image.erofs_reader import Inode, LayerDisk
-from hyperstack.image.paths import OutOfRootError, components
+from hyperstack.image.paths import OutOfRootError, TooManyLinksError, components, walk, words
 
 MAX_PATH = 4096
-MAX_LINKS = 40
-"""Symbolic links on one path, as Linux has it."""
 _PIECE = 1 << 20
 _MAX_ID = 0xFFFFFFFE
 _KINDS = {tar.REGULAR: stat.S_IFREG, tar.SYMLINK: stat.S_IFLNK, tar.DIRECTORY: stat.S_IFDIR, tar.FIFO: stat.S_IFIFO,
@@ -307,25 +305,11 @@ def find(root: Node, path: bytes, *, follow: bool = True) -> Node | None:
     :param follow: also the last component, where that is a symbolic link.
     :raise TreeError: too many links.
     """
-    trail = [root]
-    pending = [part for part in path.split(b"/") if part not in (b"", b".")][::-1]
-    followed = 0
-    while pending:
-        part = pending.pop()
-        if part == b"..":
-            if len(trail) > 1:
-                trail.pop()
-            continue
-        child = trail[-1].children().get(part)
-        if child is None:
-            return None
-        if child.is_link and (follow or pending):
-            followed += 1
-            if followed > MAX_LINKS:
-                raise TreeError(f"too many levels of symbolic links at {shown(path)}")
-            if child.target.startswith(b"/"):
-                del trail[1:]
-            pending += [step for step in reversed(child.target.split(b"/")) if step not in (b"", b".")]
-            continue
-        trail.append(child)
-    return trail[-1]
+    def step(node: Node, name: bytes, last: bool) -> Node | bytes | None:
+        child = node.children().get(name)
+        return child.target if child is not None and child.is_link and (follow or not last) else child
+
+    try:
+        return walk(root, words(path), step)
+    except TooManyLinksError:
+        raise TreeError(f"too many levels of symbolic links at {shown(path)}") from None
