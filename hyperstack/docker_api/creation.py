@@ -90,11 +90,14 @@ def parse_restart(body: RestartPolicyBody) -> RestartPolicy:
     try:
         kind = RestartKind(body.name or "no")
     except ValueError as error:
-        raise InvalidArgument(f"invalid restart policy '{body.name[:64]}'", field="RestartPolicy.Name",
-                              value=body.name[:64], hint="no, always, unless-stopped or on-failure[:N]") from error
+        raise InvalidArgument(f"invalid restart policy: unknown policy '{body.name[:64]}'; use one of 'no', 'always', "
+                              "'on-failure', or 'unless-stopped'", field="RestartPolicy.Name",
+                              value=body.name[:64]) from error
     count = body.maximum_retry_count
-    if count < 0 or (count and kind is not RestartKind.ON_FAILURE):
-        raise InvalidArgument("maximum retry count can only be used with 'on-failure', and cannot be negative",
+    faults = ["can only be used with 'on-failure'"] if count and kind is not RestartKind.ON_FAILURE else []
+    faults += ["cannot be negative"] if count < 0 else []
+    if faults:
+        raise InvalidArgument(f"invalid restart policy: maximum retry count {' and '.join(faults)}",
                               field="RestartPolicy.MaximumRetryCount", value=count)
     return RestartPolicy(kind=kind, max_retries=count)
 

@@ -49,7 +49,7 @@ def test_options_of_run_reach_the_process(cli: Cli) -> None:
     assert cli("run", "--rm", "--shm-size", "8m", BUSYBOX, "sh", "-c",
                "df -k /dev/shm | tail -n 1").split()[1] == "8192"
     assert "Operation not permitted" in cli.fails("run", "--rm", "--cap-drop", "ALL", BUSYBOX, "chown", "1", "/tmp")
-    assert cli("run", "--rm", "--dns", "10.9.9.9", "--dns-search", "y.test", BUSYBOX, "grep", "search",
+    assert cli("run", "--rm", "--dns", "10.9.9.9", "--dns-search", "y.test", BUSYBOX, "grep", "^search",
                "/etc/resolv.conf") == "search y.test"
 
 
@@ -120,7 +120,7 @@ def test_stop_start_kill_restart_and_what_they_say(cli: Cli) -> None:
     (("--network", "none", "--ip", "10.1.2.3"), 125, "ip address is supported on user"),
     (("--cap-add", "BAD"), 125, 'unknown capability: "cap_bad"'),
     (("--sysctl", "net.hs-none=1"), 127, "no such file or directory"),
-    (("--restart", "never"), 125, "invalid restart policy 'never'"),
+    (("--restart", "never"), 125, "invalid restart policy: unknown policy 'never'"),
     (("--stop-signal", "NOSUCH"), 125, "invalid signal: nosuch"),
     (("-p", "127.0.0.1:99999:80"), 125, "invalid"),
     (("--ulimit", "nofile=10:5"), 125, "ulimit"),

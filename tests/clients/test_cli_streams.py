@@ -30,7 +30,8 @@ def test_exec(cli: Cli) -> None:
     assert cli("exec", "-i", "hs-e", "cat", stdin=b"in") == "in"
     done = cli.run("exec", "hs-e", "nosuch", code=cli.expect.exec_not_found)
     assert "executable file not found in $PATH" in done.stdout + done.stderr
-    done = cli.run("exec", "-u", "hs-none", "hs-e", "true", code=126)
+    done = cli.attempt("exec", "-u", "hs-none", "hs-e", "true")
+    assert done.returncode in (1, 126), "it is not created; or it does not start, before Docker 28"
     assert "unable to find user hs-none: no matching entries in passwd file" in done.stdout + done.stderr
     assert cli("exec", "-d", "hs-e", "sh", "-c", "echo 1 > /done") == ""
     wait_until(lambda: "done" in cli("exec", "hs-e", "ls", "/"), "a detached exec has done its work")

@@ -204,7 +204,7 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
     ({"HostConfig": {"MemorySwap": 5}}, "always set the Memory limit"),
     ({"HostConfig": {"NanoCpus": 1, "CpuQuota": 5000}}, "Conflicting options"),
     ({"HostConfig": {"CpuPeriod": 1}}, "CPU cfs period"),
-    ({"HostConfig": {"RestartPolicy": {"Name": "sometimes"}}}, "invalid restart policy 'sometimes'"),
+    ({"HostConfig": {"RestartPolicy": {"Name": "sometimes"}}}, "invalid restart policy: unknown policy 'sometimes'"),
     ({"HostConfig": {"RestartPolicy": {"Name": "always", "MaximumRetryCount": 3}}}, "maximum retry count"),
     ({"HostConfig": {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}}, "can't create 'AutoRemove'"),
     ({"HostConfig": {"Binds": ["a:b:c:d"]}}, "invalid volume specification"),

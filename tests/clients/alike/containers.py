@@ -14,4 +14,7 @@ ROWS = (
     Row("DELETE /containers/hs-mac"),
     Row("POST /v1.43/containers/create?name=hs-mac", {"Image": BUSYBOX, "MacAddress": "02:42:ac:11:00:99"}, same=True),
     Row("DELETE /containers/hs-mac"),
+    *(Row("POST /containers/create?name=hs-policy", {"Image": BUSYBOX, "HostConfig": {"RestartPolicy": policy}})
+      for policy in ({"Name": "never"}, {"Name": "always", "MaximumRetryCount": 2},
+                     {"Name": "on-failure", "MaximumRetryCount": -2}, {"Name": "no", "MaximumRetryCount": -2})),
 )
