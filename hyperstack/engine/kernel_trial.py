@@ -26,7 +26,7 @@ from hyperstack.guest.connection import GuestCallError
 from hyperstack.guest.linux import capability_numbers, container_capabilities
 from hyperstack.guest.seccomp import default_profile
 from hyperstack.hypervisor.api import TRIAL_PREFIX, Disk, Machine, MachineSpec
-from hyperstack.image.erofs import Attributes, Directory, ErofsWriter
+from hyperstack.image.erofs.writer import Attributes, Directory, ErofsWriter
 from hyperstack.pod.errors import GuestError, InvalidArgument
 from hyperstack.pod.kernel import Kernel
 from hyperstack.volume.local.blank import make_blank_disk

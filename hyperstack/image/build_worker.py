@@ -20,7 +20,7 @@ from hyperstack.dockerfile.patterns import Ignored, read_ignore_file
 from hyperstack.image import confine, tar
 from hyperstack.image.composition import Composition, CopyError, Owner, mode_of, owner_of, selected
 from hyperstack.image.compression import CompressionError, unpacked_any
-from hyperstack.image.erofs_reader import DiskError
+from hyperstack.image.erofs.reader import DiskError
 from hyperstack.image.tree import FileNode, Node, TarTree, TreeError, find, layers_root
 from hyperstack.pod.errors import InvalidArgument
 

@@ -15,17 +15,8 @@ from __future__ import annotations
 import stat
 
 from hyperstack.image import tar
-from hyperstack.image.erofs import (
-    FT_BLOCK,
-    FT_CHARACTER,
-    FT_FIFO,
-    FT_REGULAR,
-    FT_SYMLINK,
-    MAX_NAME,
-    Attributes,
-    Directory,
-    ErofsWriter,
-)
+from hyperstack.image.erofs.format import FT_BLOCK, FT_CHARACTER, FT_FIFO, FT_REGULAR, FT_SYMLINK, MAX_NAME
+from hyperstack.image.erofs.writer import Attributes, Directory, ErofsWriter
 from hyperstack.image.paths import OutOfRootError, TooManyLinksError, components, walk
 
 MAX_PATH = 4096

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hyperstack.image import tar
-from hyperstack.image.erofs import ErofsWriter
+from hyperstack.image.erofs.writer import ErofsWriter
 from hyperstack.image.layer import LayerBuilder
 
 _MAX_BYTES = 64 << 20

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from hyperstack.image import tar
-from hyperstack.image.erofs import MAX_NAME
-from hyperstack.image.erofs_reader import Inode, LayerDisk
+from hyperstack.image.erofs.format import MAX_NAME
+from hyperstack.image.erofs.reader import Inode, LayerDisk
 from hyperstack.image.paths import OutOfRootError, TooManyLinksError, components, walk, words
 
 MAX_PATH = 4096

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 
 from hyperstack.image import confine, tar
 from hyperstack.image.compression import CompressionError, unpacked
-from hyperstack.image.erofs import ErofsWriter, ImageTooBig
+from hyperstack.image.erofs.data import ImageTooBig
+from hyperstack.image.erofs.writer import ErofsWriter
 from hyperstack.image.layer import LayerBuilder, LayerError
 
 _PROGRESS_STEP = 1 << 22

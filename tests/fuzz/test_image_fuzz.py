@@ -59,7 +59,8 @@ def archives(data: bytes) -> None:
 def layers(data: bytes) -> None:
     """A layer becomes a disk of whole blocks within its bounds, or is refused."""
     from hyperstack.image import tar
-    from hyperstack.image.erofs import ErofsWriter, ImageTooBig
+    from hyperstack.image.erofs.data import ImageTooBig
+    from hyperstack.image.erofs.writer import ErofsWriter
     from hyperstack.image.layer import LayerBuilder, LayerError
 
     for fd in (_image, _spool):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperstack.image import tar
-from hyperstack.image.erofs import ErofsWriter
+from hyperstack.image.erofs.writer import ErofsWriter
 from hyperstack.image.layer import LayerBuilder
 
 MAX_BYTES = 1 << 30

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperstack.image.erofs import ImageTooBig, crc32c, encode_xattrs
+from hyperstack.image.erofs.data import ImageTooBig
+from hyperstack.image.erofs.format import crc32c, encode_xattrs
 from tests.unit.image_layers import check, extract, make_disk, make_tar, member, tree
 
 BLOCK = 4096

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hyperstack.image.erofs import Directory
+from hyperstack.image.erofs.writer import Directory
 from hyperstack.image.layer import LayerError
 from tests.unit.image_layers import check, extract, make_disk, make_tar, member, tree
 

@@ -1,4 +1,4 @@
-"""Reads the disks that `hyperstack.image.erofs` writes: names, attributes and contents, without mounting anything.
+"""Reads the disks that `writer` writes: names, attributes and contents, without mounting anything.
 
 Disks are ours, but what they hold is not: an image's author chose every name, target and attribute. Whatever does not
 fit together is an error, never a guess.
@@ -12,21 +12,26 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hyperstack.image.erofs import BLOCK
+from hyperstack.image.erofs.format import (
+    BLOCK,
+    CHUNKED,
+    DIRENT,
+    INLINE,
+    INODE,
+    MAGIC,
+    NULL,
+    PLAIN,
+    SLOT,
+    SUPER,
+    SUPER_OFFSET,
+    XATTR,
+    XATTR_HEADER,
+    XATTR_PREFIXES,
+)
 
-_SUPER_OFFSET = 1024
-_SUPER = struct.Struct("<IIIBBHQQIIII")
-_MAGIC = 0xE0F5E1E2
-_INODE = struct.Struct("<HHHHQIIIIQII")
-_INODE_SIZE = 64
-_SLOT = 32
-_DIRENT = struct.Struct("<QHBB")
-_PLAIN, _INLINE, _CHUNKED = 1, 5, 9
-_NULL = 0xFFFFFFFF
 _PIECE = 1 << 20
 _MAX_DIRECTORY = 1 << 30
-_XATTR_PREFIXES = {1: b"user.", 2: b"system.posix_acl_access", 3: b"system.posix_acl_default", 4: b"trusted.",
-                   6: b"security."}
+_PREFIXES = {index: prefix for prefix, index in XATTR_PREFIXES}
 
 
 class DiskError(ValueError):
@@ -66,8 +71,8 @@ class LayerDisk:
     def __init__(self, fd: int) -> None:
         """:raise DiskError: it is no disk of a layer."""
         self._fd = fd
-        fields = _SUPER.unpack(self._read(_SUPER_OFFSET, _SUPER.size))
-        if fields[0] != _MAGIC:
+        fields = SUPER.unpack(self._read(SUPER_OFFSET, SUPER.size))
+        if fields[0] != MAGIC:
             raise DiskError("a layer's disk has no superblock")
         self._root, self._metadata = fields[5], fields[10] * BLOCK
 
@@ -76,11 +81,11 @@ class LayerDisk:
         return self.inode(self._root)
 
     def inode(self, nid: int) -> Inode:
-        raw = self._read(self._metadata + nid * _SLOT, _INODE_SIZE)
-        layout, xattrs, mode, _, size, union, _, uid, gid, mtime, mtime_ns, links = _INODE.unpack(raw[:_INODE.size])
+        raw = self._read(self._metadata + nid * SLOT, INODE.size)
+        layout, xattrs, mode, _, size, union, _, uid, gid, mtime, mtime_ns, links, *_ = INODE.unpack(raw)
         seconds = mtime - (1 << 64) if mtime >> 63 else mtime
-        return Inode(nid, layout, 4 * (xattrs - 1) + 12 if xattrs else 0, mode, size, union, uid, gid, seconds,
-                     mtime_ns, links)
+        area = 4 * (xattrs - 1) + XATTR_HEADER if xattrs else 0
+        return Inode(nid, layout, area, mode, size, union, uid, gid, seconds, mtime_ns, links)
 
     def entries(self, directory: Inode) -> dict[bytes, int]:
         """Names to inode numbers, without the two that every directory has."""
@@ -90,10 +95,10 @@ class LayerDisk:
         data = b"".join(self.data(directory))
         for start in range(0, len(data), BLOCK):
             block = data[start:start + BLOCK]
-            count = _DIRENT.unpack_from(block)[1] // _DIRENT.size
-            if not 0 < count <= len(block) // _DIRENT.size:
+            count = DIRENT.unpack_from(block)[1] // DIRENT.size
+            if not 0 < count <= len(block) // DIRENT.size:
                 raise DiskError("a directory of a layer is malformed")
-            heads = [_DIRENT.unpack_from(block, at * _DIRENT.size) for at in range(count)]
+            heads = [DIRENT.unpack_from(block, at * DIRENT.size) for at in range(count)]
             ends = [head[1] for head in heads[1:]] + [len(block)]
             for (nid, offset, _, _), end in zip(heads, ends, strict=True):
                 name = block[offset:end].rstrip(b"\0")
@@ -103,25 +108,25 @@ class LayerDisk:
 
     def data(self, inode: Inode) -> Iterator[bytes]:
         """A regular file's contents, a link's target, a directory's blocks; holes as zeros."""
-        if inode.layout == _CHUNKED:
+        if inode.layout == CHUNKED:
             yield from self._chunks(inode)
             return
-        if inode.layout not in (_PLAIN, _INLINE):
+        if inode.layout not in (PLAIN, INLINE):
             raise DiskError(f"a file of a layer has the layout {inode.layout}")
-        body = inode.size - inode.size % BLOCK if inode.layout == _INLINE else inode.size
+        body = inode.size - inode.size % BLOCK if inode.layout == INLINE else inode.size
         yield from self._pieces(inode.union * BLOCK, body)
         if body < inode.size:
-            yield self._read(self._metadata + inode.nid * _SLOT + _INODE_SIZE + inode.xattr_bytes, inode.size - body)
+            yield self._read(self._metadata + inode.nid * SLOT + INODE.size + inode.xattr_bytes, inode.size - body)
 
     def xattrs(self, inode: Inode) -> dict[bytes, bytes]:
         if not inode.xattr_bytes:
             return {}
-        area = self._read(self._metadata + inode.nid * _SLOT + _INODE_SIZE, inode.xattr_bytes)
-        found, at = {}, 12
-        while at + 4 <= len(area):
-            length, index, size = struct.unpack_from("<BBH", area, at)
-            at += 4
-            name = _XATTR_PREFIXES.get(index, b"") + area[at:at + length]
+        area = self._read(self._metadata + inode.nid * SLOT + INODE.size, inode.xattr_bytes)
+        found, at = {}, XATTR_HEADER
+        while at + XATTR.size <= len(area):
+            length, index, size = XATTR.unpack_from(area, at)
+            at += XATTR.size
+            name = _PREFIXES.get(index, b"") + area[at:at + length]
             found[name] = area[at + length:at + length + size]
             at += length + size
             at += -at % 4
@@ -130,12 +135,12 @@ class LayerDisk:
     def _chunks(self, inode: Inode) -> Iterator[bytes]:
         size = 1 << (inode.union & 0x1F) + BLOCK.bit_length() - 1
         count = -(-inode.size // size)
-        raw = self._read(self._metadata + inode.nid * _SLOT + _INODE_SIZE + inode.xattr_bytes, 4 * count)
+        raw = self._read(self._metadata + inode.nid * SLOT + INODE.size + inode.xattr_bytes, 4 * count)
         left = inode.size
         for (address,) in struct.iter_unpack("<I", raw):
             length = min(size, left)
             left -= length
-            if address == _NULL:
+            if address == NULL:
                 for at in range(0, length, _PIECE):
                     yield bytes(min(_PIECE, length - at))
             else:
