@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hyperstack.dockerfile.errors import DockerfileError, shown
-from hyperstack.dockerfile.instructions import Arg, From, Instruction, parse
+from hyperstack.dockerfile.instructions import Arg, From, Instruction
+from hyperstack.dockerfile.parsing import parse
 from hyperstack.dockerfile.source import read_source
 
 
