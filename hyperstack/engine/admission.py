@@ -14,9 +14,9 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.logdrivers import keeping
 from hyperstack.engine.lookup import find
+from hyperstack.engine.machines import Kernels
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.sandboxes import Kernels
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.linux import container_capabilities, rlimit, signal_number

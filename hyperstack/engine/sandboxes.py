@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
-import secrets
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec.structs import replace
 
-from hyperstack.engine import cpusets, greeting, launch, linking
+from hyperstack.engine import launch, linking
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.growth import Growth
 from hyperstack.engine.liveness import lost
+from hyperstack.engine.machines import Kernels, Machines, tell_networks
 from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.placement import exposed_ports
-from hyperstack.engine.pool import POOL_ORIGIN, Pool, Ready
+from hyperstack.engine.pool import Pool
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.engine.store import Store
@@ -33,18 +30,15 @@ from hyperstack.engine.templates import Templates
 from hyperstack.engine.uids import Uids
 from hyperstack.guest import messages
 from hyperstack.guest.channel import CALL_DEADLINE_S, AgentChannel
-from hyperstack.guest.connection import EventHandler, GuestCallError
-from hyperstack.hypervisor.api import Hypervisor, Machine, MachineSpec, Nic, Template
+from hyperstack.guest.connection import EventHandler
+from hyperstack.hypervisor.api import Hypervisor, Machine
 from hyperstack.pod.errors import (
     Conflict,
-    GuestError,
     HyperStackError,
     NotFound,
     Unavailable,
     Unsupported,
-    UnsupportedOption,
 )
-from hyperstack.pod.kernel import Kernel
 from hyperstack.pod.spec import Resources
 from hyperstack.pod.states import SandboxState, check_sandbox
 
@@ -52,20 +46,8 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 10.0
 """For a guest to write its disks out; then it is killed."""
-_MOVE_IN_S = 5.0
-"""For a machine that stood ready to take over a pod's names and network; another can be started in its place."""
-
 _FILES_S = 2.0
 """For a guest to take new names that nobody who waits for it asked for."""
-
-
-class Kernels(Protocol):
-    """What the engine asks of the store of guest kernels."""
-
-    def get(self, name: str) -> Kernel:
-        """:raise NotFound: no such kernel; the empty name is the default."""
-
-    def list_all(self) -> list[Kernel]: ...
 
 
 class SandboxObserver(Protocol):
@@ -106,11 +88,9 @@ class Sandboxes:
         self._kernels = kernels
         self._networks = networks
         self._disks = disks
-        self._templates = templates
-        self._pool = pool
         self._starts = starts
-        self._uids = uids
         self._config = config
+        self._machines = Machines(store, hypervisor, kernels, networks, disks, templates, pool, uids, config)
         self._growth = Growth(store, kernels, starts, config)
         self._running: dict[str, Sandbox] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
@@ -136,14 +116,15 @@ class Sandboxes:
         running = self._running.get(pod_id)
         if running is not None:
             return running
-        pod = self._decide(self._pod(pod_id))
+        pod = self._machines.decide(self._pod(pod_id), self.containers_of(pod_id))
         try:
             async with self._starts.turn(pod_id, pod.project, memory_mib=pod.memory_asked_mib + MACHINE_OVERHEAD_MIB):
-                sandbox = await self._boot(pod)
+                machine, channel = await self._machines.start(pod, self.containers_of(pod_id),
+                                                              self._listener(pod_id))
         except BaseException as error:
             await asyncio.shield(self._undo(pod_id, _reason(error)))
             raise
-        self._running[pod_id] = sandbox
+        sandbox = self._running[pod_id] = Sandbox(pod_id, machine, channel)
         self._store.pods.put(replace(self._pod(pod_id), seated=self._disks.needed(self.containers_of(pod_id))))
         self._set_state(pod_id, SandboxState.READY)
         self._watch(sandbox)
@@ -188,7 +169,7 @@ class Sandboxes:
         :raise GuestError: the agent is too old for it. :raise UnsupportedOption: its kernel has no macvlan.
         """
         sandbox, pod = self.require(pod_id), self._pod(pod_id)
-        await _tell_networks(sandbox.channel, pod)
+        await tell_networks(sandbox.channel, pod)
         await self._tell_names(sandbox)
 
     async def follow_links(self, pod_ids: Iterable[str]) -> None:
@@ -226,7 +207,7 @@ class Sandboxes:
         machine = await self._hypervisor.adopt(pod.machine)
         if machine is None:
             return None
-        channel = await self._connect(pod, machine, self._kernels.get(pod.kernel))
+        channel = await self._machines.connect(pod, machine, self._kernels.get(pod.kernel), self._listener(pod.id))
         listing = await channel.list_all()
         handles = [p.handle for p in listing.processes]
         sandbox = Sandbox(pod.id, machine, channel, next_handle=max(handles, default=0) + 1)
@@ -266,108 +247,6 @@ class Sandboxes:
     def containers_of(self, pod_id: str) -> list[ContainerRecord]:
         found = [c for c in self._store.containers.all() if c.pod_id == pod_id]
         return sorted(found, key=lambda c: (not c.init, c.order))
-
-    # -- a start, step by step
-
-    def _decide(self, pod: PodRecord) -> PodRecord:
-        """Everything that the start will make on the host, stored before it is made."""
-        containers = self.containers_of(pod.id)
-        kernel = self._kernels.get(pod.spec.kernel)
-        asked = launch.machine_memory_mib(pod, containers, kernel, self._config)
-        pod = replace(pod, vm_uid=pod.vm_uid or self._uids.free(), agent_key=secrets.token_bytes(16),
-                      memory_mib=self._templates.memory_mib(asked), memory_asked_mib=asked, grown=False, origin="",
-                      vcpus=launch.machine_vcpus(pod, containers), kernel=kernel.name, kernel_release=kernel.release,
-                      state=check_sandbox(pod.id, pod.state, SandboxState.STARTING), reason="")
-        pod = self._disks.own(pod, containers)
-        return self._store.pods.put(self._networks.placement.plan(pod, exposed_ports(containers)))
-
-    async def _boot(self, pod: PodRecord) -> Sandbox:
-        containers = self.containers_of(pod.id)
-        kernel = self._kernels.get(pod.kernel)
-        template = self._templates.take(pod.project, kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus,
-                                        nic=pod.binding is not None)
-        ready = None if template is None else self._pool.take(template)
-        if ready is None:
-            self._hypervisor.expect_start()
-        if ready is not None and await self._move_in(pod, containers, ready):
-            machine, channel = ready.machine, ready.channel
-        else:
-            pod = self._pod(pod.id)
-            machine, channel = await self._bring_up(pod, containers, kernel, template)
-            await channel.configure(launch.configuration(pod, machine.disk_names))
-        if pod.further:
-            await _tell_networks(channel, pod)
-        if containers:
-            for name, serial in self._disks.volumes_of(containers):
-                await channel.volume(messages.Volume(name=name, serial=serial))
-        for volume in (*self._disks.memory_of(containers), *launch.scratch_volumes(pod, containers)):
-            await channel.volume(volume)
-        if cpus := cpusets.of_pod(containers):
-            await machine.pin(cpus)
-        return Sandbox(pod.id, machine, channel)
-
-    async def _move_in(self, pod: PodRecord, containers: list[ContainerRecord], ready: Ready) -> bool:
-        """Whether the machine that stood ready is the pod's now. Where anything of that fails it is gone, and the pod's
-        can be started in the ordinary way."""
-        pod = self._store.pods.put(replace(pod, machine_id=ready.machine.id, vm_uid=ready.uid, agent_key=ready.key,
-                                           origin=POOL_ORIGIN))
-        self._uids.give_back(ready.uid)
-        ready.on_event = self._listener(pod.id)
-        try:
-            await _all(self._networks.plug_spare(pod), self._move_disks_in(pod, containers, ready))
-        except BaseException as error:
-            await asyncio.shield(self._pool.discard(ready))
-            if not isinstance(error, HyperStackError | OSError):
-                raise
-            log.warning("pod %s cannot have %s, which stood ready: %s", pod.id[:12], ready.machine.id, error)
-            self._store.pods.put(replace(self._pod(pod.id), machine_id="", origin=""))
-            return False
-        return True
-
-    async def _move_disks_in(self, pod: PodRecord, containers: list[ContainerRecord], ready: Ready) -> None:
-        """And tell the guest's agent, in the same call as all else that it needs to know of the pod."""
-        with self._disks.opened(pod, containers) as disks:
-            try:
-                await ready.machine.equip(disks, None)
-            except Unsupported:
-                for disk in disks:
-                    await ready.machine.attach_disk(disk)
-        await ready.channel.configure(launch.configuration(pod, ready.machine.disk_names), deadline_s=_MOVE_IN_S)
-
-    async def _bring_up(self, pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel,
-                        template: Template | None) -> tuple[Machine, AgentChannel]:
-        """A machine whose agent answers: a clone where there is a template that is good for one, else a boot."""
-        if template is not None:
-            try:
-                return await self._start_machine(pod, containers, kernel, template)
-            except (Unavailable, GuestError) as error:
-                await self._templates.distrust(template, error)
-                await self._hypervisor.destroy_leftovers(pod.id)
-        return await self._start_machine(pod, containers, kernel, None)
-
-    async def _start_machine(self, pod: PodRecord, containers: list[ContainerRecord], kernel: Kernel,
-                             template: Template | None) -> tuple[Machine, AgentChannel]:
-        with contextlib.ExitStack() as stack:
-            disks = stack.enter_context(self._disks.opened(pod, containers))
-            tap = await self._networks.plug(pod)
-            if tap is not None:
-                stack.callback(os.close, tap)
-            nic = None if tap is None else Nic(fd=tap, mac=pod.bindings[0].mac)
-            machine = await self._hypervisor.start(MachineSpec(
-                id=pod.id, uid=pod.vm_uid, kernel=kernel, memory_mib=pod.memory_mib, vcpus=pod.vcpus, disks=disks,
-                nic=nic, template=template))
-        self._store.pods.put(replace(self._pod(pod.id), origin=machine.origin.value))
-        return machine, await self._connect(pod, machine, kernel)
-
-    async def _connect(self, pod: PodRecord, machine: Machine, kernel: Kernel) -> AgentChannel:
-        """:raise GuestError: the machine died, or its agent did not answer in time; with the console's last lines."""
-        try:
-            return await greeting.greet(machine, pod.agent_key, on_event=self._listener(pod.id),
-                                        deadline_s=self._config.boot_deadline_s)
-        except greeting.NoAnswer as error:
-            raise GuestError(f"The kernel {kernel.name} did not bring up the agent: {error.why}"
-                             f"{greeting.last_lines(error.console)}", field="kernel", value=kernel.name,
-                             hint="is this kernel fit for a HyperVM?") from error
 
     def _listener(self, pod_id: str) -> EventHandler:
         async def hear(event: messages.Event) -> None:
@@ -432,27 +311,6 @@ class Sandboxes:
         started = time.time_ns() if state is SandboxState.READY else pod.started_at
         self._store.pods.put(replace(pod, state=check_sandbox(pod_id, pod.state, state), reason=reason,
                                      started_at=started))
-
-
-async def _tell_networks(channel: AgentChannel, pod: PodRecord) -> None:
-    """:raise GuestError: the agent is too old. :raise UnsupportedOption: the kernel cannot."""
-    try:
-        await channel.networks(launch.networks(pod))
-    except GuestCallError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            raise UnsupportedOption("a pod on several networks", f"its kernel {pod.kernel} has no macvlan",
-                                    hint="choose one that has: hyperctl kernel ls") from error
-        if error.errno != errno.ENOSYS:
-            raise
-        raise GuestError("the pod runs with an agent that cannot change its networks", field="pod", value=pod.id,
-                         hint="restart it: its next VM has a newer one") from error
-
-
-async def _all(*work: Coroutine[Any, Any, object]) -> None:
-    """Each to its end, beside the others; raises what the first of them did that failed."""
-    for outcome in await asyncio.gather(*work, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
 
 
 def _reason(error: BaseException) -> str:

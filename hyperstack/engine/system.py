@@ -14,8 +14,8 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.doctor import diagnose
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.lives import ALIVE
+from hyperstack.engine.machines import Kernels
 from hyperstack.engine.pool import Pool
-from hyperstack.engine.sandboxes import Kernels
 from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService
