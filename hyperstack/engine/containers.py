@@ -133,7 +133,7 @@ class ContainerService:
                 self._store.containers.put(replace(container, name=name))
                 if pod.implicit and pod.name == container.name:
                     self._store.pods.put(replace(pod, name=name))
-        self._supervisor.emit(replace(container, name=name), "rename", oldName=container.name)
+        self._supervisor.emit(replace(container, name=name), "rename", oldName=f"/{container.name}")
 
     async def update(self, who: Principal, ref: str, *, resources: Resources | None = None,
                      restart: RestartPolicy | None = None) -> list[str]:

@@ -180,6 +180,8 @@ class Endings:
             self._lives.exits.lost(pod.id)
         else:
             await self._leave(container, pod, others)
+            if pod.implicit and pod.name == container.name and pod.bindings:
+                await self._lives.sandboxes.leave_networks(pod.id)
         self._lives.runs.drop(container.id)
         await asyncio.to_thread(self._lives.disks.delete, container)
         with self._lives.store.transaction():

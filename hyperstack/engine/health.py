@@ -34,6 +34,7 @@ from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import ExitEvent
 from hyperstack.pod.errors import HyperStackError
+from hyperstack.pod.ids import new_id
 from hyperstack.pod.spec import Healthcheck
 from hyperstack.pod.states import ContainerState
 
@@ -192,17 +193,21 @@ class HealthMonitor:
         """The exit code, as a shell has it. :raise HyperStackError: it could not be started."""
         pod = self._store.pods.get(container.pod_id)
         assert pod is not None, container.pod_id
-        handle = sandbox.new_handle()
+        handle, ident, words = sandbox.new_handle(), new_id(), " ".join(argv)
         ended = self._supervisor.exits.expect(container.pod_id, handle)
         try:
+            self._supervisor.emit(container, f"exec_create: {words}", execID=ident)  # As of every exec.
             process = launch.exec_process(pod, container, ExecRequest(argv=argv),
                                           linking.environment(self._store, container))
             await sandbox.channel.exec(container.id, handle, process)
+            self._supervisor.emit(container, f"exec_start: {words}", execID=ident)
             await sandbox.channel.attach(handle, output, stdout=0, stderr=0)
             event = await asyncio.shield(ended)
             with contextlib.suppress(TimeoutError):  # what the probe left behind may hold its output open
                 await asyncio.wait_for(output.complete.wait(), _END_S)
-            return _SIGNALLED + event.signal if event.signal else event.code
+            code = _SIGNALLED + event.signal if event.signal else event.code
+            self._supervisor.emit(container, "exec_die", execID=ident, exitCode=str(code))
+            return code
         finally:
             # Also where the container dies in the middle of it; the guest must not keep probes that nobody waits for.
             self._clearing[container.id] = self._supervisor.spawn(_clear_away(sandbox, handle, ended))

@@ -70,6 +70,15 @@ class NetworkService:
         await self._backend.rewire(pod.id, *pod.bindings)
         await (self.publish(pod) if pod.ports else self._backend.unpublish(pod.id))
 
+    async def abandon(self, before: PodRecord, now: PodRecord) -> None:
+        """Have the running pod on none of the networks that it was on.
+
+        :raise Unavailable: the host refuses.
+        """
+        await self.rewire(now)
+        found = (self._store.networks.get(binding.network_id) for binding in before.bindings)
+        self._tell_all([record for record in found if record is not None], "disconnect", before)
+
     async def _network_of(self, binding: Binding) -> NetworkRecord:
         """It is there then. :raise NotFound: it was removed."""
         record = self._store.networks.get(binding.network_id)

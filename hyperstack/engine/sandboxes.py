@@ -172,6 +172,21 @@ class Sandboxes:
         await tell_networks(sandbox.channel, pod)
         await self._tell_names(sandbox)
 
+    async def leave_networks(self, pod_id: str) -> None:
+        """Take a running pod off every network, and free its addresses and ports: the container that had them is gone,
+        and the VM stays for those that joined it or that read its volumes. It is on no network again, as in Docker.
+
+        :raise Unavailable: the host refuses; the next start of the daemon does it.
+        """
+        pod = self._pod(pod_id)
+        alone = self._store.pods.put(replace(pod, spec=pod.spec.on(()), binding=None, further=(), ports=()))
+        await self._networks.abandon(pod, alone)
+        if (sandbox := self.get(pod_id)) is not None:
+            try:
+                await tell_networks(sandbox.channel, alone)
+            except HyperStackError as error:
+                log.warning("pod %s is on no network any more, which its guest does not know: %s", pod_id[:12], error)
+
     async def follow_links(self, pod_ids: Iterable[str]) -> None:
         """Have the running containers of these pods know where those are now to whom they link. A guest that does not
         take it in good time keeps what it knew. Needs no lock: what is told is what holds when it is told.

@@ -50,8 +50,11 @@ def test_a_container_is_starting_then_healthy_then_unhealthy(daemon: Daemon) -> 
     assert daemon.docker_cli("ps", "-q", "--filter", "health=unhealthy").stdout.count(b"\n") == 1
     assert daemon.docker_cli("ps", "-q", "--filter", "health=healthy").stdout == b""
     told = daemon.docker_cli("events", "--since", since, "--until", str(time.time()), "--format", "{{.Action}}",
-                             "--filter", "container=well", "--filter", "event=health_status").stdout
-    assert told.splitlines() == [b"health_status: healthy", b"health_status: unhealthy"]
+                             "--filter", "container=well").stdout.decode().splitlines()
+    assert [line for line in told if "status" in line] == ["health_status: healthy", "health_status: unhealthy"]
+    probe = "/bin/sh -c echo checked; test -e /tmp/well"
+    first = told.index(f"exec_create: {probe}")
+    assert told[first:first + 3] == [f"exec_create: {probe}", f"exec_start: {probe}", "exec_die"], "a probe is an exec"
 
 
 def test_a_probe_that_takes_too_long_is_killed_and_counts_as_failed(daemon: Daemon) -> None:

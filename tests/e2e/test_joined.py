@@ -102,6 +102,27 @@ def test_who_is_joined_must_run_and_either_may_go_first(host: Daemon) -> None:
     assert len(host.vms()) == 1
 
 
+def test_who_goes_gives_its_address_and_its_ports_back(host: Daemon) -> None:
+    """Though the VM stays: for who joined it, or for who reads a volume whose disk it has."""
+    stays = (("--network", "container:first"), ("-v", "web-data:/data"))
+    try:
+        host.docker_cli("network", "create", "--subnet", "10.241.77.0/24", "net77")
+        host.docker_cli("rm", "-f", "web")
+        for options in stays:
+            place = ("--network", "net77", "--ip", "10.241.77.9", "-p", "127.0.0.1:38177:80", "-v", "web-data:/data")
+            host.docker_cli("run", "-d", "--name", "first", *place, BUSYBOX, *SLEEP)
+            host.docker_cli("run", "-d", "--name", "other", *options, BUSYBOX, *SLEEP)
+            host.docker_cli("rm", "-f", "first")
+            host.docker_cli("run", "-d", "--name", "first", *place, BUSYBOX, *SLEEP)
+            if options[0] == "--network":
+                assert text(host, "exec", "other", "sh", "-c", "ip -4 addr show eth0 2>&1 | grep inet || true") == ""
+            assert list(inspect(host, "first")["NetworkSettings"]["Ports"]) == ["80/tcp"]
+            host.docker_cli("rm", "-f", "first", "other")
+    finally:
+        host.docker_cli("rm", "-f", "first", "other", check=False)
+        host.docker_cli("network", "rm", "net77")
+
+
 def test_the_removal_of_who_joined_leaves_the_other_and_gives_its_disk_back(host: Daemon) -> None:
     for _ in range(2):
         host.docker_cli("run", "--name", "side", "--net", "container:web", "-v", "own-data:/own", SECOND, "true")
