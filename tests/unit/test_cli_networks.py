@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hyperstack.cli.commands.networks import pools
-from hyperstack.cli.create import endpoint
 from hyperstack.cli.errors import CliError
+from hyperstack.cli.options import endpoint
 from tests.unit.cli_daemon import Daemon
 from tests.unit.cli_process import hyperctl
 

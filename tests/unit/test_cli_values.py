@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperstack.cli import create, references, streams, units
+from hyperstack.cli import mounts, options, references, streams, units
 from hyperstack.cli.commands.ps import display_ports
 from hyperstack.cli.commands.stats import cpu_percent, memory_used
 from hyperstack.cli.errors import CliError
@@ -95,7 +95,7 @@ def test_names_are_split() -> None:
     assert references.split("h:5000/x:1@sha256:ab") == ("h:5000/x", "sha256:ab")
 
 
-@pytest.mark.parametrize(("options", "exposed", "bindings"), [
+@pytest.mark.parametrize(("publish", "exposed", "bindings"), [
     (["80"], ["80/tcp"], {"80/tcp": [("", "")]}),
     (["8080:80"], ["80/tcp"], {"80/tcp": [("", "8080")]}),
     (["127.0.0.1:8080:80/udp"], ["80/udp"], {"80/udp": [("127.0.0.1", "8080")]}),
@@ -105,8 +105,8 @@ def test_names_are_split() -> None:
     (["8000-8010:80"], ["80/tcp"], {"80/tcp": [("", "8000-8010")]}),
     (["1:80", "2:80"], ["80/tcp"], {"80/tcp": [("", "1"), ("", "2")]}),
 ])
-def test_ports_are_read(options: list[str], exposed: list[str], bindings: dict[str, list[tuple[str, str]]]) -> None:
-    found = create.ports(options)
+def test_ports_are_read(publish: list[str], exposed: list[str], bindings: dict[str, list[tuple[str, str]]]) -> None:
+    found = options.ports(publish)
     assert found == (exposed, {port: [{"HostIp": ip, "HostPort": number} for ip, number in held]
                                for port, held in bindings.items()})
 
@@ -114,13 +114,13 @@ def test_ports_are_read(options: list[str], exposed: list[str], bindings: dict[s
 @pytest.mark.parametrize("option", ["", "abc", "0", "70000", "1:2:3:4", "80/icmp", "1-3:1-2", "2-1:2-1", "-80"])
 def test_ports_that_are_none_are_refused(option: str) -> None:
     with pytest.raises(CliError, match="invalid port"):
-        create.ports([option])
+        options.ports([option])
 
 
 @given(st.text(alphabet="0123456789:-./[]tcpud", max_size=20))
 def test_any_port_is_read_or_refused(option: str) -> None:
     try:
-        exposed, bindings = create.ports([option])
+        exposed, bindings = options.ports([option])
     except CliError:
         return
     assert exposed
@@ -129,32 +129,32 @@ def test_any_port_is_read_or_refused(option: str) -> None:
 
 def test_volumes_and_mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert create.split_volumes(["/a:/b:ro", "named:/c", "./x:/d", "/anonymous"]) == (
+    assert mounts.split_volumes(["/a:/b:ro", "named:/c", "./x:/d", "/anonymous"]) == (
         ["/a:/b:ro", "named:/c", f"{tmp_path}/x:/d"], ["/anonymous"])
-    assert create.mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1770,ro") == {
+    assert mounts.mount("type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1770,ro") == {
         "Type": "tmpfs", "Target": "/t", "TmpfsOptions": {"SizeBytes": 1 << 20, "Mode": 0o1770}, "ReadOnly": True}
-    assert create.mount('type=volume,source=v,target=/t,"volume-opt=a=1,2"')["VolumeOptions"] == {
+    assert mounts.mount('type=volume,source=v,target=/t,"volume-opt=a=1,2"')["VolumeOptions"] == {
         "DriverConfig": {"Options": {"a": "1,2"}}}
 
 
 @pytest.mark.parametrize("option", ["", "type=bind", "type=bind,target", "target=/x,what=1", "target=/x,tmpfs-mode=9"])
 def test_mounts_that_are_none_are_refused(option: str) -> None:
     with pytest.raises(CliError, match="--mount"):
-        create.mount(option)
+        mounts.mount(option)
 
 
 @given(st.text(max_size=40))
 def test_any_mount_is_read_or_refused(option: str) -> None:
     with suppress(CliError):
-        assert create.mount(option)["Target"]
+        assert mounts.mount(option)["Target"]
 
 
 def test_small_options() -> None:
-    assert create.ulimit("nofile=1:2") == {"Name": "nofile", "Soft": 1, "Hard": 2}
-    assert create.restart_policy("on-failure:3") == {"Name": "on-failure", "MaximumRetryCount": 3}
-    assert create.extra_host("a=[::1]") == "a:::1"
-    for wrong, reader in (("nofile", create.ulimit), ("nofile=3:2", create.ulimit), ("often", create.restart_policy),
-                          ("on-failure:", create.restart_policy), ("a", create.extra_host)):
+    assert options.ulimit("nofile=1:2") == {"Name": "nofile", "Soft": 1, "Hard": 2}
+    assert options.restart_policy("on-failure:3") == {"Name": "on-failure", "MaximumRetryCount": 3}
+    assert options.extra_host("a=[::1]") == "a:::1"
+    for wrong, reader in (("nofile", options.ulimit), ("nofile=3:2", options.ulimit), ("often", options.restart_policy),
+                          ("on-failure:", options.restart_policy), ("a", options.extra_host)):
         with pytest.raises(CliError):
             reader(wrong)
 
@@ -163,12 +163,12 @@ def test_environment_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HERE", "yes")
     file = tmp_path / "env"
     file.write_text("# comment\n\nA=1\n  B= two words\nHERE\nNOT_HERE\n")
-    assert create.environment_file(str(file)) == ["A=1", "B= two words", "HERE=yes"]
+    assert options.environment_file(str(file)) == ["A=1", "B= two words", "HERE=yes"]
     file.write_text("bad name=1")
     with pytest.raises(CliError, match="white space"):
-        create.environment_file(str(file))
+        options.environment_file(str(file))
     with pytest.raises(CliError, match="cannot read"):
-        create.environment_file(str(tmp_path / "none"))
+        options.environment_file(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize(("ports", "text"), [

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hyperstack.cli import create, pulling
+from hyperstack.cli import options, pulling
 from hyperstack.cli.app import App, Command, pass_app
 from hyperstack.cli.context import read_context
 from hyperstack.cli.credentials import header_for_all
@@ -44,10 +44,10 @@ from hyperstack.cli.units import parse_size
 @click.option("--ulimit", multiple=True, metavar="NAME=SOFT[:HARD]", help="Limit of each RUN's processes")
 @click.argument("path", metavar="PATH|URL|-")
 @pass_app
-def build(app: App, /, *, path: str, dockerfile: str, quiet: bool, iidfile: str, **options: Any) -> None:
+def build(app: App, /, *, path: str, dockerfile: str, quiet: bool, iidfile: str, **asked: Any) -> None:
     """Build an image from a Dockerfile; each RUN has a VM of its own."""
     context = read_context(path, dockerfile)
-    query = {"dockerfile": context.dockerfile, "remote": context.remote or None, "q": quiet, **_query(**options)}
+    query = {"dockerfile": context.dockerfile, "remote": context.remote or None, "q": quiet, **_query(**asked)}
     response = app.client.request("POST", "/build", query=query, body=context.body, headers={
         "Content-Type": "application/x-tar", **header_for_all()})
     found: list[str] = []
@@ -64,18 +64,18 @@ def _query(*, tag: Sequence[str], build_arg: Sequence[str], label: Sequence[str]
            cache_from: Sequence[str], pull: bool, platform: str, rm: bool, force_rm: bool, network: str,
            add_host: Sequence[str], memory: str, memory_swap: str, cpu_shares: int, cpu_period: int, cpu_quota: int,
            cpuset_cpus: str, shm_size: str, ulimit: Sequence[str]) -> dict[str, Any]:
-    limits = create.resources(memory=memory, memory_swap=memory_swap)
+    limits = options.resources(memory=memory, memory_swap=memory_swap)
     return {
         "t": tag, "buildargs": json.dumps(dict(map(_argument, build_arg))) if build_arg else None,
         "labels": json.dumps(dict(map(_label, label))) if label else None, "target": target or None,
         "nocache": no_cache, "cachefrom": json.dumps(cache_from) if cache_from else None, "pull": pull,
         "platform": platform or None, "rm": "1" if rm else "0", "forcerm": force_rm,
-        "networkmode": network, "extrahosts": [create.extra_host(value) for value in add_host],
+        "networkmode": network, "extrahosts": [options.extra_host(value) for value in add_host],
         "memory": limits.get("Memory"), "memswap": limits.get("MemorySwap"), "cpushares": cpu_shares or None,
         "cpuperiod": cpu_period or None, "cpuquota": cpu_quota or None,
         "cpusetcpus": cpuset_cpus or None,
         "shmsize": parse_size(shm_size) if shm_size else None,
-        "ulimits": json.dumps([create.ulimit(value) for value in ulimit]) if ulimit else None}
+        "ulimits": json.dumps([options.ulimit(value) for value in ulimit]) if ulimit else None}
 
 
 def _argument(text: str) -> tuple[str, str | None]:

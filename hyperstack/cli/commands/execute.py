@@ -10,7 +10,7 @@ from hyperstack.cli import session, terminal
 from hyperstack.cli.app import App, Command, pass_app
 from hyperstack.cli.client import quoted
 from hyperstack.cli.completing import running_containers
-from hyperstack.cli.create import environment, environment_file
+from hyperstack.cli.options import environment, environment_file
 
 
 @click.command("exec", cls=Command, context_settings={"allow_interspersed_args": False})

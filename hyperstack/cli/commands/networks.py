@@ -11,9 +11,9 @@ import click
 from hyperstack.cli.app import App, Command, each, pass_app
 from hyperstack.cli.client import filters, quoted
 from hyperstack.cli.completing import containers, networks
-from hyperstack.cli.create import endpoint, mapping
 from hyperstack.cli.errors import CliError
 from hyperstack.cli.listing import Listing, short_id
+from hyperstack.cli.options import endpoint, mapping
 
 _LISTING = Listing({"ID": "NETWORK ID", "Name": "NAME", "Driver": "DRIVER", "Scope": "SCOPE", "Subnets": "SUBNETS",
                     "Internal": "INTERNAL", "CreatedAt": "CREATED AT", "Labels": "LABELS"},

@@ -10,8 +10,8 @@ import click
 from hyperstack.cli.app import App, Command, each, pass_app
 from hyperstack.cli.client import quoted
 from hyperstack.cli.completing import containers
-from hyperstack.cli.create import resources, restart_policy
 from hyperstack.cli.errors import CliError
+from hyperstack.cli.options import resources, restart_policy
 
 
 @click.command(cls=Command)

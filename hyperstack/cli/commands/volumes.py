@@ -10,8 +10,8 @@ import click
 from hyperstack.cli.app import App, Command, each, pass_app
 from hyperstack.cli.client import filters, quoted
 from hyperstack.cli.completing import volumes
-from hyperstack.cli.create import mapping
 from hyperstack.cli.listing import Listing
+from hyperstack.cli.options import mapping
 
 _LISTING = Listing({"Driver": "DRIVER", "Name": "VOLUME NAME", "Scope": "SCOPE", "Mountpoint": "MOUNTPOINT",
                     "Labels": "LABELS"}, ("Driver", "Name"))
