@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
+from typing import Protocol
 
 from hyperstack.engine.api import PathStat
+from hyperstack.engine.bulk import Exchange
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.sandboxes import Sandbox
 from hyperstack.engine.streams import ProcessStream
@@ -36,8 +40,7 @@ class Archives:
             sandbox = await stack.enter_async_context(self._supervisor.mounted(container.id))
             stat = await _stat(sandbox, container, path)
             process = ArchiveProcess(sandbox, self._supervisor)
-            await sandbox.channel.archive_read(container.id, process.handle, path.encode())
-            await process.attach()
+            await process.begin(partial(sandbox.channel.archive_read, container.id, process.handle, path.encode()))
             chunks = process.output(path, stack.pop_all())
         return stat, chunks
 
@@ -49,10 +52,16 @@ class Archives:
             await _stat(sandbox, container, path)
             process = ArchiveProcess(sandbox, self._supervisor)
             user = (container.spec.user or container.image_config.user).encode() if copy_uid_gid else b""
-            await sandbox.channel.archive_write(container.id, process.handle, path.encode(), copy_uid_gid=copy_uid_gid,
-                                                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, user=user)
-            await process.attach()
+            await process.begin(partial(
+                sandbox.channel.archive_write, container.id, process.handle, path.encode(), copy_uid_gid=copy_uid_gid,
+                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, user=user))
             await process.feed(path, tar)
+
+
+class Start(Protocol):
+    """The call that starts the process, but for one of its arguments."""
+
+    async def __call__(self, *, bulk: bool) -> None: ...
 
 
 class ArchiveProcess:
@@ -64,8 +73,23 @@ class ArchiveProcess:
         self._stream = ProcessStream(2)
         self._ended: asyncio.Future[ExitEvent] = supervisor.exits.expect(sandbox.pod_id, self.handle)
         self._reason = bytearray()
+        self._exchange: Exchange | None = None
+        """None: all goes by the stream."""
 
-    async def attach(self) -> None:
+    async def begin(self, start: Start, *, bulk: bool = True) -> None:
+        """Start it and attach to it.
+
+        :param bulk: it may be much.
+        """
+        try:
+            await start(bulk=bulk)
+        except GuestCallError as error:
+            if error.errno != errno.EINVAL or not bulk:
+                raise
+            bulk = False  # an agent from before there were trays
+            await start(bulk=False)
+        if bulk:
+            self._exchange = Exchange(self._sandbox.tray, partial(self._sandbox.channel.write_stdin, self.handle))
         await self._sandbox.channel.attach(self.handle, self._stream, stdout=0, stderr=0)
 
     async def output(self, path: str, held: contextlib.AsyncExitStack) -> AsyncGenerator[bytes, None]:
@@ -75,7 +99,8 @@ class ArchiveProcess:
         """
         async with held:
             try:
-                async for chunk in self._stdout():
+                output = self._stdout()
+                async for chunk in self._exchange.outward(output) if self._exchange else output:
                     yield chunk
                 await self._check(path)
             finally:
@@ -87,8 +112,11 @@ class ArchiveProcess:
         try:
             # Where it closes its input early, its exit code and its words say why.
             with contextlib.suppress(Conflict):
-                async for chunk in tar:
-                    await channel.write_stdin(self.handle, chunk)
+                if self._exchange:
+                    await self._exchange.inward(tar)
+                else:
+                    async for chunk in tar:
+                        await channel.write_stdin(self.handle, chunk)
                 await channel.close_stdin(self.handle)
             await drain
             await self._check(path)
@@ -97,10 +125,15 @@ class ArchiveProcess:
             await self._finish()
 
     async def _drain(self) -> None:
-        async for _ in self._stdout():
-            pass
+        try:
+            async for chunk in self._stdout():
+                if self._exchange:
+                    self._exchange.told(chunk)
+        finally:
+            if self._exchange:
+                self._exchange.over()
 
-    async def _stdout(self) -> AsyncIterator[bytes]:
+    async def _stdout(self) -> AsyncGenerator[bytes, None]:
         self._ended.add_done_callback(self._close_later)
         while (record := await self._stream.read()) is not None:
             if record.stream != STDERR:
@@ -125,6 +158,8 @@ class ArchiveProcess:
             with contextlib.suppress(HyperStackError):
                 await self._sandbox.channel.signal(self.handle, 9)
             await self._ended
+        if self._exchange:
+            self._exchange.close()
         with contextlib.suppress(HyperStackError):
             await self._sandbox.channel.release(self.handle)
 

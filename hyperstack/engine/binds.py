@@ -20,7 +20,8 @@ from msgspec.structs import replace
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel, GuestCallError
-from hyperstack.guest.file_server import MAX_SHARES, FileServers, HostUser, Share, open_tray
+from hyperstack.guest.file_server import MAX_SHARES, FileServers, HostUser, Share
+from hyperstack.guest.tray import open_tray
 from hyperstack.hypervisor.api import Disk, Machine
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Forbidden, HyperStackError, InvalidArgument, NotFound, UnsupportedOption

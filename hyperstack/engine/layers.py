@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from hyperstack.engine import launch
@@ -78,14 +79,14 @@ class LayerService:
                 await stack.enter_async_context(self._still(sandbox, container))
             process = ArchiveProcess(sandbox, self._supervisor)
             try:
-                await sandbox.channel.layer_read(container.id, process.handle, form)
+                await process.begin(partial(sandbox.channel.layer_read, container.id, process.handle, form),
+                                    bulk=form is not LayerForm.CHANGES)
             except GuestCallError as error:
                 if error.errno != errno.ENOSYS:
                     raise
                 raise Conflict(f"The machine of container {container.name} was started by an older version, which "
                                "cannot do this", field="container", value=container.name,
                                hint="restart the container, then try again") from error
-            await process.attach()
             async with contextlib.aclosing(process.output(container.name, stack.pop_all())) as chunks:
                 async for chunk in chunks:
                     yield chunk

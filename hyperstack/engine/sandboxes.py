@@ -27,6 +27,7 @@ from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.engine.templates import Templates
+from hyperstack.engine.tray import Tray
 from hyperstack.engine.uids import Uids
 from hyperstack.guest import messages
 from hyperstack.guest.channel import CALL_DEADLINE_S, AgentChannel
@@ -70,7 +71,13 @@ class Sandbox:
         self.channel = channel
         self.prepared: set[str] = set()
         """Containers whose file systems are mounted."""
+        self.tray = Tray(machine)
         self._next_handle = next_handle
+
+    async def close(self) -> None:
+        """Let go of the machine; it runs on."""
+        await self.channel.close()
+        self.tray.close()
 
     def new_handle(self) -> int:
         """A number for one more process, unique in this sandbox's life."""
@@ -155,7 +162,7 @@ class Sandboxes:
                     async with asyncio.timeout(_SHUTDOWN_S):
                         await sandbox.channel.shutdown()
                         await sandbox.machine.wait()
-            await sandbox.channel.close()
+            await sandbox.close()
             await sandbox.machine.destroy()
         await self._release(pod_id, SandboxState.ABSENT, "")
 
@@ -255,7 +262,7 @@ class Sandboxes:
         for pod_id in list(self._watchers):
             self._unwatch(pod_id)
         for sandbox in self._running.values():
-            await sandbox.channel.close()
+            await sandbox.close()
         self._running.clear()
         await self._hypervisor.close()
 
@@ -276,7 +283,7 @@ class Sandboxes:
         self._unwatch(pod_id)
         sandbox = self._running.pop(pod_id, None)
         if sandbox is not None:
-            await sandbox.channel.close()
+            await sandbox.close()
             await sandbox.machine.destroy()
         pod = self._pod(pod_id)
         if pod.state is not SandboxState.FAILED:

@@ -209,27 +209,31 @@ class AgentChannel:
         call = messages.ArchiveStat(container=container, path=path)
         return await self._connection.call(call, ArchiveStatReply, deadline_s)
 
-    async def archive_read(self, container: str, handle: int, path: bytes, *, deadline_s: float = CALL_DEADLINE_S
-                           ) -> None:
-        """Start a process whose output, once attached, is a tar."""
-        call = messages.ArchiveRead(container=container, handle=handle, path=path)
+    async def archive_read(self, container: str, handle: int, path: bytes, *, bulk: bool = False,
+                           deadline_s: float = CALL_DEADLINE_S) -> None:
+        """Start a process whose output, once attached, is a tar.
+
+        :param bulk: with "Archives past the stream" of docs/protocol.md, here and below.
+        :raise GuestCallError: EINVAL, the agent knows no `bulk`.
+        """
+        call = messages.ArchiveRead(container=container, handle=handle, path=path, bulk=bulk)
         await self._connection.call(call, Reply, deadline_s)
 
     async def archive_write(self, container: str, handle: int, path: bytes, *,
                             no_overwrite_dir_non_dir: bool = False, copy_uid_gid: bool = False, user: bytes = b"",
-                            deadline_s: float = CALL_DEADLINE_S) -> None:
+                            bulk: bool = False, deadline_s: float = CALL_DEADLINE_S) -> None:
         """Start a process whose input, once attached, is a tar."""
         call = messages.ArchiveWrite(container=container, handle=handle, path=path, copy_uid_gid=copy_uid_gid,
-                                     no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, user=user)
+                                     no_overwrite_dir_non_dir=no_overwrite_dir_non_dir, user=user, bulk=bulk)
         await self._connection.call(call, Reply, deadline_s)
 
-    async def layer_read(self, container: str, handle: int, form: LayerForm, *, deadline_s: float = CALL_DEADLINE_S
-                         ) -> None:
+    async def layer_read(self, container: str, handle: int, form: LayerForm, *, bulk: bool = False,
+                         deadline_s: float = CALL_DEADLINE_S) -> None:
         """Start a process whose output, once attached, is what `form` says.
 
         :raise GuestCallError: ENOSYS, the agent is older than this call.
         """
-        call = messages.LayerRead(container=container, handle=handle, form=form)
+        call = messages.LayerRead(container=container, handle=handle, form=form, bulk=bulk)
         await self._connection.call(call, Reply, deadline_s)
 
     # --- processes ---

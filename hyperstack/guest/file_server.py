@@ -13,8 +13,8 @@ import logging
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +26,6 @@ log = logging.getLogger(__name__)
 FILE_SERVER_SOURCES = Path(__file__).with_name("files")
 MAX_SHARES = 256
 """Of one server; files/main.c has the same number."""
-TRAY_BYTES = 8 * 256 * 1024
-"""files/tray.h has the same."""
 _COMPILE_DEADLINE_S = 60.0
 _START_DEADLINE_S = 10.0
 """It takes 3 ms."""
@@ -65,7 +63,7 @@ class FileServers:
                     tray: int | None = None) -> socket.socket:
         """Start a server; the machine's end of its stream. The caller keeps what it passed.
 
-        :param tray: see `open_tray`.
+        :param tray: see `tray.open_tray`.
         :param cgroups: descriptors of the cgroup.procs that it joins.
         :raise Unavailable: it does not compile or start; the message has its last words.
         :raise Exhausted: no memory or descriptors.
@@ -126,22 +124,6 @@ class FileServers:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         self._watched.clear()
-
-
-@contextmanager
-def open_tray() -> Iterator[tuple[int, int]]:
-    """Descriptors of a piece of memory: to write it, the server's, and only to read it, for a disk of the machine's. By
-    it data of large reads comes past the stream; it takes memory where that is used."""
-    writable = os.memfd_create("tray")
-    try:
-        os.ftruncate(writable, TRAY_BYTES)
-        readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield writable, readable
-        finally:
-            os.close(readable)
-    finally:
-        os.close(writable)
 
 
 def _spawn(line: list[str], stderr: int, given: Sequence[int]) -> subprocess.Popen[bytes]:

@@ -280,6 +280,8 @@ class ArchiveRead(Call, frozen=True, kw_only=True, tag="archive_read"):
     container: str
     handle: int
     path: bytes
+    bulk: bool = False
+    """It may be offered a tray."""
 
 
 class ArchiveWrite(Call, frozen=True, kw_only=True, tag="archive_write"):
@@ -290,6 +292,7 @@ class ArchiveWrite(Call, frozen=True, kw_only=True, tag="archive_write"):
     copy_uid_gid: bool = False
     user: bytes = b""
     """Whose the files become with `copy_uid_gid`; empty: the container's, where it has run in this sandbox."""
+    bulk: bool = False
 
 
 class LayerForm(enum.StrEnum):
@@ -307,6 +310,7 @@ class LayerRead(Call, frozen=True, kw_only=True, tag="layer_read"):
     container: str
     handle: int
     form: LayerForm
+    bulk: bool = False
 
 
 class Release(Call, frozen=True, kw_only=True, tag="release"):

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.guest.file_server import TRAY_BYTES, FileServers, HostUser, Share, open_tray
+from hyperstack.guest.file_server import FileServers, HostUser, Share
+from hyperstack.guest.tray import TRAY_BYTES, open_tray
 from tests.harness import CACHE
 
 LOOKUP, GETATTR, SYMLINK, MKNOD, MKDIR, UNLINK = 1, 3, 6, 8, 9, 10

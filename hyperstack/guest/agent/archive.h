@@ -11,6 +11,12 @@ struct unpack_options {
     unsigned uid, gid;
 };
 
+/* Large files pass by the page cache, in which they cost as much as all else: from one disk to another, in memory that is
+ * aligned to DIRECT_ALIGN, and in multiples of it. False: the file's system does not do it. */
+#define DIRECT_ALIGN 4096
+#define DIRECT_LEAST (1024 * 1024)
+bool direct_io(int fd, bool on);
+
 bool archive_read(const char *path, int out, struct problem *problem);
 bool archive_write(const struct unpack_options *options, int in, struct problem *problem);
 /* What is in one directory into another, which takes its owner and mode as well. */

@@ -22,7 +22,7 @@
 struct request {
     char *op, *container, *name, *path, *form, *resolver, *user, *port;
     int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns, vcpus, memory_reserve;
-    bool all, no_overwrite_dir_non_dir, copy_uid_gid, read_only;
+    bool all, no_overwrite_dir_non_dir, copy_uid_gid, read_only, bulk;
     struct slice process, limits, nets, files;
     struct container *found; /* `container`, looked up */
     struct process *target;  /* `handle`, looked up */
@@ -34,6 +34,7 @@ struct request {
 #define KEY_OP KEY("op", FIELD_TEXT, false, op, 1, 32)
 #define KEY_CONTAINER KEY("container", FIELD_TEXT, false, container, 1, ID_MAX)
 #define KEY_HANDLE KEY("handle", FIELD_INT, false, handle, 1, HANDLE_MAX)
+#define KEY_BULK KEY("bulk", FIELD_BOOL, true, bulk, 0, 0)
 #define KEY_PATH KEY("path", FIELD_TEXT, false, path, 1, PATH_LIMIT - 1)
 
 /* An operation answers itself, or returns false and leaves why in `problem`. */
@@ -82,8 +83,9 @@ static bool launch(const struct call *call, struct request *request, enum proces
                       .user = request->user,
                       .no_overwrite_dir_non_dir = request->no_overwrite_dir_non_dir,
                       .copy_uid_gid = request->copy_uid_gid,
+                      .bulk = request->bulk,
                       .status = -1};
-    job.spec.input = kind == PROCESS_ARCHIVE_WRITE;
+    job.spec.input = kind == PROCESS_ARCHIVE_WRITE || request->bulk;
     if (request->form && !layer_form_of(request->form, &job.form))
         return fail(problem, EINVAL, "there is no form %.32s", request->form);
     if (request->process.data && !decode_process(request->process, &job.spec, request->arena, problem))
@@ -358,7 +360,7 @@ static bool do_shutdown(const struct call *call, struct request *request, struct
 static const struct {
     const char *name;
     operation *run;
-    struct field keys[7];
+    struct field keys[8];
 } operations[] = {
     {"ping", do_ping, {KEY_OP}},
     {"unvolume", do_unvolume, {KEY_OP, KEY("name", FIELD_TEXT, false, name, 1, 255)}},
@@ -389,15 +391,16 @@ static const struct {
     {"stats", do_stats, {KEY_OP, KEY("container", FIELD_TEXT, true, container, 1, ID_MAX)}},
     {"processes", do_processes, {KEY_OP, KEY_CONTAINER}},
     {"archive_stat", do_archive_stat, {KEY_OP, KEY_CONTAINER, KEY_PATH}},
-    {"archive_read", do_archive_read, {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY_PATH}},
+    {"archive_read", do_archive_read, {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY_PATH, KEY_BULK}},
     {"archive_write",
      do_archive_write,
      {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY_PATH,
       KEY("no_overwrite_dir_non_dir", FIELD_BOOL, true, no_overwrite_dir_non_dir, 0, 0),
-      KEY("copy_uid_gid", FIELD_BOOL, true, copy_uid_gid, 0, 0), KEY("user", FIELD_TEXT, true, user, 1, 255)}},
+      KEY("copy_uid_gid", FIELD_BOOL, true, copy_uid_gid, 0, 0), KEY("user", FIELD_TEXT, true, user, 1, 255),
+      KEY_BULK}},
     {"layer_read",
      do_layer_read,
-     {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("form", FIELD_TEXT, false, form, 1, 32)}},
+     {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("form", FIELD_TEXT, false, form, 1, 32), KEY_BULK}},
     {"release", do_release, {KEY_OP, KEY_HANDLE}},
     {"remove", do_remove, {KEY_OP, KEY_CONTAINER}},
     {"list", do_list, {KEY_OP}},

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "archive.h"
+#include "bulk.h"
 #include "mounts.h"
 #include "process.h"
 
@@ -347,12 +348,16 @@ static bool write_archive(const struct job *job, struct problem *problem)
 
 static _Noreturn void run_archive(struct job *job, struct problem *problem)
 {
+    if (job->bulk)
+        bulk_offer();
     if (!enter_namespaces(job, problem) || !set_up_stdio(job, problem))
         report(job, problem);
-    close_descriptors_from(3); /* what happens from here on is told by stderr and the exit code */
+    close_descriptors_from((unsigned)bulk_keep(3)); /* what happens from here on is told by stderr and the exit code */
     bool good = job->kind == PROCESS_ARCHIVE_READ   ? archive_read(job->path, 1, problem)
                 : job->kind == PROCESS_LAYER_READ ? layer_read(job->container, job->form, 1, problem)
                                                   : write_archive(job, problem);
+    if (good && !bulk_flush(1))
+        good = fail(problem, errno, "cannot write the archive: %s", strerror(errno));
     if (!good)
         dprintf(2, "%s\n", problem->text);
     _exit(good ? 0 : 1);

@@ -120,6 +120,22 @@ static bool opens(const char *device)
     return there;
 }
 
+int disk_open(int blocks, int devices, const char *serial, int flags)
+{
+    char found[64];
+    int fd = -1, listed = openat(blocks, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *listing = listed >= 0 ? fdopendir(listed) : NULL;
+    for (struct dirent *entry; listing && fd < 0 && (entry = readdir(listing));)
+        if (entry->d_name[0] != '.' && strlen(entry->d_name) <= 32 && read_serial(blocks, entry->d_name, found) &&
+            strcmp(found, serial) == 0)
+            fd = openat(devices, entry->d_name, flags);
+    if (listing)
+        closedir(listing);
+    else
+        close_fd(&listed);
+    return fd;
+}
+
 const char *disk_device(const struct disk_table *table, const char *serial, struct problem *problem)
 {
     for (size_t i = 0; i < table->count; i++)

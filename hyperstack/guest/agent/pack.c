@@ -12,11 +12,13 @@
 #include <unistd.h>
 
 #include "archive.h"
+#include "bulk.h"
 #include "layer.h"
 #include "mounts.h"
 #include "tar.h"
 
 #define FLUSH_SIZE 65536
+#define READ_SIZE (512 * 1024)
 #define DEPTH_MAX 512    /* directories within directories: each holds a descriptor open */
 #define LINKS_MAX 65536  /* files with several names that are remembered; further ones are packed whole */
 #define LINK_BUCKETS 4096
@@ -44,16 +46,29 @@ struct packer {
     struct problem *problem;
 };
 
-bool archive_flush(struct buffer *buffer, int fd, const char *what, struct problem *problem)
+static bool put_all(int fd, const uint8_t *data, size_t size, const char *what, struct problem *problem)
 {
-    for (size_t done = 0; done < buffer->size;) {
-        ssize_t put = write(fd, buffer->data + done, buffer->size - done);
+    for (size_t done = 0; done < size;) {
+        ssize_t put = bulk_write(fd, data + done, size - done);
         if (put < 0 && errno != EINTR)
             return fail(problem, errno, "cannot write %s: %s", what, strerror(errno));
         done += put > 0 ? (size_t)put : 0;
     }
+    return true;
+}
+
+bool archive_flush(struct buffer *buffer, int fd, const char *what, struct problem *problem)
+{
+    if (!put_all(fd, buffer->data, buffer->size, what, problem))
+        return false;
     buffer->size = 0;
     return !buffer->failed || fail(problem, ENOMEM, "no memory for %s", what);
+}
+
+bool direct_io(int fd, bool on)
+{
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT) == 0;
 }
 
 static bool flush(struct packer *packer)
@@ -120,11 +135,33 @@ static void set_entry(struct packer *packer, const struct stat *status, enum tar
     entry->xattr_count = 0;
 }
 
+/* All of a large file that is left, or up to where it is no more to be had so; `*left` is what it did not come to. */
+static bool pack_direct(struct packer *packer, int fd, uint64_t *left)
+{
+    static _Alignas(DIRECT_ALIGN) uint8_t data[READ_SIZE];
+    if (!flush(packer) || !direct_io(fd, true))
+        return packer->problem->error == 0;
+    bool good = true;
+    while (good && *left) {
+        ssize_t got = read(fd, data, sizeof(data));
+        if (got <= 0 && !(got < 0 && errno == EINTR))
+            break; /* shorter than it was, or it is to be read in the common way: that tells */
+        if ((uint64_t)got > *left)
+            got = (ssize_t)*left;
+        *left -= got > 0 ? (uint64_t)got : 0;
+        good = got < 0 || put_all(packer->out, data, (size_t)got, "the archive", packer->problem);
+    }
+    return direct_io(fd, false) && good;
+}
+
 /* Exactly as many bytes as the header says, whatever happens to the file meanwhile. */
 static bool pack_data(struct packer *packer, int fd, uint64_t size)
 {
     static const uint8_t zeros[TAR_BLOCK];
-    for (uint64_t left = size; left;) {
+    uint64_t left = size;
+    if (size >= DIRECT_LEAST && !pack_direct(packer, fd, &left))
+        return false;
+    while (left) {
         size_t part = left < FLUSH_SIZE ? (size_t)left : FLUSH_SIZE;
         uint8_t *at = buffer_grow(&packer->buffer, part);
         if (!at)

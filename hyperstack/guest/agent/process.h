@@ -88,6 +88,7 @@ struct job {
     char *user; /* whose an archive's files become with `copy_uid_gid`; NULL: the container's, where it has run */
     enum layer_form form;
     bool no_overwrite_dir_non_dir, copy_uid_gid;
+    bool bulk; /* archives: see bulk.h */
     int stdio[3];
     int status;
     char terminal[32]; /* "dev/pts/N", or empty */

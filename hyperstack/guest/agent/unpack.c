@@ -12,11 +12,13 @@
 #include <unistd.h>
 
 #include "archive.h"
+#include "bulk.h"
 #include "mounts.h"
 #include "tar.h"
 
 #define DIRECTORIES_MAX 65536 /* whose times are set at the end; further ones keep the present */
 #define REMOVE_DEPTH 512
+#define WRITE_SIZE (512 * 1024)
 
 struct late_time {
     struct late_time *next;
@@ -39,7 +41,7 @@ static ssize_t read_input(void *context, uint8_t *data, size_t size)
 {
     size_t have = 0;
     while (have < size) {
-        ssize_t got = read(*(int *)context, data + have, size - have);
+        ssize_t got = bulk_read(*(int *)context, data + have, size - have);
         if (got == 0)
             break;
         if (got < 0 && errno != EINTR)
@@ -182,17 +184,35 @@ static bool finish_open(struct unpacker *unpacker, int fd)
     return (fchmod(fd, entry->mode) == 0 && futimens(fd, times) == 0) || entry_failed(unpacker);
 }
 
+/* As much of the entry's data as there is room for; -1 with `problem`. */
+static ssize_t fill(struct tar_reader *reader, uint8_t *data, size_t size, struct problem *problem)
+{
+    size_t have = 0;
+    for (ssize_t got; have < size && (got = tar_data(reader, data + have, size - have, problem)) != 0;) {
+        if (got < 0)
+            return -1;
+        have += (size_t)got;
+    }
+    return (ssize_t)have;
+}
+
 static bool unpack_file(struct unpacker *unpacker, struct tar_reader *reader, const char *name)
 {
-    static uint8_t data[65536];
+    static _Alignas(DIRECT_ALIGN) uint8_t data[WRITE_SIZE];
     int fd = openat(unpacker->parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return entry_failed(unpacker);
-    bool good = true;
-    for (ssize_t got; good && (got = tar_data(reader, data, sizeof(data), unpacker->problem)) != 0;) {
+    bool good = true, direct = unpacker->entry.size >= DIRECT_LEAST && direct_io(fd, true);
+    for (ssize_t got; good && (got = fill(reader, data, sizeof(data), unpacker->problem)) != 0;) {
         good = got > 0;
+        if (direct && got % DIRECT_ALIGN)
+            direct = !direct_io(fd, false); /* the rest of a block */
         for (ssize_t done = 0; good && done < got;) {
             ssize_t put = write(fd, data + done, (size_t)(got - done));
+            if (put < 0 && errno == EINVAL && direct && direct_io(fd, false)) {
+                direct = false; /* a file system that says so late */
+                continue;
+            }
             if (put < 0)
                 good = entry_failed(unpacker);
             else
