@@ -5,11 +5,24 @@ Names and types are those of Docker's swagger; null, absent and zero are the sam
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from hyperstack.http.body import Int, Int64
+
+
+def _go(name: str) -> msgspec.Meta:
+    """Of a field whose type Docker's engine calls so."""
+    return msgspec.Meta(extra={"go": name})
+
+
+Duration = Annotated[Int64, _go("time.Duration")]
+Uint = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1, extra={"go": "uint"})]
+Words = str | list[str] | None
+"""A list, or a word for a list of it."""
+ConsoleSize = Annotated[list[Uint], _go("[2]uint")]
+Throttles = Annotated[list[Any], _go("[]*blkiodev.ThrottleDevice")]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -33,7 +46,7 @@ class UlimitBody(Body, frozen=True):
 class RestartPolicyBody(Body, frozen=True):
     GO: ClassVar = "container.RestartPolicy"
 
-    name: str = ""
+    name: Annotated[str, _go("container.RestartPolicyMode")] = ""
     maximum_retry_count: Int = 0
 
 
@@ -55,7 +68,7 @@ class TmpfsOptionsBody(Body, frozen=True):
     GO: ClassVar = "mount.TmpfsOptions"
 
     size_bytes: Int64 = 0
-    mode: Int64 = 0
+    mode: Annotated[Int64, _go("fs.FileMode")] = 0
     options: list[list[str]] = []
 
 
@@ -78,7 +91,7 @@ class VolumeOptionsBody(Body, frozen=True):
 class BindOptionsBody(Body, frozen=True):
     GO: ClassVar = "mount.BindOptions"
 
-    propagation: str = ""
+    propagation: Annotated[str, _go("mount.Propagation")] = ""
     non_recursive: bool = False
     create_mountpoint: bool = False
     read_only_non_recursive: bool = False
@@ -89,11 +102,11 @@ class BindOptionsBody(Body, frozen=True):
 class MountBody(Body, frozen=True):
     GO: ClassVar = "mount.Mount"
 
-    type: str = ""
+    type: Annotated[str, _go("mount.Type")] = ""
     source: str = ""
     target: str = ""
     read_only: bool = False
-    consistency: str = ""
+    consistency: Annotated[str, _go("mount.Consistency")] = ""
     bind_options: BindOptionsBody | None = None
     volume_options: VolumeOptionsBody | None = None
     tmpfs_options: TmpfsOptionsBody | None = None
@@ -122,75 +135,76 @@ class ResourcesBody(Body, frozen=True):
     cpu_percent: Int64 = 0
     pids_limit: Int64 = 0
     oom_kill_disable: bool = False
-    blkio_weight: Int64 = 0
-    blkio_weight_device: list[Any] = []
-    blkio_device_read_bps: list[Any] = []
-    blkio_device_write_bps: list[Any] = []
-    blkio_device_read_iops: list[Any] = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: list[Any] = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
-    io_maximum_iops: Int64 = msgspec.field(default=0, name="IOMaximumIOps")
-    io_maximum_bandwidth: Int64 = msgspec.field(default=0, name="IOMaximumBandwidth")
+    blkio_weight: Annotated[Int64, _go("uint16")] = 0
+    blkio_weight_device: Annotated[list[Any], _go("[]*blkiodev.WeightDevice")] = []
+    blkio_device_read_bps: Throttles = []
+    blkio_device_write_bps: Throttles = []
+    blkio_device_read_iops: Throttles = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: Throttles = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
+    io_maximum_iops: Annotated[Int64, _go("uint64")] = msgspec.field(default=0, name="IOMaximumIOps")
+    io_maximum_bandwidth: Annotated[Int64, _go("uint64")] = msgspec.field(default=0, name="IOMaximumBandwidth")
     cgroup_parent: str = ""
-    devices: list[Any] = []
-    device_cgroup_rules: list[Any] = []
-    device_requests: list[Any] = []
-    ulimits: list[UlimitBody] = []
+    devices: Annotated[list[Any], _go("[]container.DeviceMapping")] = []
+    device_cgroup_rules: list[str] = []
+    device_requests: Annotated[list[Any], _go("[]container.DeviceRequest")] = []
+    ulimits: Annotated[list[UlimitBody], _go("[]*units.Ulimit")] = []
 
 
 class HostConfigBody(ResourcesBody, frozen=True):
     GO: ClassVar = "container.HostConfig"
 
     binds: list[str] = []
-    # `ContainerIDFile` is the client's own business, and not read.
+    container_id_file: str = msgspec.field(default="", name="ContainerIDFile")
+    """Of the client, which writes it."""
     log_config: LogConfigBody = msgspec.field(default_factory=LogConfigBody)
-    network_mode: str = ""
-    port_bindings: dict[str, list[PortBindingBody]] = {}
+    network_mode: Annotated[str, _go("container.NetworkMode")] = ""
+    port_bindings: Annotated[dict[str, list[PortBindingBody]], _go("nat.PortMap")] = {}
     restart_policy: RestartPolicyBody = msgspec.field(default_factory=RestartPolicyBody)
     auto_remove: bool = False
     volume_driver: str = ""
     volumes_from: list[str] = []
     mounts: list[MountBody] = []
-    console_size: list[Int64] = []
+    console_size: ConsoleSize = []
     annotations: dict[str, str] = {}
-    cap_add: list[str] = []
-    cap_drop: list[str] = []
+    cap_add: Words = None
+    cap_drop: Words = None
     capabilities: list[str] = []
-    cgroupns_mode: str = ""
-    cgroup: str = ""
+    cgroupns_mode: Annotated[str, _go("container.CgroupnsMode")] = ""
+    cgroup: Annotated[str, _go("container.CgroupSpec")] = ""
     dns: list[str] = []
     dns_options: list[str] = []
     dns_search: list[str] = []
     extra_hosts: list[str] = []
     group_add: list[str] = []
-    ipc_mode: str = ""
+    ipc_mode: Annotated[str, _go("container.IpcMode")] = ""
     links: list[str] = []
     oom_score_adj: Int = 0
-    pid_mode: str = ""
+    pid_mode: Annotated[str, _go("container.PidMode")] = ""
     privileged: bool = False
     publish_all_ports: bool = False
     readonly_rootfs: bool = False
     security_opt: list[str] = []
     storage_opt: dict[str, str] = {}
     tmpfs: dict[str, str] = {}
-    uts_mode: str = msgspec.field(default="", name="UTSMode")
-    userns_mode: str = ""
+    uts_mode: Annotated[str, _go("container.UTSMode")] = msgspec.field(default="", name="UTSMode")
+    userns_mode: Annotated[str, _go("container.UsernsMode")] = ""
     shm_size: Int64 = 0
     sysctls: dict[str, str] = {}
     runtime: str = ""
-    isolation: str = ""
+    isolation: Annotated[str, _go("container.Isolation")] = ""
     init: bool = False
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
 
 
 class HealthcheckBody(Body, frozen=True):
-    GO: ClassVar = "container.HealthConfig"
+    GO: ClassVar = "v1.HealthcheckConfig"
 
     test: list[str] = []
-    interval: Int64 = 0
-    timeout: Int64 = 0
-    start_period: Int64 = 0
-    start_interval: Int64 = 0
+    interval: Duration = 0
+    timeout: Duration = 0
+    start_period: Duration = 0
+    start_interval: Duration = 0
     retries: Int = 0
 
 
@@ -216,7 +230,7 @@ class EndpointBody(Body, frozen=True):
 class NetworkingBody(Body, frozen=True):
     GO: ClassVar = "network.NetworkingConfig"
 
-    endpoints_config: dict[str, EndpointBody | None] = {}
+    endpoints_config: Annotated[dict[str, EndpointBody | None], _go("map[string]*network.EndpointSettings")] = {}
 
 
 class CreateBody(Body, frozen=True):
@@ -229,24 +243,25 @@ class CreateBody(Body, frozen=True):
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
-    exposed_ports: dict[str, Empty] = {}
+    exposed_ports: Annotated[dict[str, Empty], _go("nat.PortSet")] = {}
     tty: bool = False
     open_stdin: bool = False
     stdin_once: bool = False
     env: list[str] = []
-    cmd: str | list[str] | None = None
+    cmd: Words = None
     healthcheck: HealthcheckBody | None = None
     image: str = ""
     volumes: dict[str, Empty] = {}
     working_dir: str = ""
-    entrypoint: str | list[str] | None = None
+    entrypoint: Words = None
     network_disabled: bool = False
     mac_address: str = ""
     on_build: list[str] = []
     labels: dict[str, str] = {}
     stop_signal: str = ""
     stop_timeout: Int | None = None
-    shell: list[str] = []
+    shell: Words = None
+    args_escaped: bool = False
     host_config: HostConfigBody = msgspec.field(default_factory=HostConfigBody)
     networking_config: NetworkingBody = msgspec.field(default_factory=NetworkingBody)
 
@@ -256,17 +271,17 @@ class CommitBody(Body, frozen=True):
     GO: ClassVar = "container.CreateRequest"
 
     user: str = ""
-    exposed_ports: dict[str, Empty] = {}
+    exposed_ports: Annotated[dict[str, Empty], _go("nat.PortSet")] = {}
     env: list[str] = []
-    cmd: str | list[str] | None = None
+    cmd: Words = None
     healthcheck: HealthcheckBody | None = None
     volumes: dict[str, Empty] = {}
     working_dir: str = ""
-    entrypoint: str | list[str] | None = None
+    entrypoint: Words = None
     on_build: list[str] = []
     labels: dict[str, str] = {}
     stop_signal: str = ""
-    shell: list[str] = []
+    shell: Words = None
 
 
 class UpdateBody(ResourcesBody, frozen=True):
@@ -282,7 +297,7 @@ class ExecCreateBody(Body, frozen=True):
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
-    console_size: list[Int64] = []
+    console_size: ConsoleSize = []
     detach_keys: str = ""
     tty: bool = False
     env: list[str] = []
@@ -297,7 +312,7 @@ class ExecStartBody(Body, frozen=True):
 
     detach: bool = False
     tty: bool = False
-    console_size: list[Int64] = []
+    console_size: ConsoleSize = []
 
 
 class AuthBody(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):

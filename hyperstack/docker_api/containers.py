@@ -69,7 +69,7 @@ class ContainerRoutes:
         if wanted and (system != "linux" or architecture.partition("/")[0] not in ("", host_architecture())):
             raise UnsupportedOption(f"platform={wanted[:64]}", "the VM has the host's processor",
                                     hint=f"linux/{host_architecture()}")
-        body = await call.body(CreateBody)
+        body = await call.body(CreateBody, required=True)
         if body.mac_address and call.version >= (1, 52):
             raise UnsupportedOption("MacAddress", "it was withdrawn from Docker's API",
                                     hint="NetworkingConfig.EndpointsConfig.*.MacAddress")

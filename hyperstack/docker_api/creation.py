@@ -62,9 +62,16 @@ def parse_create(body: CreateBody, *, name: str = "", project: str = DEFAULT_PRO
     refuse_config(body)
     refuse_host_config(body.host_config)
     if not body.image:
-        raise InvalidArgument("no image given: Config.Image is empty", field="Image")
+        raise InvalidArgument(_missing(body), field="Image", hint="Image names what it is made from")
     name = check_name(name) if name else ""
     return _container(body, name), _pod(body, name, project)
+
+
+def _missing(body: CreateBody) -> str:
+    """What Docker misses first of a body without an image."""
+    if body == CreateBody(host_config=body.host_config, networking_config=body.networking_config):
+        return "config cannot be empty in order to create a container"
+    return "no image given" if body.cmd or body.entrypoint else "no command specified"
 
 
 def parse_update(body: UpdateBody, current: Resources) -> tuple[Resources, RestartPolicy | None]:
@@ -115,11 +122,11 @@ def parse_healthcheck(body: HealthcheckBody | None) -> Healthcheck | None:
                  "StartInterval": body.start_interval}
     for name, value in durations.items():
         if value and not _MIN_HEALTH_NS <= value <= _MAX_HEALTH_NS:
-            raise InvalidArgument(f"{name} in Healthcheck cannot be less than one millisecond, nor more than a week",
-                                  field=f"Healthcheck.{name}", value=value)
+            raise InvalidArgument(f"{name} in Healthcheck cannot be less than 1ms", field=f"Healthcheck.{name}",
+                                  value=value, hint="nor more than a week")
     if not 0 <= body.retries <= _MAX_RETRIES:
-        raise InvalidArgument("Retries in Healthcheck cannot be negative, nor more than a million",
-                              field="Healthcheck.Retries", value=body.retries)
+        raise InvalidArgument("Retries in Healthcheck cannot be negative", field="Healthcheck.Retries",
+                              value=body.retries, hint="nor more than a million")
     return Healthcheck(test=tuple(body.test), interval=body.interval, timeout=body.timeout, retries=body.retries,
                        start_period=body.start_period, start_interval=body.start_interval)
 
@@ -127,7 +134,9 @@ def parse_healthcheck(body: HealthcheckBody | None) -> Healthcheck | None:
 def _container(body: CreateBody, name: str) -> ContainerSpec:
     host = body.host_config
     restart = parse_restart(host.restart_policy)
-    entrypoint = _words(body.entrypoint)
+    entrypoint, command = _words(body.entrypoint), _words(body.cmd) or None
+    if entrypoint == ("",):  # `--entrypoint ""`: none, not even the image's, whose command goes with it.
+        entrypoint, command = (), command or ()
     if host.auto_remove and restart.kind is not RestartKind.NO:
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy", field="HostConfig.AutoRemove")
     if body.working_dir and not body.working_dir.startswith("/"):
@@ -135,21 +144,20 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
                               "absolute path", field="WorkingDir", value=body.working_dir[:128])
     return ContainerSpec(
         image=body.image, name=name,
-        # `--entrypoint ""` arrives as [""] and means: none, not even the image's.
-        entrypoint=() if entrypoint == ("",) else entrypoint, command=_words(body.cmd),
+        entrypoint=entrypoint, command=command,
         env=parse_environment(body.env), working_dir=body.working_dir, user=body.user, tty=body.tty,
         open_stdin=body.open_stdin, stdin_once=body.stdin_once, attach_stdin=body.attach_stdin,
         attach_stdout=body.attach_stdout, attach_stderr=body.attach_stderr, labels=body.labels,
-        annotations=host.annotations, mounts=parse_mounts(body),
+        annotations=_annotations(host.annotations), mounts=parse_mounts(body),
         volumes_from=parse_volumes_from(host.volumes_from), resources=parse_resources(host),
         security=parse_security(host), ulimits=tuple(parse_ulimit(item) for item in host.ulimits),
         sysctls=_sysctls(host.sysctls), stop_signal=body.stop_signal, stop_timeout=_stop_timeout(body.stop_timeout),
         oom_score_adj=_oom_score(host.oom_score_adj),
         restart=restart, auto_remove=host.auto_remove, init=host.init, log=_log_config(host),
-        disk_size=_disk_size(host.storage_opt), shm_size=parse_size_field("HostConfig.ShmSize", host.shm_size),
+        disk_size=_disk_size(host.storage_opt), shm_size=parse_size_field("SHM size", host.shm_size),
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
-        healthcheck=parse_healthcheck(body.healthcheck), shell=tuple(body.shell), links=parse_links(body),
+        healthcheck=parse_healthcheck(body.healthcheck), shell=_words(body.shell) or (), links=parse_links(body),
         console_size=parse_console_size(host.console_size), sharing=parse_sharing(body))
 
 
@@ -168,6 +176,13 @@ def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
         dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns), dns_search=tuple(host.dns_search),
         dns_options=tuple(host.dns_options), extra_hosts=tuple(parse_extra_host(item) for item in host.extra_hosts)
     ).on(parse_places(body))
+
+
+def _annotations(annotations: dict[str, str]) -> dict[str, str]:
+    if "" in annotations:
+        raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key",
+                              field="HostConfig.Annotations")
+    return annotations
 
 
 def _words(value: str | list[str] | None) -> tuple[str, ...] | None:
@@ -201,12 +216,12 @@ def _check_resources(limits: Resources) -> Resources:
         raise wrong("Memory", limits.memory, "Minimum memory limit allowed is 6MB")
     cpusets.parse(limits.cpuset_cpus)
     reserved = limits.memory_reservation
-    if reserved and reserved < MIN_MEMORY:
+    if 0 < reserved < MIN_MEMORY:
         raise wrong("MemoryReservation", reserved, "Minimum memory reservation allowed is 6MB")
     if limits.memory and reserved > limits.memory:
         raise wrong("MemoryReservation", reserved, "Minimum memory limit can not be less than memory reservation "
                                                    "limit, see usage")
-    if limits.memory_swap not in (0, -1):
+    if limits.memory_swap > 0:
         if not limits.memory:
             raise wrong("MemorySwap", limits.memory_swap, "You should always set the Memory limit when using "
                                                           "Memoryswap limit, see usage")
@@ -215,14 +230,14 @@ def _check_resources(limits: Resources) -> Resources:
                                                           "limit, see usage")
     count = os.cpu_count() or 1
     if not 0 <= limits.nano_cpus <= count * 10**9:
-        raise wrong("NanoCpus", limits.nano_cpus, f"Range of CPUs is from 0.01 to {count}.00, as there are only "
+        raise wrong("NanoCpus", limits.nano_cpus, f"range of CPUs is from 0.01 to {count}.00, as there are only "
                                                   f"{count} CPUs available")
     if limits.cpu_shares < 0:
         raise wrong("CpuShares", limits.cpu_shares, f"invalid CPU shares ({limits.cpu_shares}): value must be a "
                                                     "positive integer")
     if limits.nano_cpus and (limits.cpu_quota or limits.cpu_period):
-        raise wrong("NanoCpus", limits.nano_cpus, "Conflicting options: Nano CPUs and CPU Period or Quota cannot both "
-                                                  "be set")
+        raise wrong("NanoCpus", limits.nano_cpus, "Conflicting options: Nano CPUs and CPU "
+                                                  f"{'Period' if limits.cpu_period else 'Quota'} cannot both be set")
     if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
         raise wrong("CpuPeriod", limits.cpu_period, "CPU cfs period can not be less than 1ms (i.e. 1000) or larger "
                                                     "than 1s (i.e. 1000000)")
@@ -298,9 +313,10 @@ def parse_console_size(size: list[int]) -> tuple[int, int]:
     """(rows, columns); absent is (0, 0). :raise InvalidArgument: it is something else."""
     if not size:
         return 0, 0
-    if len(size) != 2 or not all(0 <= value <= 0xFFFF for value in size):
-        raise InvalidArgument("ConsoleSize must be [height, width]", field="ConsoleSize")
-    return size[0], size[1]
+    rows, columns, *_ = (*size, 0)
+    if rows > 0xFFFF or columns > 0xFFFF:
+        raise InvalidArgument("ConsoleSize is [height, width], of at most 65535", field="ConsoleSize")
+    return rows, columns
 
 
 def _address(text: str, field: str) -> str:
@@ -311,10 +327,14 @@ def _address(text: str, field: str) -> str:
 
 
 def parse_extra_host(text: str) -> str:
-    name, _, address = text.partition(":")
-    if not name or len(name) > 253 or any(char.isspace() for char in name):
-        raise InvalidArgument(f"bad format for add-host: {text[:128]!r}", field="HostConfig.ExtraHosts",
+    name, colon, address = text.partition(":")
+    if not name or not colon or len(name) > 253 or any(char.isspace() for char in name):
+        raise InvalidArgument(f'bad format for add-host: "{text[:128]}"', field="HostConfig.ExtraHosts",
                               value=text[:128], hint="name:address")
     if address == HOST_GATEWAY:
         return f"{name}:{HOST_GATEWAY}"
-    return f"{name}:{_address(address.strip('[]'), 'HostConfig.ExtraHosts')}"
+    try:
+        return f"{name}:{ipaddress.ip_address(address)}"
+    except ValueError as error:
+        raise InvalidArgument(f'invalid IP address in add-host: "{address[:64]}"', field="HostConfig.ExtraHosts",
+                              value=address[:64]) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 from hyperstack.docker_api.networks import endpoint_settings, endpoints, port_map
 from hyperstack.docker_api.ports import host_ports
+from hyperstack.engine.launch import command_words
 from hyperstack.engine.records import ContainerRecord, HealthRecord, PodRecord
 from hyperstack.http.times import rfc3339
 from hyperstack.pod.spec import ContainerSpec, Endpoint, Healthcheck, Mount, MountKind, PodSpec, RestartKind
@@ -35,15 +36,6 @@ def exit_code(record: ContainerRecord) -> int:
     return 128 + record.exit_signal if record.exit_signal else record.exit_code
 
 
-def command_line(record: ContainerRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(entrypoint, command) in force. An entrypoint of the user's drops the image's command too."""
-    spec, image = record.spec, record.image_config
-    command = spec.command
-    if command is None:
-        command = image.command if spec.entrypoint is None else ()
-    return image.entrypoint if spec.entrypoint is None else spec.entrypoint, command
-
-
 def environment(record: ContainerRecord) -> list[str]:
     """The user's, then what the image says of others; a bare name takes a variable away."""
     asked = {item.partition("=")[0]: item for item in record.spec.env}
@@ -54,7 +46,7 @@ def environment(record: ContainerRecord) -> list[str]:
 def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None, *, links: Collection[str] = ()
             ) -> dict[str, Any]:
     """The body of GET /containers/{id}/json. :param links: see `hyperstack.engine.api.Containers.links_of`."""
-    entrypoint, command = command_line(record)
+    entrypoint, command = command_words(record)
     argv = (*entrypoint, *command)
     return {
         "Id": record.id, "Created": rfc3339(record.created_at), "Path": argv[0] if argv else "",
@@ -101,7 +93,7 @@ def _healthcheck(record: ContainerRecord) -> dict[str, Any]:
 
 def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
     spec, image = record.spec, record.image_config
-    entrypoint, command = command_line(record)
+    entrypoint, command = command_words(record)
     exposed = {*spec.exposed_ports, *image.exposed_ports}
     volumes = {*image.volumes, *(mount.target for mount in spec.mounts if mount.anonymous)}
     return {

@@ -11,11 +11,12 @@ from aiohttp import web
 
 from hyperstack.docker_api import shapes
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.inspection import command_line, exit_code, is_live, mount_point, shown_network, status
+from hyperstack.docker_api.inspection import exit_code, is_live, mount_point, shown_network, status
 from hyperstack.docker_api.networks import endpoints, exposed_ports, shown_addresses
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
 from hyperstack.engine.api import Engine
+from hyperstack.engine.launch import command_words
 from hyperstack.engine.records import ContainerRecord, HealthRecord, HealthStatus, PodRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
@@ -156,7 +157,7 @@ def image_size(engine: Engine, call: Call, image_id: str) -> int:
 def _row(engine: Engine, record: ContainerRecord, links: Mapping[str, list[str]]) -> dict[str, Any]:
     pod = engine.containers.pod_of(record)
     live = is_live(record)
-    entrypoint, command = command_line(record)
+    entrypoint, command = command_words(record)
     # The endpoint and the ports of a container that shares another's network are that one's.
     own = not record.spec.sharing.network
     health = engine.containers.health_of(record)

@@ -19,8 +19,9 @@ from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import Mount, MountKind
 
 MAX_MOUNTS = 256
-_HARMLESS = frozenset({"rw", "z", "Z", "cached", "delegated", "consistent", "volume-nocopy"})
-"""The default, SELinux labels (the VM has none) and the hints of Docker Desktop."""
+_TYPES = ("bind", "volume", "tmpfs")
+_MODES = ({"rw", "ro"}, {"z", "Z"}, {"nocopy"}, {"cached", "delegated", "consistent"})
+"""Of a bind's third part, at most one of each set; and one propagation."""
 _TMPFS_FLAGS = frozenset({"rw", "ro", "noexec", "exec", "nosuid", "suid", "nodev", "dev", "noatime", "atime",
                           "nodiratime", "relatime", "strictatime", "sync", "async"})
 _SIZE = re.compile(r"([0-9]{1,15})([kmg]?)b?\Z", re.IGNORECASE)
@@ -55,9 +56,14 @@ def parse_volumes_from(values: Iterable[str]) -> tuple[str, ...]:
     found = []
     for value in values:
         name, _, mode = value.partition(":")
-        if not name or len(name) > 255 or mode not in ("", "ro", "rw", "z", "Z"):
-            raise InvalidArgument(f"invalid mode or container in volumes-from: {value[:128]!r}",
-                                  field="HostConfig.VolumesFrom", value=value[:128], hint="container[:ro|rw]")
+        complaint = "" if name and len(name) <= 255 else f'invalid name or ID supplied: "{name[:64]}"'
+        if mode not in ("", "ro", "rw", "z", "Z"):
+            complaint = f"invalid mode: {mode[:64]}"
+        if not value:
+            complaint = "volumes-from specification cannot be an empty string"
+        if complaint:
+            raise InvalidArgument(complaint, field="HostConfig.VolumesFrom", value=value[:128],
+                                  hint="container[:ro|rw]")
         found.append(value)
     return tuple(found)
 
@@ -73,50 +79,79 @@ def _check_all(mounts: list[Mount]) -> None:
         seen.add(mount.target)
 
 
-def _target(path: str, field: str) -> str:
+def _target(path: str, field: str, context: str = "") -> str:
+    """:param context: what the error begins with."""
     clean = posixpath.normpath(path)
-    if not path.startswith("/") or clean in ("/", "//") or len(path) > 4095:
-        raise InvalidArgument(f"invalid mount path: {path[:128]!r} mount path must be absolute, "
-                              "and not the root directory",
-                              field=field, value=path[:128])
+    complaint = ""
+    if not path.startswith("/") or len(path) > 4095:
+        complaint = f"invalid mount path: '{path[:128]}' mount path must be absolute"
+    elif clean in ("/", "//"):
+        complaint = "invalid specification: destination can't be '/'"
+    if complaint:
+        raise InvalidArgument(f"{context}{complaint}", field=field, value=path[:128])
     return clean
+
+
+def volume_name(name: str) -> str:
+    """:raise InvalidArgument: no volume is called so."""
+    try:
+        return check_name(name, kind="volume") if not name.startswith("/") else check_name("")
+    except InvalidArgument as error:
+        shown = name[:64]
+        raise InvalidArgument(
+            f'create {shown}: "{shown}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
+            field="volume", value=shown, hint=error.hint) from error
 
 
 def _binds(binds: Iterable[str]) -> Iterable[Mount]:
     for text in binds:
         parts = text.split(":")
+        wrong = f"invalid volume specification: '{text[:256]}'"
+        if len(parts) > 3 or (len(parts) > 1 and not (parts[0] and parts[1])):
+            raise InvalidArgument(wrong, field="HostConfig.Binds", value=text[:256], hint="NAME:/path[:ro]")
+        modes = _bind_modes(parts[2]) if len(parts) == 3 else []
+        kind = "bind" if parts[0].startswith("/") and len(parts) > 1 else "volume"
+        target = _target(parts[-1] if len(parts) == 1 else parts[1], "HostConfig.Binds",
+                         f'{wrong}: invalid mount config for type "{kind}": ')
+        misplaced = {"nocopy"} if kind == "bind" else _PROPAGATION | _SHARED
+        if misplaced.intersection(modes):
+            raise InvalidArgument(f'{wrong}: invalid mount config for type "{kind}": field '
+                                  f"{'VolumeOptions' if kind == 'bind' else 'BindOptions'} must not be specified",
+                                  field="HostConfig.Binds", value=text[:256])
         if len(parts) == 1:
-            yield Mount(kind=MountKind.VOLUME, target=_target(text, "HostConfig.Binds"), anonymous=True)
-            continue
-        if len(parts) > 3 or not parts[0]:
-            raise InvalidArgument(f"invalid volume specification: {text[:256]!r}", field="HostConfig.Binds",
-                                  value=text[:256], hint="NAME:/path[:ro]")
-        modes = parts[2].split(",") if len(parts) == 3 else []
-        if parts[0].startswith("/"):
-            yield _bind(parts[0], _target(parts[1], "HostConfig.Binds"), modes)
-            continue
-        unknown = [mode for mode in modes if mode not in _HARMLESS | {"ro", "nocopy", ""}]
-        if unknown:
-            raise UnsupportedOption(f"HostConfig.Binds mode {unknown[0][:64]}",
-                                    "a volume is mounted in one VM, where nothing propagates", hint="ro, rw, nocopy")
-        yield Mount(kind=MountKind.VOLUME, source=check_name(parts[0], kind="volume"),
-                    target=_target(parts[1], "HostConfig.Binds"), read_only="ro" in modes,
-                    options=("nocopy",) if "nocopy" in modes else ())
+            yield Mount(kind=MountKind.VOLUME, target=target, anonymous=True)
+        elif kind == "bind":
+            yield _bind(parts[0], target, modes)
+        else:
+            yield Mount(kind=MountKind.VOLUME, source=volume_name(parts[0]), target=target, read_only="ro" in modes,
+                        options=("nocopy",) if "nocopy" in modes else ())
+
+
+def _bind_modes(text: str) -> list[str]:
+    """:raise InvalidArgument: a word is unknown, or contradicts another."""
+    modes = text.split(",") if text else []
+    kinds = (*_MODES, _PROPAGATION | _SHARED)
+    if any(len(kind.intersection(modes)) > 1 for kind in kinds) or len(set(modes)) < len(modes) \
+            or not set(modes) <= set().union(*kinds):
+        raise InvalidArgument(f"invalid mode: {text[:64]}", field="HostConfig.Binds", value=text[:64],
+                              hint="ro, rw, rprivate; nocopy of a volume")
+    return modes
 
 
 def _bind(source: str, target: str, modes: list[str]) -> Mount:
     for mode in modes:
         if mode in _SHARED:
             raise UnsupportedOption(f"HostConfig.Binds mode {mode}", _NO_PROPAGATION, hint="rprivate, the default")
-        if mode not in _HARMLESS | _PROPAGATION | {"ro", ""}:
-            raise InvalidArgument(f'invalid mode: {mode[:64]}', field="HostConfig.Binds", value=mode[:64],
-                                  hint="ro, rw, rprivate")
     return Mount(kind=MountKind.BIND, source=posixpath.normpath(source), target=target, read_only="ro" in modes,
                  create_source=True)
 
 
 def _bind_mount(body: MountBody, target: str, field: str) -> Mount:
     options = body.bind_options or BindOptionsBody()
+    if options.propagation not in _PROPAGATION | _SHARED | {""}:
+        raise InvalidArgument(f'invalid mount config for type "bind": invalid propagation mode: '
+                              f'{options.propagation[:32]}', field=f"{field}.BindOptions.Propagation")
     if options.propagation not in _PROPAGATION | {""}:
         raise UnsupportedOption(f"{field}.BindOptions.Propagation={options.propagation[:32]}", _NO_PROPAGATION,
                                 hint="rprivate, the default")
@@ -131,15 +166,21 @@ def _bind_mount(body: MountBody, target: str, field: str) -> Mount:
 
 
 def _mount(body: MountBody, field: str) -> Mount:
-    target = _target(body.target, f"{field}.Target")
-    if body.type not in ("bind", "tmpfs", "volume"):
-        raise UnsupportedOption(f"{field} of type {body.type[:32] or '(none)'}", "there are bind, volume and tmpfs")
+    wrong = f'invalid mount config for type "{body.type[:32]}": '
+    if not body.target:
+        raise InvalidArgument(f"{wrong}field Target must not be empty", field=f"{field}.Target")
+    if body.type == "image":
+        raise UnsupportedOption(f"{field} of type image", "there are bind, volume and tmpfs")
+    if body.type not in _TYPES:
+        raise InvalidArgument(f"{wrong}mount type unknown", field=f"{field}.Type", value=body.type[:32],
+                              hint=", ".join(_TYPES))
     _check_options(body, field)
+    target = _target(body.target, f"{field}.Target", wrong)
     if body.type == "bind":
         return _bind_mount(body, target, field)
     if body.type == "tmpfs":
         if body.source:
-            raise InvalidArgument(f"{field}.Source must not be given for a tmpfs", field=f"{field}.Source")
+            raise InvalidArgument(f"{wrong}field Source must not be specified", field=f"{field}.Source")
         options = body.tmpfs_options or TmpfsOptionsBody()
         if options.size_bytes < 0 or not 0 <= options.mode <= 0o7777:
             raise InvalidArgument(f"{field}.TmpfsOptions: SizeBytes and Mode must be in range", field=field)
@@ -155,21 +196,26 @@ def _check_options(body: MountBody, field: str) -> None:
     for kind, options in given.items():
         if options is not None and kind != body.type:
             name = f"{kind.title()}Options"
-            raise InvalidArgument(f'invalid mount config for type "{body.type}": field {name} must not be specified',
-                                  field=f"{field}.{name}")
+            raise InvalidArgument(f'{name} must not be specified on mount type "{body.type}"', field=f"{field}.{name}")
+
+
+_NO_VOLUME = 'invalid mount config for type "volume": '
 
 
 def _volume(body: MountBody, target: str, field: str) -> Mount:
     options = body.volume_options or VolumeOptionsBody()
     subpath = posixpath.normpath(options.subpath) if options.subpath else ""
     if subpath.startswith(("/", "../")) or subpath == ".." or "\0" in subpath:
-        raise InvalidArgument(f"invalid volume subpath {options.subpath[:128]!r}: it must be a relative path within "
-                              "the volume", field=f"{field}.VolumeOptions.Subpath", value=options.subpath[:128])
+        raise InvalidArgument(f"{_NO_VOLUME}subpath must be a relative path within the volume",
+                              field=f"{field}.VolumeOptions.Subpath", value=options.subpath[:128])
+    if not body.source and (subpath or body.read_only):
+        raise InvalidArgument(f"{_NO_VOLUME}must not set {'Subpath' if subpath else 'ReadOnly mode'} when using "
+                              "anonymous volumes", field=f"{field}.Source")
     driver = options.driver_config
     if driver.name not in ("", "local"):
         raise UnsupportedOption(f"{field}.VolumeOptions.DriverConfig.Name={driver.name[:64]}",
                                 "only the local driver is built in")
-    return Mount(kind=MountKind.VOLUME, source=check_name(body.source, kind="volume") if body.source else "",
+    return Mount(kind=MountKind.VOLUME, source=volume_name(body.source) if body.source else "",
                  target=target, read_only=body.read_only, anonymous=not body.source, structured=True,
                  subpath=subpath, labels=options.labels, driver_options=driver.options,
                  options=("nocopy",) if options.no_copy else ())

@@ -30,7 +30,7 @@ def parse_bindings(bindings: Mapping[str, Sequence[PortBindingBody]]) -> tuple[P
     """Published ports. :raise InvalidArgument: a port or an address is none. :raise UnsupportedOption: sctp."""
     found = []
     for text, places in bindings.items():
-        port, protocol = parse_port(text, field="HostConfig.PortBindings")
+        port, protocol = _published(text)
         if protocol == "sctp" and places:
             raise UnsupportedOption(f"HostConfig.PortBindings {text}", "sctp ports are not published")
         for place in places:
@@ -40,6 +40,18 @@ def parse_bindings(bindings: Mapping[str, Sequence[PortBindingBody]]) -> tuple[P
     if len(found) > MAX_PORTS:
         raise InvalidArgument(f"more than {MAX_PORTS} published ports", field="HostConfig.PortBindings")
     return tuple(found)
+
+
+def _published(text: str) -> tuple[int, Literal["tcp", "udp", "sctp"]]:
+    try:
+        return parse_port(text, field="HostConfig.PortBindings")
+    except InvalidArgument as error:
+        raise _no_port(text.partition("/")[0], error) from error
+
+
+def _no_port(text: str, error: InvalidArgument) -> InvalidArgument:
+    return InvalidArgument(f'invalid port specification: "{text[:64]}"', field=error.field, value=error.value,
+                           hint=error.hint)
 
 
 def _address(text: str) -> str:
@@ -58,11 +70,13 @@ def _host_ports(text: str) -> tuple[int, int]:
         return 0, 0
     field = "HostConfig.PortBindings.HostPort"
     first, dash, last = text.partition("-")
-    low = parse_port(first, field=field)[0]
-    high = parse_port(last, field=field)[0] if dash else low
-    if high < low:
-        raise InvalidArgument(f"invalid range of host ports: {text[:32]}", field=field, value=text[:32],
-                              hint="the lower one comes first")
+    try:
+        low = parse_port(first, field=field)[0]
+        high = parse_port(last, field=field)[0] if dash else low
+        if high < low:
+            raise InvalidArgument("", field=field, value=text[:32], hint="the lower one comes first")
+    except InvalidArgument as error:
+        raise _no_port(text, error) from error
     return low, high if high > low else 0
 
 

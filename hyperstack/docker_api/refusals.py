@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from hyperstack.docker_api.bodies import Body, CreateBody, HostConfigBody, ResourcesBody
-from hyperstack.pod.errors import UnsupportedOption
+from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 
 
 class Refusal(NamedTuple):
@@ -20,6 +20,10 @@ class Refusal(NamedTuple):
     """Values that mean the default."""
     reason: str
     hint: str = ""
+    known: tuple[Any, ...] | None = None
+    """Values that Docker knows; None: any."""
+    complaint: str = ""
+    """What it says of others, with the value at {}."""
 
 
 _NONE: tuple[Any, ...] = (0, -1, "", False, None, [], {})
@@ -28,7 +32,8 @@ _WINDOWS = "it is an option of Windows containers"
 _USE_CPUS = "use --cpus"
 
 RESOURCES: tuple[Refusal, ...] = (
-    Refusal("memory_swappiness", (-1, 60), "the VM has no swap of the host"),
+    Refusal("memory_swappiness", (-1, 60), "the VM has no swap of the host", "", tuple(range(-1, 101)),
+            "Invalid value: {}, valid memory swappiness range is 0-100"),
     Refusal("kernel_memory", _NONE, "cgroup v2 accounts kernel memory with the rest", "use --memory"),
     Refusal("kernel_memory_tcp", _NONE, "cgroup v2 accounts kernel memory with the rest", "use --memory"),
     Refusal("cpu_realtime_period", _NONE, "the VM's CPUs cannot promise real-time scheduling", _USE_CPUS),
@@ -43,8 +48,10 @@ RESOURCES: tuple[Refusal, ...] = (
     Refusal("blkio_device_write_bps", _NONE, _BLOCK),
     Refusal("blkio_device_read_iops", _NONE, _BLOCK),
     Refusal("blkio_device_write_iops", _NONE, _BLOCK),
-    Refusal("io_maximum_iops", _NONE, _WINDOWS),
-    Refusal("io_maximum_bandwidth", _NONE, _WINDOWS),
+    Refusal("io_maximum_iops", _NONE, _WINDOWS, "", _NONE,
+            "invalid option: QoS maximum IOPs configuration is not supported on linux"),
+    Refusal("io_maximum_bandwidth", _NONE, _WINDOWS, "", _NONE,
+            "invalid option: QoS maximum bandwidth configuration is not supported on linux"),
     Refusal("cgroup_parent", _NONE, "the container's cgroup lives inside its VM"),
     Refusal("devices", _NONE, "the host's devices do not exist in the VM"),
     Refusal("device_cgroup_rules", _NONE, "the host's devices do not exist in the VM"),
@@ -54,13 +61,16 @@ RESOURCES: tuple[Refusal, ...] = (
 HOST_CONFIG: tuple[Refusal, ...] = (
     Refusal("volume_driver", ("", "local"), "only the local driver is built in"),
     Refusal("capabilities", _NONE, "it was withdrawn from Docker's API", "use CapAdd and CapDrop"),
-    Refusal("cgroupns_mode", ("", "private"), "the host's cgroups cannot be seen from inside a VM"),
+    Refusal("cgroupns_mode", ("", "private"), "the host's cgroups cannot be seen from inside a VM", "",
+            ("", "private", "host"), "invalid cgroup namespace mode: {}"),
     Refusal("cgroup", _NONE, "the container's cgroup lives inside its VM"),
-    Refusal("uts_mode", ("", "private"), "a VM has a host name of its own"),
+    Refusal("uts_mode", ("",), "a VM has a host name of its own", "", ("", "host"), "invalid UTS mode: {}"),
     Refusal("userns_mode", ("", "host"), "root in the VM is nobody on the host already"),
-    Refusal("isolation", ("", "default"), _WINDOWS),
+    Refusal("isolation", ("", "default"), _WINDOWS, "", ("", "default"),
+            "invalid isolation ({}): linux only supports 'default'"),
     Refusal("runtime", ("", "hyperstack"), "every container runs in a VM here; there is no other runtime",
-            "choose a kernel with the annotation org.hyperstack.kernel"),
+            "choose a kernel with the annotation org.hyperstack.kernel", ("", "hyperstack", "runc"),
+            "unknown or invalid runtime name: {}"),
 )
 
 
@@ -88,6 +98,12 @@ def wire_name(kind: type[Body], attribute: str) -> str:
 def _refuse(body: Body, refusals: Iterable[Refusal], prefix: str) -> None:
     for refusal in refusals:
         value = getattr(body, refusal.attribute)
+        if refusal.attribute == "isolation":
+            value = value.lower()
+        if refusal.known is not None and value not in refusal.known:
+            raise InvalidArgument(refusal.complaint.format(str(value)[:64]), value=str(value)[:64],
+                                  field=f"{prefix}{wire_name(type(body), refusal.attribute)}",
+                                  hint=refusal.hint or refusal.reason)
         if value not in refusal.accepted:
             shown = f"={value}"[:128] if isinstance(value, (str, int)) else ""
             raise UnsupportedOption(f"{prefix}{wire_name(type(body), refusal.attribute)}{shown}", refusal.reason,

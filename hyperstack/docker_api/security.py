@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from hyperstack.docker_api.bodies import HostConfigBody
+from hyperstack.docker_api.bodies import HostConfigBody, Words
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import Security
 
 _CAPABILITY = re.compile(r"(CAP_)?[A-Z][A-Z0-9_]{1,40}\Z")
+_KINDS = frozenset({"no-new-privileges", "seccomp", "apparmor", "label", "systempaths", "writable-cgroups"})
 _NUMBER = re.compile(r"[0-9]{1,10}\Z")
 _GROUP = re.compile(r"[^\s:\x00-\x1f]{1,255}\Z")
 _HIGHEST_ID = 2**31 - 1
@@ -22,6 +23,7 @@ def parse_security(host: HostConfigBody) -> Security:
     """:raise InvalidArgument: a malformed one. :raise UnsupportedOption: profiles of the host's own modules."""
     no_new_privileges, seccomp_off, masks_off = False, False, False
     for option in host.security_opt:
+        _check_option(option)
         if option in ("no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"):
             no_new_privileges = True
         elif option in ("seccomp=unconfined", "seccomp:unconfined"):
@@ -42,11 +44,20 @@ def parse_security(host: HostConfigBody) -> Security:
         group_names=tuple(_group(group) for group in host.group_add if not _is_number(group)))
 
 
-def _capabilities(names: list[str], field: str) -> tuple[str, ...]:
+def _check_option(option: str) -> None:
+    kind, *value = re.split("[=:]", option, maxsplit=1)
+    if (not value and option != "no-new-privileges") or kind not in _KINDS \
+            or (kind == "no-new-privileges" and value not in ([], ["true"], ["false"])):
+        raise InvalidArgument(f'invalid --security-opt {2 if value else 1}: "{option[:128]}"',
+                              field="HostConfig.SecurityOpt", value=option[:128])
+
+
+def _capabilities(words: Words, field: str) -> tuple[str, ...]:
+    names = [words] if isinstance(words, str) else words or []
     for name in names:
         if not _CAPABILITY.match(name.upper()):
-            raise InvalidArgument(f'invalid {field.rpartition(".")[2]}: unknown capability: "{name[:64]}"', field=field,
-                                  value=name[:64],
+            raise InvalidArgument(f'invalid {field.rpartition(".")[2]}: unknown capability: '
+                                  f'"CAP_{name.upper()[:64].removeprefix("CAP_")}"', field=field, value=name[:64],
                                   hint="for instance NET_ADMIN, or ALL")
     return tuple(name.upper() for name in names)
 

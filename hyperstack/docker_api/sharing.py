@@ -6,17 +6,20 @@ from hyperstack.docker_api.bodies import CreateBody
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import Sharing
 
+_NO_NETWORK = "invalid network mode: invalid container format container:<name|id>"
 _OWN_IPC = ("private", "shareable", "none")
 
 
-def donor(mode: str) -> str:
-    """The container that `container:REF` names; empty for other modes. :raise InvalidArgument: it names none."""
+def donor(mode: str, complaint: str) -> str:
+    """The container that `container:REF` names; empty for other modes.
+
+    :raise InvalidArgument: it names none; in the words of `complaint`.
+    """
     kind, colon, ref = mode.partition(":")
     if kind != "container":
         return ""
     if not colon or not ref:
-        raise InvalidArgument(f"invalid mode {mode[:64]!r}: no container is named", field="HostConfig", value=mode[:64],
-                              hint="container:NAME")
+        raise InvalidArgument(complaint, field="HostConfig", value=mode[:64], hint="container:NAME")
     return ref.removeprefix("/")
 
 
@@ -24,9 +27,12 @@ def parse_sharing(body: CreateBody) -> Sharing:
     """:raise InvalidArgument: options that exclude each other, in Docker's words.
     :raise UnsupportedOption: a namespace of the host, or a network beside the one that is shared."""
     host = body.host_config
-    _refuse_host("PidMode", host.pid_mode, ("", "private"), "processes of the host cannot be seen from inside a VM")
-    _refuse_host("IpcMode", host.ipc_mode, ("", *_OWN_IPC), "IPC objects of the host cannot be seen from inside a VM")
-    sharing = Sharing(network=donor(host.network_mode), pid=donor(host.pid_mode), ipc=donor(host.ipc_mode),
+    pid, ipc = f"invalid PID mode: {host.pid_mode[:64]}", f"invalid IPC mode: {host.ipc_mode[:64]}"
+    _refuse_host("PidMode", host.pid_mode, ("",), "processes of the host cannot be seen from inside a VM", pid)
+    _refuse_host("IpcMode", host.ipc_mode, ("", *_OWN_IPC), "IPC objects of the host cannot be seen from inside a VM",
+                 ipc)
+    sharing = Sharing(network=donor(host.network_mode, _NO_NETWORK), pid=donor(host.pid_mode, pid),
+                      ipc=donor(host.ipc_mode, ipc),
                       ipc_mode="shareable" if host.ipc_mode == "shareable" else "none" if host.ipc_mode == "none"
                       else "private")
     if sharing.donors:
@@ -34,8 +40,11 @@ def parse_sharing(body: CreateBody) -> Sharing:
     return sharing
 
 
-def _refuse_host(field: str, mode: str, own: tuple[str, ...], reason: str) -> None:
-    if mode not in own and not donor(mode):
+def _refuse_host(field: str, mode: str, own: tuple[str, ...], reason: str, complaint: str) -> None:
+    if mode not in (*own, "host") and not donor(mode, complaint):
+        raise InvalidArgument(complaint, field=f"HostConfig.{field}", value=mode[:64],
+                              hint=", ".join((*filter(None, own), "container:NAME")))
+    if mode == "host":
         raise UnsupportedOption(f"HostConfig.{field}={mode[:64]}", reason, hint="container:NAME shares another's")
 
 

@@ -112,7 +112,7 @@ class Admission:
                                  image_id=image.id, image_config=config, created_at=time.time_ns(), order=order,
                                  init=init)
         if not launch.command_line(record):
-            raise InvalidArgument("No command specified", field="Cmd", hint="name a command after the image")
+            raise InvalidArgument("no command specified", field="Cmd", hint="name a command after the image")
         return record
 
     async def _make(self, who: Principal, pod: PodRecord, containers: list[ContainerRecord], *, joined: bool = False

@@ -20,8 +20,8 @@ def parse(text: str) -> frozenset[int]:
         ends = [low, high if dash else low]
         if not all(end.isascii() and end.isdecimal() and len(end) <= 4 for end in ends) \
                 or not int(ends[0]) <= int(ends[1]) <= _HIGHEST:
-            raise InvalidArgument(f"Invalid value {text[:64]} for cpuset", field="CpusetCpus", value=text[:64],
-                                  hint="numbers and ranges, such as 0-2,5")
+            raise InvalidArgument(f"Invalid value {text[:64]} for cpuset cpus: invalid format: {text[:64]}",
+                                  field="CpusetCpus", value=text[:64], hint="numbers and ranges, such as 0-2,5")
         numbers.update(range(int(ends[0]), int(ends[1]) + 1))
     return frozenset(numbers)
 
@@ -30,9 +30,19 @@ def check(text: str) -> None:
     """:raise InvalidArgument: this host lacks one of them, in Docker's words."""
     there = os.sched_getaffinity(0)
     if not parse(text) <= there:
-        shown = ",".join(str(cpu) for cpu in sorted(there))
-        raise InvalidArgument(f"Requested CPUs are not available - requested {text}, available: {shown}",
+        raise InvalidArgument(f"Requested CPUs are not available - requested {text}, available: {_ranges(there)}",
                               field="CpusetCpus", value=text)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """"0-2,5"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def of_pod(containers: Iterable[ContainerRecord]) -> frozenset[int]:

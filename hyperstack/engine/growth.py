@@ -138,5 +138,5 @@ def _check(larger: PodRecord, room: Room, wanted: Resources, used: int) -> None:
                               f"{wanted.memory >> 20} MiB does not fit", field="memory", value=wanted.memory, hint=hint)
     cpus = larger.vcpus if larger.spec.vcpus else room.vcpus
     if wanted.nano_cpus > cpus * 10**9:
-        raise InvalidArgument(f"Range of CPUs is from 0.01 to {cpus}.00, as the running machine can have {cpus}",
+        raise InvalidArgument(f"range of CPUs is from 0.01 to {cpus}.00, as the running machine can have {cpus}",
                               field="NanoCpus", value=wanted.nano_cpus, hint=hint)

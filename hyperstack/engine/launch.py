@@ -178,7 +178,7 @@ def main_process(pod: PodRecord, container: ContainerRecord, linked: tuple[str, 
     spec, image = container.spec, container.image_config
     argv = command_line(container)
     if not argv:
-        raise InvalidArgument("No command specified", field="command", hint="name one after the image")
+        raise InvalidArgument("no command specified", field="command", hint="name one after the image")
     return messages.Process(
         argv=_encode(argv), env=_encode(environment(container, hostname(pod), tty=spec.tty, linked=linked)),
         cwd=(spec.working_dir or image.working_dir or "/").encode(), user=(spec.user or image.user).encode(),
@@ -206,11 +206,18 @@ def exec_process(pod: PodRecord, container: ContainerRecord, request: ExecReques
 
 
 def command_line(container: ContainerRecord) -> tuple[str, ...]:
-    """Docker's rule: an entrypoint of the user's drops the image's command."""
+    """What is executed."""
+    return sum(command_words(container), start=())
+
+
+def command_words(container: ContainerRecord) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(entrypoint, command) in force. Docker's rule: an entrypoint of the user's drops the image's command too, unless
+    it is an empty one."""
     spec, image = container.spec, container.image_config
-    if spec.entrypoint is not None:
-        return spec.entrypoint + (spec.command or ())
-    return image.entrypoint + (image.command if spec.command is None else spec.command)
+    command = spec.command
+    if command is None:
+        command = () if spec.entrypoint else image.command
+    return image.entrypoint if spec.entrypoint is None else spec.entrypoint, command
 
 
 def environment(container: ContainerRecord, host: str, *, tty: bool, linked: tuple[str, ...] = ()) -> tuple[str, ...]:

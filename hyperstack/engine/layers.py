@@ -113,12 +113,11 @@ def _run_config(container: ContainerRecord, image: Image) -> dict[str, Any]:
     """The image's own run configuration with what the user said over it, as Docker commits it."""
     spec, base = container.spec, container.image_config
     own = image.raw_config.get("config")
-    entrypoint = base.entrypoint if spec.entrypoint is None else spec.entrypoint
-    command = base.command if spec.command is None and spec.entrypoint is None else spec.command
+    entrypoint, command = launch.command_words(container)
     check = spec.healthcheck
     said: dict[str, Any] = {
         "User": spec.user or base.user, "Env": list(launch.merge_environment(base.env, spec.env)),
-        "Entrypoint": list(entrypoint), "Cmd": list(command or ()), "WorkingDir": spec.working_dir or base.working_dir,
+        "Entrypoint": list(entrypoint), "Cmd": list(command), "WorkingDir": spec.working_dir or base.working_dir,
         "Labels": {**base.labels, **spec.labels}, "StopSignal": spec.stop_signal or base.stop_signal,
         "ExposedPorts": {port: {} for port in (*base.exposed_ports, *spec.exposed_ports)},
         "Volumes": {path: {} for path in (*base.volumes, *(m.target for m in spec.mounts if m.anonymous))}}

@@ -68,16 +68,17 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def capability_name(text: str) -> str:
+def capability_name(text: str, field: str = "capability") -> str:
     """The full name of "CAP_NET_ADMIN", "net_admin".
 
+    :param field: where it was said, for the error.
     :raise InvalidArgument: no such capability.
     """
     name = text.strip().upper()
     if not name.startswith("CAP_"):
         name = f"CAP_{name}"
     if name not in _CAPABILITY_NUMBERS:
-        raise InvalidArgument(f'unknown capability: "{name[:64]}"', field="capability", value=text[:64],
+        raise InvalidArgument(f'invalid {field}: unknown capability: "{name[:64]}"', field=field, value=text[:64],
                               hint="capabilities(7) lists them")
     return name
 
@@ -96,8 +97,8 @@ def container_capabilities(*, add: Iterable[str] = (), drop: Iterable[str] = (),
     :raise InvalidArgument: no such capability.
     """
     everything = frozenset(CAPABILITIES)
-    all_added, added = _split(add)
-    all_dropped, dropped = _split(drop)
+    all_added, added = _split(add, "CapAdd")
+    all_dropped, dropped = _split(drop, "CapDrop")
     if privileged:
         return everything
     if all_added:
@@ -107,11 +108,11 @@ def container_capabilities(*, add: Iterable[str] = (), drop: Iterable[str] = (),
     return (frozenset(DEFAULT_CAPABILITIES) | added) - dropped
 
 
-def _split(names: Iterable[str]) -> tuple[bool, frozenset[str]]:
+def _split(names: Iterable[str], field: str) -> tuple[bool, frozenset[str]]:
     """Whether ALL is among them, and the others."""
     words = list(names)
     named = [word for word in words if word.strip().upper() not in ("ALL", "CAP_ALL")]
-    return len(named) < len(words), frozenset(capability_name(word) for word in named)
+    return len(named) < len(words), frozenset(capability_name(word, field) for word in named)
 
 
 def rlimit(ulimit: Ulimit) -> tuple[int, int, int]:

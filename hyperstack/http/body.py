@@ -48,15 +48,15 @@ async def read(request: web.Request, *, limit: int = MAX_BODY) -> bytes:
     return b"".join(parts)
 
 
-async def read_json(request: web.Request, kind: type[T]) -> T:
-    """The body as a `kind`.
+async def read_json(request: web.Request, kind: type[T], *, required: bool = False) -> T:
+    """The body as a `kind`; none at all is an empty object, unless one is `required`.
 
     :raise InvalidArgument: it says to be something else than JSON, or see `decode`.
     """
     empty = request.content_length == 0 or not request.body_exists
     media_types.require_json(request.headers.get("Content-Type", ""), empty=empty)
     raw = await read(request)
-    if not empty and not raw.strip():
+    if (required or not empty) and not raw.strip():
         raise InvalidArgument("invalid JSON: got EOF while reading request body", field="body")
     return decode(raw, kind)
 

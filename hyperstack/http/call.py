@@ -70,9 +70,9 @@ class Call:
             return 0
         return timestamp_ns(value, field=name)
 
-    async def body(self, kind: type[T]) -> T:
+    async def body(self, kind: type[T], *, required: bool = False) -> T:
         """The JSON body. :raise InvalidArgument: see `body.read_json`."""
-        return await body.read_json(self.request, kind)
+        return await body.read_json(self.request, kind, required=required)
 
     def stream(self) -> AsyncIterator[bytes]:
         """The raw body, as it comes."""

@@ -165,7 +165,9 @@ def _mismatches(value: Any, info: types.Type, path: tuple[str, ...]
         case types.UnionType():
             choices = [choice for choice in info.types if not isinstance(choice, types.NoneType)]
             found = [[*_mismatches(value, choice, path)] for choice in choices]
-            if all(found):
+            if all(found) and len(choices) > 1:  # a type that decodes itself, which knows no path
+                yield (), value, types.StrType()
+            elif all(found):
                 yield from found[-1]
         case types.StructType() if isinstance(value, dict):
             fields = {field.encode_name.lower(): field.type for field in info.fields}
@@ -189,7 +191,8 @@ def _fits(value: Any, info: types.Type) -> bool:
         case types.BoolType():
             return isinstance(value, bool)
         case types.IntType():
-            return type(value) is int and -(2**63) <= value < 2**63
+            low = -(2**63) if info.ge is None else info.ge
+            return type(value) is int and low <= value < 2**63
         case types.FloatType():
             return type(value) in (int, float)
         case types.StructType() | types.DictType() | types.ListType():

@@ -39,6 +39,6 @@ def check_name(name: str, *, kind: str = "container") -> str:
     if not _NAME.match(name):
         shown = name if len(name) <= 64 else name[:61] + "..."
         raise InvalidArgument(
-            f"Invalid {kind} name ({shown}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, at most 128 characters",
-            field="name", value=shown)
+            f"Invalid {kind} name ({shown}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
+            field="name", value=shown, hint="at most 128 characters")
     return name
