@@ -64,7 +64,7 @@ class ContainerRoutes:
         return await list_containers(self._engine, call)
 
     async def create(self, call: Call) -> web.StreamResponse:
-        wanted = call.text("platform")
+        wanted, name = call.text("platform"), call.text("name")
         system, _, architecture = wanted.partition("/")
         if wanted and (system != "linux" or architecture.partition("/")[0] not in ("", host_architecture())):
             raise UnsupportedOption(f"platform={wanted[:64]}", "the VM has the host's processor",
@@ -76,7 +76,7 @@ class ContainerRoutes:
         if call.version < (1, 25):  # Until then it was the client that removed the container.
             kept = msgspec.structs.replace(body.host_config, auto_remove=False)
             body = msgspec.structs.replace(body, host_config=kept)
-        spec, pod = parse_create(body, name=call.text("name"), project=call.who.project)
+        spec, pod = parse_create(body, name=name, project=call.who.project)
         record = await self._containers.create(call.who, spec, pod)
         warnings = [_OWN_MAC_ADDRESS] if body.mac_address and call.version >= (1, 44) else []
         return json_response({"Id": record.id, "Warnings": warnings}, status=201)

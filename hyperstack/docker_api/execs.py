@@ -55,7 +55,7 @@ class ExecRoutes:
         self._check_startable(call, record)
         rows, columns = parse_console_size(body.console_size) if body.console_size else record.request.console_size
         if body.detach:
-            await self._execs.start(call.who, record.id, detach=True)
+            await self._execs.start(call.who, record.id, rows=rows, columns=columns, detach=True)
             return empty(200)
         return await self._start_attached(call, record, rows, columns)
 

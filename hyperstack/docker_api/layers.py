@@ -57,7 +57,8 @@ def _config(body: CommitBody) -> dict[str, Any]:
         "User": body.user, "Env": list(parse_environment(body.env)), "WorkingDir": body.working_dir,
         "Cmd": [body.cmd] if isinstance(body.cmd, str) else body.cmd,
         "Entrypoint": [body.entrypoint] if isinstance(body.entrypoint, str) else body.entrypoint,
-        "Labels": body.labels, "StopSignal": body.stop_signal, "Shell": body.shell or [], "OnBuild": body.on_build,
+        "Labels": body.labels, "StopSignal": body.stop_signal, "OnBuild": body.on_build,
+        "Shell": [body.shell] if isinstance(body.shell, str) else body.shell,
         "ExposedPorts": {port: {} for port in body.exposed_ports}, "Volumes": {path: {} for path in body.volumes}}
     if check is not None and check.test:
         said["Healthcheck"] = {"Test": list(check.test), "Interval": check.interval, "Timeout": check.timeout,

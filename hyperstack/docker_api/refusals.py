@@ -101,9 +101,9 @@ def _refuse(body: Body, refusals: Iterable[Refusal], prefix: str) -> None:
         if refusal.attribute == "isolation":
             value = value.lower()
         if refusal.known is not None and value not in refusal.known:
-            raise InvalidArgument(refusal.complaint.format(str(value)[:64]), value=str(value)[:64],
-                                  field=f"{prefix}{wire_name(type(body), refusal.attribute)}",
-                                  hint=refusal.hint or refusal.reason)
+            field = f"{prefix}{wire_name(type(body), refusal.attribute)}"
+            raise InvalidArgument(refusal.complaint.format(str(value)[:64]), value=str(value)[:64], field=field,
+                                  hint=f"{field}: {refusal.hint or refusal.reason}")
         if value not in refusal.accepted:
             shown = f"={value}"[:128] if isinstance(value, (str, int)) else ""
             raise UnsupportedOption(f"{prefix}{wire_name(type(body), refusal.attribute)}{shown}", refusal.reason,

@@ -128,6 +128,8 @@ def check_tree(value: object, depth: int = 0) -> None:
 
 def _as_go_reads(value: Any, info: types.Type) -> Any:
     match info:
+        case types.Metadata():
+            return _as_go_reads(value, info.type)
         case types.StructType() if isinstance(value, dict):
             fields = {field.encode_name.lower(): field for field in info.fields}
             known = ((fields[key.lower()], item) for key, item in value.items() if key.lower() in fields)

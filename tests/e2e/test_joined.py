@@ -143,7 +143,7 @@ def test_a_running_vm_grows_for_who_joins_it(host: Daemon) -> None:
     # The first gives nothing of its own away.
     assert text(host, "exec", "small", "cat", "/sys/fs/cgroup/memory.max") == str(64 << 20)
     assert text(host, "exec", "large", "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1") == ""
-    assert "Range of CPUs is from 0.01 to" in complaint(
+    assert "range of CPUs is from 0.01 to" in complaint(
         host, "run", "--net", "container:small", "--cpus", "1000", BUSYBOX, *SLEEP)
     assert ", and others hold limits of 364 MiB: a limit of" in complaint(
         host, "run", "--net", "container:small", "-m", "4t", BUSYBOX, *SLEEP)

@@ -55,7 +55,7 @@ def test_a_running_machine_grows(grown: Daemon) -> None:
     assert limits(grown) == [str(1024 * MIB), str(processors), str(processors * 100_000), "100000"]
     # It has what it says, on the host too.
     assert inside(grown, "dd if=/dev/zero of=/dev/null bs=700M count=1 2>&1 | head -n 1") == ["1+0", "records", "in"]
-    assert "Range of CPUs is from 0.01 to" in refusal(grown, "--cpus", "1000")
+    assert "range of CPUs is from 0.01 to" in refusal(grown, "--cpus", "1000")
     assert "a limit of 1048576 MiB does not fit" in refusal(grown, "-m", "1t", "--memory-swap", "1t")
     # A daemon that comes after knows of it, and it shrinks again.
     grown.kill()

@@ -127,7 +127,7 @@ async def test_options_are_answered_for_any_path(served: Served) -> None:
     ("GET", '/containers/json?filters={"name":["[a"]}', 400, "invalid filter 'name'"),
     ("GET", "/events?since=yesterday", 400, "since must be seconds since the epoch"),
     ("POST", '/containers/prune?filters={"until":["soon"]}', 400, "until must be seconds"),
-    ("POST", "/containers/create", 400, "no image given"),
+    ("POST", "/containers/create", 400, "got EOF while reading request body"),
     ("POST", "/images/create", 400, "fromImage or fromSrc must be given"),
     ("POST", "/images/create?fromSrc=http://x/y", 400, "fromSrc with an URL is not supported"),
     ("GET", "/images/absent/json", 404, "No such image: absent"),
