@@ -16,16 +16,16 @@ from hyperstack.hypervisor.api import Disk, ExitKind, HostUsage, MachineExit, Ni
 from hyperstack.hypervisor.qemu import command, disks, growth
 from hyperstack.hypervisor.qemu.forks import Child, Seats
 from hyperstack.hypervisor.qemu.place import AGENT_SOCKET, MONITOR_SOCKET, Place, printable, read_last_words
+from hyperstack.hypervisor.qemu.plugs import Plugs
 from hyperstack.hypervisor.qemu.process import VmmProcess
 from hyperstack.hypervisor.qemu.qmp import CommandFailed, Monitor, connect_unix
-from hyperstack.pod.errors import Conflict, Exhausted, Unavailable, Unsupported
+from hyperstack.pod.errors import Unavailable, Unsupported
 
 log = logging.getLogger(__name__)
 
 _EXIT_CONSOLE_CHARS = 4096
 _GRACE_S = 2.0
 """Between the end of the monitor's connection and the end of the process that held it."""
-_UNPLUG_TIMEOUT_S = 10.0
 _HELD_POLL_S = 0.02
 _SAVE_TIMEOUT_S = 30.0
 """It takes 5 ms; the file's disk may be busy."""
@@ -58,12 +58,12 @@ class QemuMachine:
         self._on_destroyed = on_destroyed
         loop = asyncio.get_running_loop()
         self._monitor = Monitor(self._on_event)
-        self._growth = growth.Growth(ident, self._execute, place.cgroup)
+        self._growth = growth.Growth(ident, self._monitor.order, place.cgroup)
+        self._plugs = Plugs(ident, self._monitor)
         self._exit: asyncio.Future[MachineExit] = loop.create_future()
         self._guest_end: asyncio.Future[str] = loop.create_future()
         self._stopped = asyncio.Event()
         self._agent_ready = asyncio.Event()
-        self._unplugged: dict[str, asyncio.Event] = {}
         self._console = b""
         self._agent: asyncio.StreamWriter | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -90,8 +90,8 @@ class QemuMachine:
             self._stopped.set()
         elif name == "VSERPORT_CHANGE" and data.get("id") == command.AGENT_DEVICE and data.get("open") is True:
             self._agent_ready.set()
-        elif name == "DEVICE_DELETED" and (event := self._unplugged.get(str(data.get("device", "")))):
-            event.set()
+        elif name == "DEVICE_DELETED":
+            self._plugs.deleted(str(data.get("device", "")))
 
     def _note_guest_end(self, reason: str) -> None:
         if not self._guest_end.done():
@@ -257,24 +257,16 @@ class QemuMachine:
         return self._process.alive
 
     async def pause(self) -> None:
-        await self._execute("stop")
+        await self._monitor.order("stop")
 
     async def resume(self) -> None:
-        await self._execute("cont")
+        await self._monitor.order("cont")
 
     async def pin(self, cpus: Collection[int]) -> None:
         self._process.pin(cpus)
 
     async def usage(self, *, pss: bool = False) -> HostUsage:
         return replace(self._place.cgroup.usage(), pss_bytes=await self._process.pss_bytes() if pss else 0)
-
-    async def _execute(self, name: str, arguments: Mapping[str, object] | None = None, *,
-                       fd: int | None = None) -> Any:
-        """:raise Unavailable: QEMU is gone, or refuses."""
-        try:
-            return await self._monitor.execute(name, arguments, fd=fd)
-        except CommandFailed as error:
-            raise Unavailable(str(error)) from error
 
     # Templates
 
@@ -306,8 +298,8 @@ class QemuMachine:
         :raise Unavailable: QEMU cannot.
         """
         await self._ignore_shared_ram()
-        await self._execute("getfd", {"fdname": "state"}, fd=state)
-        await self._execute("migrate", {"uri": "fd:state"})
+        await self._monitor.order("getfd", {"fdname": "state"}, fd=state)
+        await self._monitor.order("migrate", {"uri": "fd:state"})
         async with asyncio.timeout(_SAVE_TIMEOUT_S):
             while (status := await self._query("query-migrate", "status")) != "completed":
                 if status in ("failed", "cancelled"):
@@ -320,7 +312,7 @@ class QemuMachine:
         :param state: QEMU's own number of the open file.
         """
         await self._ignore_shared_ram()
-        await self._execute("migrate-incoming", {"uri": f"fd:{state}"})
+        await self._monitor.order("migrate-incoming", {"uri": f"fd:{state}"})
 
     async def stand_still(self) -> None:
         """Stop it for good and let go of its sockets: a machine to be forked has no connections.
@@ -337,7 +329,7 @@ class QemuMachine:
     async def begin(self) -> None:
         """Go on where its parent stood still, with all its disks. :raise Unavailable: QEMU refuses."""
         for disk in self._seats.standing:
-            await self._plug(disk)
+            await self._plugs.plug(disk)
         await self.resume()
 
     @property
@@ -352,105 +344,25 @@ class QemuMachine:
         self._seats = Seats.plan(self._child.slots, wanted)
         await self._child.equip(self._seats, nic.fd if nic else None)
         for disk in self._seats.standing:
-            await self._plug(disk)
+            await self._plugs.plug(disk)
 
     async def _ignore_shared_ram(self) -> None:
-        await self._execute("migrate-set-capabilities",
+        await self._monitor.order("migrate-set-capabilities",
                             {"capabilities": [{"capability": "x-ignore-shared", "state": True}]})
 
     # Devices
 
     async def attach_disk(self, disk: Disk) -> None:
-        """:raise Conflict: a disk of that serial is attached, or another machine writes it.
-        :raise Unavailable: QEMU refuses it.
-        """
-        if disks.device_id(disk.serial) in await self._devices():
-            raise Conflict(f"machine {self.id[:12]} has a disk {disk.serial} already", field="serial",
-                           value=disk.serial)
-        disks.claim(disk)
-        # A daemon that died between these steps may have left the first of them.
-        await self._drop_image(disk.serial)
-        await self._plug(disk)
-
-    async def _plug(self, disk: Disk) -> None:
-        answer = await self._execute("add-fd", {"opaque": disk.serial}, fd=disk.fd)
-        try:
-            fdset = int(answer["fdset-id"])
-            await self._execute("blockdev-add", disks.blockdev(disk, fdset))
-            await self._execute("device_add", disks.device(disk))
-        except BaseException as error:
-            with contextlib.suppress(Unavailable):
-                await asyncio.shield(self._drop_image(disk.serial))
-            if isinstance(error, (KeyError, TypeError, ValueError)):
-                raise Unavailable("QEMU answers nonsense to add-fd") from error
-            raise
+        await self._plugs.attach_disk(disk)
 
     async def detach_disk(self, serial: str) -> None:
-        device = disks.device_id(serial)
-        if device in await self._devices():
-            await self._unplug(device)
-        await self._drop_image(serial)
-
-    async def _unplug(self, device: str) -> None:
-        event = self._unplugged[device] = asyncio.Event()
-        try:
-            await self._execute("device_del", {"id": device})
-            async with asyncio.timeout(_UNPLUG_TIMEOUT_S):
-                await event.wait()
-        except TimeoutError as error:
-            raise Unavailable(f"the guest of {self.id[:12]} does not let go of {device}") from error
-        finally:
-            del self._unplugged[device]
-
-    async def _devices(self) -> set[str]:
-        """Ids of the devices that have one."""
-        answer = await self._execute("qom-list", {"path": "/machine/peripheral"})
-        return {str(item.get("name")) for item in answer or () if isinstance(item, dict)}
-
-    async def _drop_image(self, serial: str) -> None:
-        """Close a disk's image, where it is open and no device uses it."""
-        node = disks.node_name(serial)
-        nodes = await self._execute("query-named-block-nodes", {"flat": True})
-        if any(item.get("node-name") == node for item in nodes or ()):
-            await self._remove_held("blockdev-del", {"node-name": node})
-        for fdset in await self._execute("query-fdsets") or ():
-            if any(entry.get("opaque") == serial for entry in fdset["fds"]):
-                await self._execute("remove-fd", {"fdset-id": fdset["fdset-id"]})
-
-    async def _remove_held(self, what: str, arguments: dict[str, str]) -> None:
-        """A device that was reported gone may hold what is behind it a moment longer.
-
-        :raise Unavailable: QEMU is gone, or it is still held after the grace.
-        """
-        deadline = asyncio.get_running_loop().time() + _GRACE_S
-        while True:
-            try:
-                await self._monitor.execute(what, arguments)
-                return
-            except CommandFailed as error:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise Unavailable(str(error)) from error
-            await asyncio.sleep(_HELD_POLL_S)
+        await self._plugs.detach_disk(serial)
 
     async def attach_port(self, name: str, fd: int) -> None:
-        chardev, device = command.port_chardev(name, name), command.port_device(name)
-        await self._execute("getfd", {"fdname": name}, fd=fd)
-        await self._execute("chardev-add", chardev)
-        try:
-            await self._monitor.execute("device_add", device)
-        except BaseException as error:
-            with contextlib.suppress(Unavailable):
-                await asyncio.shield(self._execute("chardev-remove", {"id": chardev["id"]}))
-            if isinstance(error, CommandFailed):
-                raise Exhausted(f"machine {self.id[:12]} can have no more ports: {error}") from error
-            raise
+        await self._plugs.attach_port(name, fd)
 
     async def detach_port(self, name: str) -> None:
-        ident = command.port_device_id(name)
-        if ident in await self._devices():
-            await self._execute("device_del", {"id": ident})  # a port is gone at once, whatever the guest says
-        if any(item.get("label") == ident for item in await self._execute("query-chardev") or ()):
-            await self._remove_held("chardev-remove", {"id": ident})
+        await self._plugs.detach_port(name)
 
     # Memory and processors
 

@@ -78,6 +78,13 @@ class Monitor:
         while self.connected:
             await self._client.runstate_changed()
 
+    async def order(self, name: str, arguments: Mapping[str, object] | None = None, *, fd: int | None = None) -> Any:
+        """As `execute`. :raise Unavailable: QEMU is gone, or refuses."""
+        try:
+            return await self.execute(name, arguments, fd=fd)
+        except CommandFailed as error:
+            raise Unavailable(str(error)) from error
+
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None, *,
                       fd: int | None = None) -> Any:
         """Run a command; its result. `fd` goes along with it.
