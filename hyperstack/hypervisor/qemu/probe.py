@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _KVM = Path("/dev/kvm")
 _KVM_DEADLINE_S = 5.0
+"""Or as long as emulation took, on a host that is slower than that: beyond it KVM would not be chosen."""
 _TCG_DEADLINE_S = 60.0
 """Emulation takes 0.7 s on an idle host; a loaded one gets its chance."""
 _PASSED_STATUS = "ended with status 33"
@@ -78,7 +79,8 @@ async def _try_all(*, root: runtime_root.RuntimeRoot, jail: Path, rom: Path) -> 
                           hint="is the daemon root, and is this host allowed to make namespaces?")
     if not os.access(_KVM, os.F_OK):
         return Accelerator("tcg", "there is no /dev/kvm")
-    virtual = await try_machine("kvm", _KVM_DEADLINE_S, root=root, jail=jail, rom=rom)
+    deadline = max(_KVM_DEADLINE_S, emulated.seconds)
+    virtual = await try_machine("kvm", deadline, root=root, jail=jail, rom=rom)
     if virtual.seconds is None:
         return Accelerator("tcg", f"/dev/kvm exists, but a trial machine failed: {virtual.words}")
     if virtual.seconds > emulated.seconds:
