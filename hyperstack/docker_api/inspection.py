@@ -7,7 +7,7 @@ from typing import Any
 
 from hyperstack.docker_api.networks import endpoint_settings, endpoints, port_map
 from hyperstack.docker_api.ports import host_ports
-from hyperstack.engine.launch import command_words
+from hyperstack.engine.machines.launch import command_words
 from hyperstack.engine.records import ContainerRecord, HealthRecord, PodRecord
 from hyperstack.http.times import rfc3339
 from hyperstack.pod.spec import ContainerSpec, Endpoint, Healthcheck, Mount, MountKind, PodSpec, RestartKind

@@ -16,7 +16,7 @@ from hyperstack.docker_api.networks import endpoints, exposed_ports, shown_addre
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
 from hyperstack.engine.api import Engine
-from hyperstack.engine.launch import command_words
+from hyperstack.engine.machines.launch import command_words
 from hyperstack.engine.records import ContainerRecord, HealthRecord, HealthStatus, PodRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine import cpusets, joining, launch, linking
+from hyperstack.engine import joining
 from hyperstack.engine.binds import BindService
 from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.logdrivers import keeping
 from hyperstack.engine.lookup import find
-from hyperstack.engine.machines import Kernels
+from hyperstack.engine.machines import cpusets, launch, linking
+from hyperstack.engine.machines.starting import Kernels
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.store import Store

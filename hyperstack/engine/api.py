@@ -405,7 +405,7 @@ class Kernels(Protocol):
 
     async def add(self, who: Principal, name: str, archive: AsyncIterator[bytes], *, command_line: str = ""
                   ) -> AddedKernel:
-        """Check a kernel, try it, and store it. `archive`: see `hyperstack.engine.kernel_upload`.
+        """Check a kernel, try it, and store it. `archive`: see `hyperstack.engine.kernels.upload`.
 
         :raise InvalidArgument: it lacks something, or does not boot; says all that is missing.
         """

@@ -8,12 +8,13 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import joining, launch, linking
+from hyperstack.engine import joining
 from hyperstack.engine.endings import SIGNALLED, Endings
 from hyperstack.engine.lives import ALIVE, Lives
+from hyperstack.engine.machines import launch, linking
+from hyperstack.engine.machines.sandboxes import Sandbox
+from hyperstack.engine.machines.seating import Seating
 from hyperstack.engine.records import ContainerRecord
-from hyperstack.engine.sandboxes import Sandbox
-from hyperstack.engine.seating import Seating
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.pod.errors import HyperStackError, StartFailed
 from hyperstack.pod.states import ContainerState, check_container

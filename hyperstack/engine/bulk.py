@@ -12,7 +12,7 @@ import contextlib
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from hyperstack.engine.tray import NOTHING, PLACE, PLACES, Tray
+from hyperstack.engine.machines.tray import NOTHING, PLACE, PLACES, Tray
 from hyperstack.pod.errors import Conflict, GuestError
 
 AFTER = 1024 * 1024

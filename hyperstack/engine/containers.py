@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Collection
 
 from msgspec.structs import asdict, replace
 
-from hyperstack.engine import cpusets, launch, linking, top
+from hyperstack.engine import top
 from hyperstack.engine.admission import Admission
 from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
@@ -19,8 +19,9 @@ from hyperstack.engine.lives import ACTIVE, ALIVE
 from hyperstack.engine.logdrivers import check_readable
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
+from hyperstack.engine.machines import cpusets, launch, linking
+from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
-from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.linux import signal_number

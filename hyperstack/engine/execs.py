@@ -8,13 +8,13 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch, linking
 from hyperstack.engine.attachments import ExecAttachment
 from hyperstack.engine.beginnings import as_start_failure
 from hyperstack.engine.exits import exit_of
 from hyperstack.engine.lookup import find
+from hyperstack.engine.machines import launch, linking
+from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord, ExecRecord, ExecRequest
-from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.streams import ProcessStream
 from hyperstack.engine.supervisor import Supervisor

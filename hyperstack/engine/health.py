@@ -18,8 +18,9 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch, linking
 from hyperstack.engine.events import EventBus
+from hyperstack.engine.machines import launch, linking
+from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import (
     ContainerRecord,
     Event,
@@ -28,7 +29,6 @@ from hyperstack.engine.records import (
     HealthRecord,
     HealthStatus,
 )
-from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.channel import GuestCallError

@@ -13,13 +13,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from functools import partial
 from typing import Any
 
-from hyperstack.engine import launch
 from hyperstack.engine.api import Change, ChangeKind
 from hyperstack.engine.archive import ArchiveProcess
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.lookup import find
+from hyperstack.engine.machines import launch
+from hyperstack.engine.machines.sandboxes import Sandbox
 from hyperstack.engine.records import ContainerRecord
-from hyperstack.engine.sandboxes import Sandbox
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.channel import GuestCallError

@@ -19,11 +19,11 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.exits import Exits
 from hyperstack.engine.locks import KeyedLocks
+from hyperstack.engine.machines.sandboxes import Sandboxes
+from hyperstack.engine.machines.volume_sharing import VolumeSharing
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.runs import Runs
-from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
-from hyperstack.engine.volume_sharing import VolumeSharing
 from hyperstack.engine.waiters import Waiters
 from hyperstack.pod.errors import HyperStackError, NotFound
 from hyperstack.pod.spec import Mount, MountKind

@@ -14,8 +14,8 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.lives import ACTIVE
 from hyperstack.engine.lookup import find
+from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.sandboxes import Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.hypervisor.api import HostUsage

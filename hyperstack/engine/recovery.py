@@ -17,10 +17,10 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.execs import ExecService
 from hyperstack.engine.exits import exit_of
 from hyperstack.engine.lives import ALIVE
+from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
 from hyperstack.engine.records import ContainerRecord, ExecRecord, PodRecord
-from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.volumes import VolumeService

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Guests(Protocol):
-    """What is asked of `hyperstack.engine.sandboxes.Sandboxes`."""
+    """What is asked of `hyperstack.engine.machines.sandboxes.Sandboxes`."""
 
     def get(self, pod_id: str) -> object | None:
         """Its VM, where it has one."""

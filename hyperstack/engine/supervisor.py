@@ -18,9 +18,9 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.endings import KILL_DEADLINE_S, SIGKILL, Endings
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.lives import ACTIVE, ALIVE, Lives
+from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.restarting import Restarting
-from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.linux import signal_number

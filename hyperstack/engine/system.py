@@ -14,9 +14,9 @@ from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.doctor import diagnose
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.lives import ALIVE
-from hyperstack.engine.machines import Kernels
-from hyperstack.engine.pool import Pool
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.machines.pool import Pool
+from hyperstack.engine.machines.start_queue import StartQueue
+from hyperstack.engine.machines.starting import Kernels
 from hyperstack.engine.store import Store
 from hyperstack.engine.volumes import VolumeService
 from hyperstack.hypervisor.api import Hypervisor

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from hyperstack.engine.config import EngineConfig, TemplateSharing
-from hyperstack.engine.kernels import KernelService
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.kernels.service import KernelService
+from hyperstack.engine.machines.start_queue import StartQueue
+from hyperstack.engine.machines.templates import Templates
 from hyperstack.engine.store import Store
-from hyperstack.engine.templates import Templates
 from hyperstack.guest.initramfs import Module
 from hyperstack.guest.kernel_check import Candidate
 from hyperstack.guest.kernels import KernelStore

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hyperstack.docker_api import bodies, refusals
 from hyperstack.docker_api.bodies import CreateBody, HostConfigBody, UpdateBody
 from hyperstack.docker_api.creation import parse_create, parse_update
-from hyperstack.engine.launch import changed_limits
+from hyperstack.engine.machines.launch import changed_limits
 from hyperstack.guest.messages import Limits
 from hyperstack.http.body import decode
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperstack.engine.bulk import AFTER, Exchange
-from hyperstack.engine.tray import NOTHING, PLACE, PLACES, Tray
+from hyperstack.engine.machines.tray import NOTHING, PLACE, PLACES, Tray
 from hyperstack.hypervisor.api import Disk
 from hyperstack.pod.errors import Conflict, GuestError, Unavailable
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hyperstack.engine import greeting
+from hyperstack.engine.machines import greeting
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.hypervisor.api import ExitKind, MachineExit
 from hyperstack.pod.errors import Unavailable

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from hyperstack.engine import kernel_upload
-from hyperstack.engine.kernel_building import Builder
-from hyperstack.engine.kernels import KernelService
+from hyperstack.engine.kernels import upload as kernel_upload
+from hyperstack.engine.kernels.building import Builder
+from hyperstack.engine.kernels.service import KernelService
 from hyperstack.engine.records import PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.guest.kernel_check import Candidate

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.engine import launch, restarts
+from hyperstack.engine import restarts
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import ContainerDisks
+from hyperstack.engine.machines import launch
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.network.api import Binding
 from hyperstack.pod.errors import InvalidArgument

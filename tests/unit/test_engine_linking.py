@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from hyperstack.engine import linking
+from hyperstack.engine.machines import linking
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding

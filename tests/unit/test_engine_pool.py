@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from hyperstack.engine import pool as pools
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.pool import Pool, PoolState, Ready
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.machines import pool as pools
+from hyperstack.engine.machines.pool import Pool, PoolState, Ready
+from hyperstack.engine.machines.start_queue import StartQueue
+from hyperstack.engine.machines.uids import Uids
 from hyperstack.engine.store import Store
-from hyperstack.engine.uids import Uids
 from hyperstack.guest.connection import EventHandler
 from hyperstack.guest.messages import OomEvent
 from hyperstack.hypervisor.api import (

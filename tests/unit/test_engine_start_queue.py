@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperstack.engine import start_queue
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.machines import start_queue
+from hyperstack.engine.machines.start_queue import StartQueue
 from hyperstack.pod.errors import Conflict, Exhausted
 
 TOTAL, RESERVE, PLENTY = 8192, 256, 7000

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperstack.engine import templates
 from hyperstack.engine.config import EngineConfig, TemplateSharing
-from hyperstack.engine.start_queue import StartQueue
-from hyperstack.engine.templates import Templates
+from hyperstack.engine.machines import templates
+from hyperstack.engine.machines.start_queue import StartQueue
+from hyperstack.engine.machines.templates import Templates
 from hyperstack.hypervisor.api import Capability, Disk, Machine, MachineSpec, Template, TemplateSpec
 from hyperstack.pod.errors import GuestError, Unavailable, Unsupported
 from hyperstack.pod.kernel import Kernel

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.kernel_trial import try_kernel
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.kernels.trial import try_kernel
+from hyperstack.engine.machines.start_queue import StartQueue
 from hyperstack.guest import kernel_recipe
 from hyperstack.guest.kernel_build import build
 from hyperstack.guest.kernel_check import DRIVERS, features

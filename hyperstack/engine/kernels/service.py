@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from hyperstack.engine import kernel_upload
 from hyperstack.engine.api import AddedKernel, BuildStep
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.kernel_building import Builder
-from hyperstack.engine.kernel_trial import Machines, Outcome, try_kernel
-from hyperstack.engine.start_queue import StartQueue
+from hyperstack.engine.kernels import upload as kernel_upload
+from hyperstack.engine.kernels.building import Builder
+from hyperstack.engine.kernels.trial import Machines, Outcome, try_kernel
+from hyperstack.engine.machines.start_queue import StartQueue
+from hyperstack.engine.machines.templates import Templates
 from hyperstack.engine.store import Store
-from hyperstack.engine.templates import Templates
 from hyperstack.guest.kernel_check import features
 from hyperstack.guest.kernels import Details, KernelStore, check_name
 from hyperstack.guest.tools import temporary_directory, write_atomically

@@ -15,20 +15,20 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch, linking
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.disks import PodDisks
-from hyperstack.engine.growth import Growth
-from hyperstack.engine.liveness import lost
-from hyperstack.engine.machines import Kernels, Machines, tell_networks
+from hyperstack.engine.machines import launch, linking
+from hyperstack.engine.machines.growth import Growth
+from hyperstack.engine.machines.liveness import lost
+from hyperstack.engine.machines.pool import Pool
+from hyperstack.engine.machines.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
+from hyperstack.engine.machines.starting import Kernels, Machines, tell_networks
+from hyperstack.engine.machines.templates import Templates
+from hyperstack.engine.machines.tray import Tray
+from hyperstack.engine.machines.uids import Uids
 from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.pool import Pool
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.engine.store import Store
-from hyperstack.engine.templates import Templates
-from hyperstack.engine.tray import Tray
-from hyperstack.engine.uids import Uids
 from hyperstack.guest import messages
 from hyperstack.guest.channel import CALL_DEADLINE_S, AgentChannel
 from hyperstack.guest.connection import EventHandler

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from hyperstack.engine import greeting
+from hyperstack.engine.machines import greeting
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.hypervisor.api import Machine
 from hyperstack.pod.errors import HyperStackError

@@ -20,9 +20,9 @@ import time
 from collections import OrderedDict
 
 from hyperstack.engine.config import EngineConfig, TemplateSharing
-from hyperstack.engine.greeting import greet
-from hyperstack.engine.rehearsal import rehearse, stage
-from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
+from hyperstack.engine.machines.greeting import greet
+from hyperstack.engine.machines.rehearsal import rehearse, stage
+from hyperstack.engine.machines.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.guest.frames import KEY_SIZE
 from hyperstack.hypervisor.api import (
     TRIAL_PREFIX,

@@ -19,8 +19,8 @@ from collections.abc import Awaitable, Callable
 from msgspec.structs import replace
 
 from hyperstack.engine.disks import PodDisks, served_volumes
+from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
-from hyperstack.engine.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError

@@ -18,9 +18,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from hyperstack.engine import launch
 from hyperstack.engine.disks import ContainerDisks
-from hyperstack.engine.greeting import greet
+from hyperstack.engine.machines import launch
+from hyperstack.engine.machines.greeting import greet
 from hyperstack.engine.records import ContainerRecord, ExecRequest, PodRecord
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel

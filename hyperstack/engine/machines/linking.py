@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
 from hyperstack.engine.lookup import find
+from hyperstack.engine.machines import launch
 from hyperstack.engine.placement import DEFAULT_NETWORK, exposed_ports
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.store import Store

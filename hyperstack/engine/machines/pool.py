@@ -27,12 +27,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.greeting import greet
-from hyperstack.engine.liveness import lost
+from hyperstack.engine.machines.greeting import greet
+from hyperstack.engine.machines.liveness import lost
+from hyperstack.engine.machines.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
+from hyperstack.engine.machines.templates import Templates
+from hyperstack.engine.machines.uids import Uids
 from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
-from hyperstack.engine.templates import Templates
-from hyperstack.engine.uids import Uids
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import EventHandler

@@ -13,10 +13,10 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from hyperstack.engine import launch
 from hyperstack.engine.config import EngineConfig
+from hyperstack.engine.machines import launch
+from hyperstack.engine.machines.start_queue import StartQueue
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.start_queue import StartQueue
 from hyperstack.engine.store import Store
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import GuestCallError
@@ -32,7 +32,7 @@ _POLL_S, _POLLS = 0.02, 250
 
 
 class Vm(Protocol):
-    """What is asked of `hyperstack.engine.sandboxes.Sandbox`."""
+    """What is asked of `hyperstack.engine.machines.sandboxes.Sandbox`."""
 
     machine: Machine
     channel: AgentChannel

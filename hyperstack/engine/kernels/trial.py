@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hyperstack.engine import greeting
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
+from hyperstack.engine.machines import greeting
+from hyperstack.engine.machines.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.guest import messages
 from hyperstack.guest.connection import GuestCallError
 from hyperstack.guest.linux import capability_numbers, container_capabilities
