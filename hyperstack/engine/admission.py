@@ -8,18 +8,18 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine import joining
-from hyperstack.engine.binds import BindService
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.lives import joining
 from hyperstack.engine.logdrivers import keeping
 from hyperstack.engine.lookup import find
 from hyperstack.engine.machines import cpusets, launch, linking
 from hyperstack.engine.machines.starting import Kernels
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.storage.binds import BindService
+from hyperstack.engine.storage.disks import PodDisks
+from hyperstack.engine.storage.volumes import VolumeService
 from hyperstack.engine.store import Store
-from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.linux import container_capabilities, rlimit, signal_number
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import Image

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from hyperstack.engine.api import PathStat
 from hyperstack.engine.bulk import Exchange
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.machines.sandboxes import Sandbox
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.streams import ProcessStream
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.frames import STDERR
 from hyperstack.guest.messages import ExitEvent

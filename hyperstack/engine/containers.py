@@ -12,18 +12,18 @@ from hyperstack.engine import top
 from hyperstack.engine.admission import Admission
 from hyperstack.engine.api import ContainerStats, PathStat, WaitCondition
 from hyperstack.engine.archive import Archives
-from hyperstack.engine.attachments import ContainerAttachment
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.lives import ACTIVE, ALIVE
+from hyperstack.engine.lives.attachments import ContainerAttachment
+from hyperstack.engine.lives.common import ACTIVE, ALIVE
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.logdrivers import check_readable
 from hyperstack.engine.logreader import read_lines
 from hyperstack.engine.lookup import find, has_label
 from hyperstack.engine.machines import cpusets, launch, linking
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.linux import signal_number
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, InvalidArgument, NameTaken, UnsupportedOption

@@ -6,19 +6,18 @@ import logging
 from collections.abc import AsyncIterator
 
 from hyperstack.engine.admission import Admission
-from hyperstack.engine.binds import BindService
 from hyperstack.engine.builds.runner import Runner
 from hyperstack.engine.builds.service import BuildService
 from hyperstack.engine.builds.sources import Fetcher
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.containers import ContainerService
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.execs import ExecService
-from hyperstack.engine.health import HealthMonitor
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.kernels.service import KernelService
 from hyperstack.engine.layers import LayerService
+from hyperstack.engine.lives.health import HealthMonitor
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.machines.pool import Pool
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.machines.start_queue import StartQueue
@@ -30,10 +29,11 @@ from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
 from hyperstack.engine.rewiring import Rewiring
+from hyperstack.engine.storage.binds import BindService
+from hyperstack.engine.storage.disks import PodDisks
+from hyperstack.engine.storage.volumes import VolumeService
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.engine.system import SystemService
-from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.file_server import FileServers
 from hyperstack.guest.kernels import KernelStore
 from hyperstack.hypervisor.api import Hypervisor

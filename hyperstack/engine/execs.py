@@ -8,16 +8,16 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine.attachments import ExecAttachment
-from hyperstack.engine.beginnings import as_start_failure
-from hyperstack.engine.exits import exit_of
+from hyperstack.engine.lives.attachments import ExecAttachment
+from hyperstack.engine.lives.beginnings import as_start_failure
+from hyperstack.engine.lives.exits import exit_of
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.lookup import find
 from hyperstack.engine.machines import launch, linking
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord, ExecRecord, ExecRequest
 from hyperstack.engine.store import Store
 from hyperstack.engine.streams import ProcessStream
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.messages import ExitEvent, ProcessStatus
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, HyperStackError, InvalidArgument, NotFound, StartFailed

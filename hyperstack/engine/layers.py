@@ -16,12 +16,12 @@ from typing import Any
 from hyperstack.engine.api import Change, ChangeKind
 from hyperstack.engine.archive import ArchiveProcess
 from hyperstack.engine.images import ImageService
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.lookup import find
 from hyperstack.engine.machines import launch
 from hyperstack.engine.machines.sandboxes import Sandbox
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import LayerForm
 from hyperstack.identity.api import Principal

@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from hyperstack.engine.admission import Admission
 from hyperstack.engine.api import HostCost, WaitCondition
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.lives import ACTIVE
+from hyperstack.engine.lives.common import ACTIVE
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.lookup import find
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.hypervisor.api import HostUsage
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, NotFound, NotModified, StartFailed

@@ -12,18 +12,18 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import restarts
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.execs import ExecService
-from hyperstack.engine.exits import exit_of
-from hyperstack.engine.lives import ALIVE
+from hyperstack.engine.lives import restarts
+from hyperstack.engine.lives.common import ALIVE
+from hyperstack.engine.lives.exits import exit_of
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.pods import PodService
 from hyperstack.engine.records import ContainerRecord, ExecRecord, PodRecord
+from hyperstack.engine.storage.disks import PodDisks
+from hyperstack.engine.storage.volumes import VolumeService
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
-from hyperstack.engine.volumes import VolumeService
 from hyperstack.guest.messages import ListReply, ProcessStatus
 from hyperstack.hypervisor.api import Hypervisor
 from hyperstack.pod.errors import GuestError, HyperStackError

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.doctor import diagnose
 from hyperstack.engine.images import ImageService
-from hyperstack.engine.lives import ALIVE
+from hyperstack.engine.lives.common import ALIVE
 from hyperstack.engine.machines.pool import Pool
 from hyperstack.engine.machines.start_queue import StartQueue
 from hyperstack.engine.machines.starting import Kernels
+from hyperstack.engine.storage.disks import PodDisks
+from hyperstack.engine.storage.volumes import VolumeService
 from hyperstack.engine.store import Store
-from hyperstack.engine.volumes import VolumeService
 from hyperstack.hypervisor.api import Hypervisor
 from hyperstack.identity.api import Principal
 from hyperstack.network.api import NetworkBackend

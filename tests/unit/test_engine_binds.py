@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.engine.binds import BindService
+from hyperstack.engine.storage.binds import BindService
 from hyperstack.guest.file_server import FileServers
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Forbidden, InvalidArgument, UnsupportedOption

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from hyperstack.engine.health import command, effective, judge
+from hyperstack.engine.lives.health import command, effective, judge
 from hyperstack.engine.records import ContainerRecord, HealthProbe, HealthRecord, HealthStatus
 from hyperstack.pod.spec import ContainerSpec, Healthcheck, ImageConfig
 

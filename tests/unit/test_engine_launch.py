@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.engine import restarts
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import ContainerDisks
+from hyperstack.engine.lives import restarts
 from hyperstack.engine.machines import launch
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.storage.disks import ContainerDisks
 from hyperstack.network.api import Binding
 from hyperstack.pod.errors import InvalidArgument
 from hyperstack.pod.kernel import Kernel

@@ -14,9 +14,9 @@ from hyperstack.engine.api import WaitCondition
 from hyperstack.engine.builds.request import BuildEvent, BuildRequest, BuildSink, StepFailed
 from hyperstack.engine.containers import ContainerService
 from hyperstack.engine.layers import LayerService
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.frames import STDERR
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import GuestError, HyperStackError

@@ -9,11 +9,11 @@ from typing import TypedDict
 
 from msgspec.structs import replace
 
-from hyperstack.engine.binds import files_volume, share_path
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import ContainerDisks
 from hyperstack.engine.machines import cpusets
 from hyperstack.engine.records import ContainerRecord, ExecRequest, PodRecord
+from hyperstack.engine.storage.binds import files_volume, share_path
+from hyperstack.engine.storage.disks import ContainerDisks
 from hyperstack.guest import messages
 from hyperstack.guest.linux import capability_numbers, container_capabilities, rlimit
 from hyperstack.guest.seccomp import default_profile

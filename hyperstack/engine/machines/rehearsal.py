@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from hyperstack.engine.disks import ContainerDisks
 from hyperstack.engine.machines import launch
 from hyperstack.engine.machines.greeting import greet
 from hyperstack.engine.records import ContainerRecord, ExecRequest, PodRecord
+from hyperstack.engine.storage.disks import ContainerDisks
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.frames import KEY_SIZE

@@ -16,7 +16,6 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.machines import launch, linking
 from hyperstack.engine.machines.growth import Growth
 from hyperstack.engine.machines.liveness import lost
@@ -28,6 +27,7 @@ from hyperstack.engine.machines.tray import Tray
 from hyperstack.engine.machines.uids import Uids
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import CALL_DEADLINE_S, AgentChannel

@@ -7,9 +7,9 @@ import errno
 
 from msgspec.structs import replace
 
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.machines.sandboxes import Sandbox
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError

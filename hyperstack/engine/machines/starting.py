@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.machines import cpusets, greeting, launch
 from hyperstack.engine.machines.pool import POOL_ORIGIN, Pool, Ready
 from hyperstack.engine.machines.templates import Templates
@@ -22,6 +21,7 @@ from hyperstack.engine.machines.uids import Uids
 from hyperstack.engine.networks import NetworkService
 from hyperstack.engine.placement import exposed_ports
 from hyperstack.engine.records import ContainerRecord, PodRecord
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel

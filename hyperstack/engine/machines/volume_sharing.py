@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine.disks import PodDisks, served_volumes
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
+from hyperstack.engine.storage.disks import PodDisks, served_volumes
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError

@@ -19,6 +19,7 @@ import time
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
+from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.machines import launch, linking
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import (
@@ -30,7 +31,6 @@ from hyperstack.engine.records import (
     HealthStatus,
 )
 from hyperstack.engine.store import Store
-from hyperstack.engine.supervisor import Supervisor
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import ExitEvent
 from hyperstack.pod.errors import HyperStackError

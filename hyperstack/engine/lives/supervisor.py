@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
 
-from hyperstack.engine.beginnings import Beginnings
-from hyperstack.engine.binds import BindService
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import PodDisks
-from hyperstack.engine.endings import KILL_DEADLINE_S, SIGKILL, Endings
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.lives import ACTIVE, ALIVE, Lives
+from hyperstack.engine.lives.beginnings import Beginnings
+from hyperstack.engine.lives.common import ACTIVE, ALIVE, Lives
+from hyperstack.engine.lives.endings import KILL_DEADLINE_S, SIGKILL, Endings
+from hyperstack.engine.lives.restarting import Restarting
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord
-from hyperstack.engine.restarting import Restarting
+from hyperstack.engine.storage.binds import BindService
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.linux import signal_number

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
-from hyperstack.engine import restarts
-from hyperstack.engine.lives import Lives
+from hyperstack.engine.lives import restarts
+from hyperstack.engine.lives.common import Lives
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.pod.errors import HyperStackError, NotFound
 from hyperstack.pod.states import ContainerState, check_container

@@ -7,12 +7,12 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from hyperstack.engine.binds import NON_RECURSIVE, BindService
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.locks import KeyedLocks
 from hyperstack.engine.lookup import has_label
 from hyperstack.engine.records import ContainerRecord, VolumeRecord
+from hyperstack.engine.storage.binds import NON_RECURSIVE, BindService
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound

@@ -7,10 +7,10 @@ import contextlib
 import logging
 import time
 
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.logdrivers import keeping
 from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
 from hyperstack.engine.records import ContainerRecord
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.pod.errors import Conflict, Exhausted

@@ -8,9 +8,9 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import joining
-from hyperstack.engine.endings import SIGNALLED, Endings
-from hyperstack.engine.lives import ALIVE, Lives
+from hyperstack.engine.lives import joining
+from hyperstack.engine.lives.common import ALIVE, Lives
+from hyperstack.engine.lives.endings import SIGNALLED, Endings
 from hyperstack.engine.machines import launch, linking
 from hyperstack.engine.machines.sandboxes import Sandbox
 from hyperstack.engine.machines.seating import Seating

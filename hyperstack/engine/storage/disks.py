@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
+from hyperstack.engine.storage.volumes import VolumeService, mounted_volumes
 from hyperstack.engine.store import Store
-from hyperstack.engine.volumes import VolumeService, mounted_volumes
 from hyperstack.guest import messages
 from hyperstack.hypervisor.api import Disk
 from hyperstack.image.api import ImageBackend

@@ -9,12 +9,12 @@ import time
 
 from msgspec.structs import replace
 
-from hyperstack.engine import restarts
-from hyperstack.engine.lives import ALIVE, Lives
+from hyperstack.engine.lives import restarts
+from hyperstack.engine.lives.common import ALIVE, Lives
+from hyperstack.engine.lives.restarting import Restarting
 from hyperstack.engine.machines.sandboxes import Sandbox
 from hyperstack.engine.machines.seating import Seating
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.restarting import Restarting
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.pod.errors import GuestError, HyperStackError, NotFound

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 
+from hyperstack.engine.lives.runs import Run
 from hyperstack.engine.logreader import read_chunks
 from hyperstack.engine.records import ExecRecord, LogRecord
-from hyperstack.engine.runs import Run
 from hyperstack.engine.streams import ProcessStream
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.pod.errors import Conflict

@@ -13,18 +13,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from hyperstack.engine.binds import BindService
 from hyperstack.engine.config import EngineConfig
-from hyperstack.engine.disks import PodDisks
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.exits import Exits
+from hyperstack.engine.lives.exits import Exits
+from hyperstack.engine.lives.runs import Runs
+from hyperstack.engine.lives.waiters import Waiters
 from hyperstack.engine.locks import KeyedLocks
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.machines.volume_sharing import VolumeSharing
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.runs import Runs
+from hyperstack.engine.storage.binds import BindService
+from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
-from hyperstack.engine.waiters import Waiters
 from hyperstack.pod.errors import HyperStackError, NotFound
 from hyperstack.pod.spec import Mount, MountKind
 from hyperstack.pod.states import ContainerState, check_container

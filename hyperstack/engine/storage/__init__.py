@@ -1,0 +1,1 @@
+"""What containers' files lie on: disks of pods, named volumes, and files of the host."""
