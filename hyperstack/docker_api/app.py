@@ -13,6 +13,7 @@ from hyperstack.docker_api.images import ImageRoutes
 from hyperstack.docker_api.layers import LayerRoutes
 from hyperstack.docker_api.networks import NetworkRoutes
 from hyperstack.docker_api.output import OutputRoutes
+from hyperstack.docker_api.registry import RegistryRoutes
 from hyperstack.docker_api.system import SystemRoutes
 from hyperstack.docker_api.usage import UsageRoutes
 from hyperstack.docker_api.versions import HEADERS, PREFIX, check_version
@@ -37,8 +38,8 @@ def build_app(engine: Engine, identity: IdentityBackend) -> web.Application:
 
 def route_table(engine: Engine) -> list[Route]:
     """All routes, without the version's prefix. More special paths come before the wildcards that would take them."""
-    rooms = (SystemRoutes, ContainerRoutes, OutputRoutes, ArchiveRoutes, ExecRoutes, ImageRoutes, LayerRoutes,
-             BuildRoutes, NetworkRoutes, UsageRoutes, VolumeRoutes)
+    rooms = (SystemRoutes, ContainerRoutes, OutputRoutes, ArchiveRoutes, ExecRoutes, ImageRoutes,
+             RegistryRoutes, LayerRoutes, BuildRoutes, NetworkRoutes, UsageRoutes, VolumeRoutes)
     return [route for room in rooms for route in room(engine).table()] + absent.table()
 
 

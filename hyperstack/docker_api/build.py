@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 
 from hyperstack.docker_api.bodies import AuthBody, HostConfigBody, ResourcesBody, UlimitBody
+from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.creation import parse_extra_host, parse_resources, parse_size_field, parse_ulimit
 from hyperstack.docker_api.endpoints import network_mode
 from hyperstack.docker_api.filters import Filters
@@ -105,8 +106,6 @@ class BuildRoutes:
             line = error_line(error)
             if isinstance(error, StepFailed):
                 line["errorDetail"]["code"] = error.code
-            else:
-                line["errorDetail"].pop("code")
             await lines.write(line)
         else:
             if quiet:
@@ -163,7 +162,7 @@ def parse_build(call: Call) -> BuildRequest:
         target=call.text("target"), arguments=_json(call, "buildargs", dict[str, str | None]),
         labels=_json(call, "labels", dict[str, str]), use_cache=not call.flag("nocache"),
         cache_from=tuple(_json(call, "cachefrom", list[str])), pull=call.flag("pull"),
-        platform=parse_platform(call.text("platform")) if call.has("platform") else "",
+        platform=parse_platform(call.text("platform"), host_architecture()) if call.has("platform") else "",
         remove=call.flag("rm", default=True), force_remove=call.flag("forcerm"), network=_network(call),
         extra_hosts=tuple(parse_extra_host(item) for item in call.texts("extrahosts")), resources=parse_resources(
             ResourcesBody(memory=call.integer("memory") or 0, memory_swap=call.integer("memswap") or 0,

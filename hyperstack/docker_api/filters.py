@@ -35,7 +35,7 @@ class Filters:
         try:
             found = msgspec.json.decode(text or "{}", type=dict[str, dict[str, bool] | list[str]])
         except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidArgument(f"invalid filters: {error}", field="filters", hint='{"label": ["a=b"]}') from error
+            raise InvalidArgument("invalid filter", field="filters", hint='it is JSON: {"label": ["a=b"]}') from error
         values = {}
         for name, given in found.items():
             if name not in known:
@@ -80,8 +80,8 @@ class Filters:
         if not values:
             return None
         if any(value.lower() not in ("1", "true", "0", "false") for value in values) or len(set(values)) != 1:
-            raise InvalidArgument(f"invalid filter '{name}={values[0][:64]}'", field="filters", value=values[0][:64],
-                                  hint="true or false")
+            raise InvalidArgument(f"invalid filter '{name}=[{' '.join(values)[:64]}]'", field="filters",
+                                  value=values[0][:64], hint="true or false")
         return values[0].lower() in ("1", "true")
 
     def until_ns(self) -> int:
@@ -90,6 +90,10 @@ class Filters:
         if len(values) > 1:
             raise InvalidArgument("more than one until filter specified", field="filters")
         return _moment_ns(values[0]) if values else 0
+
+    def first_until_ns(self) -> int:
+        """The earliest of several `until`, 0 where absent. :raise InvalidArgument: one is no time."""
+        return min(map(_moment_ns, self.get("until")), default=0)
 
 
 def _moment_ns(text: str) -> int:
@@ -101,10 +105,17 @@ def _moment_ns(text: str) -> int:
         try:
             moment = datetime.datetime.fromisoformat(text)
         except ValueError as error:
-            raise InvalidArgument(f"invalid filter 'until={text}'", field="filters", value=text,
-                                  hint="24h, 2024-01-31T12:00:00 or seconds since the epoch") from error
+            raise _no_time(text) from error
         return max(int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()), 0) * 10**9
-    return timestamp_ns(text, field="until")
+    try:
+        return timestamp_ns(text, field="until")
+    except InvalidArgument as error:
+        raise _no_time(text) from error
+
+
+def _no_time(text: str) -> InvalidArgument:
+    return InvalidArgument(f'failed to parse value as time or duration: "{text[:64]}"', field="filters",
+                           value=text[:64], hint="24h, 2024-01-31T12:00:00 or seconds since the epoch")
 
 
 def _has_label(labels: Mapping[str, str], wanted: str) -> bool:

@@ -1,35 +1,34 @@
-"""/images: pull, push, list, inspect, tag, remove, save and load; and what registries are asked: logins, names."""
+"""/images: pull, push, list, inspect, tag, remove, save and load."""
 
 from __future__ import annotations
 
 import datetime
 from collections import Counter
 from collections.abc import Collection
-from fnmatch import fnmatchcase
 from typing import Any
 
 from aiohttp import web
 
 from hyperstack.docker_api import shapes, streams
-from hyperstack.docker_api.bodies import AuthBody
 from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.platforms import check_host_platform, check_platform
+from hyperstack.docker_api.platforms import check_host_platform, check_platform, parse_platform
 from hyperstack.docker_api.progress import report
-from hyperstack.docker_api.registry_auth import credentials, credentials_of, registry_of
+from hyperstack.docker_api.registry_auth import credentials_of
 from hyperstack.docker_api.usage import layer_holders, shared_size
-from hyperstack.engine.api import Engine, Image, Progress, ProgressSink, Pushed
+from hyperstack.dockerfile.globs import BadPattern, Glob, Steps
+from hyperstack.engine.api import Engine, Image, Progress, ProgressSink, Pushed, with_tag, with_tag_or_digest
 from hyperstack.http.call import Call
 from hyperstack.http.responses import empty, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
-from hyperstack.pod.errors import InvalidArgument, NotFound, UnsupportedOption
+from hyperstack.pod.errors import Forbidden, InvalidArgument, UnsupportedOption
 
 _NS = 1_000_000_000
 _MAX_NAMES = 256
-_SEARCH_LIMIT, _MAX_SEARCH = 25, 100
-"""Docker's numbers."""
+_MAX_COMPARED = 1 << 22
+"""Characters that one filter is compared with: a fraction of a second."""
 _LIST_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
 
 
@@ -46,9 +45,6 @@ class ImageRoutes:
             Route("POST", "/images/create", self.create, cancellable=True),
             Route("POST", "/images/load", self.load, cancellable=True),
             Route("POST", "/images/prune", self.prune),
-            Route("GET", "/images/search", self.search, cancellable=True),
-            Route("GET", "/distribution/{name:.+}/json", self.distribution, cancellable=True),
-            Route("POST", "/auth", self.auth, cancellable=True),
             Route("GET", "/images/get", self.save_many, cancellable=True),
             Route("GET", "/images/{name:.+}/json", self.inspect),
             Route("GET", "/images/{name:.+}/history", self.history),
@@ -63,18 +59,19 @@ class ImageRoutes:
         wanted = Filters.parse(call, known=_LIST_FILTERS)
         before = [self._images.get(call.who, ref).created_at for ref in wanted.get("before")]
         since = [self._images.get(call.who, ref).created_at for ref in wanted.get("since")]
-        until, dangling = wanted.until_ns(), wanted.truth("dangling")
+        until, dangling = wanted.first_until_ns(), wanted.truth("dangling")
+        patterns = [_glob(pattern) for pattern in wanted.get("reference")]
         users = Counter(record.image_id for record in self._containers.list_all(call.who))
         shared = self._shared(call) if call.flag("shared-size") else {}
-        rows = [self._row(image, users[image.id], shared.get(image.id, -1), wanted.get("reference"))
+        rows = [self._row(image, users[image.id], shared.get(image.id, -1), patterns)
                 for image in self._images.list_all(call.who, intermediate=call.flag("all")
                                                    and not wanted.get("dangling"))
                 if all(image.created_at < moment for moment in before)
                 and all(image.created_at > moment for moment in since)
-                and (not until or image.created_at < until)
+                and (not until or 0 < image.created_at < until)
                 and (dangling is None or dangling is not bool(image.references))
                 and wanted.labels(image.config.labels)]
-        if wanted.get("reference"):
+        if patterns:
             rows = [row for row in rows if row["RepoTags"] or row["RepoDigests"]]
         return json_response([shapes.image_row(row, call.version) for row in rows])
 
@@ -83,7 +80,7 @@ class ImageRoutes:
         holders = layer_holders(found)
         return {image.id: shared_size(image, holders) for image in found}
 
-    def _row(self, image: Image, users: int, shared: int, patterns: Collection[str]) -> dict[str, Any]:
+    def _row(self, image: Image, users: int, shared: int, patterns: Collection[Glob]) -> dict[str, Any]:
         """With the names that fit one of the patterns, where there are any."""
         def named(references: Collection[str]) -> list[str]:
             names = map(self._images.display, references)
@@ -96,50 +93,53 @@ class ImageRoutes:
 
     async def create(self, call: Call) -> web.StreamResponse:
         """Pull (`fromImage`), or import (`fromSrc=-`)."""
-        if call.has("fromSrc"):
+        if not call.has("fromImage"):
             return await self._import(call)
-        reference = _reference(call.text("fromImage"), call.text("tag"))
-        if not reference:
-            raise InvalidArgument("fromImage or fromSrc must be given", field="fromImage")
+        reference = with_tag_or_digest(call.text("fromImage"), call.text("tag"))
+        if reference.familiar_name == "scratch":
+            raise Forbidden("'scratch' is a reserved name", field="fromImage", value="scratch")
+        platform = parse_platform(call.text("platform"), host_architecture()) if call.has("platform") else ""
         sent_along = credentials_of(call)
-        known = {image.id for image in self._images.list_all(call.who)}
-        told: set[str] = set()
 
-        async def work(tell: ProgressSink) -> Image:
+        async def one(tell: ProgressSink) -> None:
+            await self._images.pull(call.who, str(reference), platform=platform, credentials=sent_along, progress=tell)
+
+        async def all_tags(tell: ProgressSink) -> None:
+            """One sentence for all of them tells whether anything is new."""
+            last: Counter[str] = Counter()
+
             def sink(step: Progress) -> None:
-                told.add(step.status.partition(":")[0])
-                tell(step)
+                if step.message and step.status.startswith("Status: "):
+                    last[step.status.removesuffix(step.status.rpartition(" ")[2])] += 1
+                else:
+                    tell(step)
 
-            return await self._images.pull(call.who, reference, platform=call.text("platform"),
-                                           credentials=sent_along, progress=sink)
+            for name in await self._images.remote_tags(call.who, str(reference), credentials=sent_along):
+                await self._images.pull(call.who, name, platform=platform, credentials=sent_along, progress=sink)
+            if last:
+                tell(Progress(ident="", status=min(last) + reference.familiar(), message=True))
 
-        async def work_of_all(tell: ProgressSink) -> None:
-            for name in await self._images.remote_tags(call.who, reference, credentials=sent_along):
-                await self._images.pull(call.who, name, platform=call.text("platform"), credentials=sent_along,
-                                        progress=tell)
-
-        def finish(image: Image) -> list[dict[str, Any]]:
-            digest = next((name.partition("@")[2] for name in reversed(image.digests)), "")
-            word = "Image is up to date" if image.id in known else "Downloaded newer image"
-            lines = {"Digest": digest, "Status": f"{word} for {reference}"}
-            return [{"status": f"{name}: {text}"} for name, text in lines.items() if text and name not in told]
-
-        if _is_repository(reference):
-            return await report(call.request, work_of_all, lambda _: [])
-        return await report(call.request, work, finish)
+        return await report(call.request, one if reference.tag or reference.digest else all_tags, lambda _: [])
 
     async def _import(self, call: Call) -> web.StreamResponse:
+        repository, tag = call.text("repo"), call.text("tag")
+        if not call.has("fromSrc"):
+            raise InvalidArgument("fromImage or fromSrc must be given", field="fromImage")
         if call.text("fromSrc") != "-":
             raise UnsupportedOption("fromSrc with an URL", "the daemon fetches from registries only",
                                     hint="download it and send it as the body (docker import -)")
-        reference = _reference(call.text("repo"), call.text("tag"))
-        check_host_platform(call, host_architecture())
-        image = await self._images.import_tar(call.who, decompressed(call.stream()), reference=reference,
-                                              message=call.text("message"), changes=call.texts("changes"))
-        return json_response({"status": image.id})
+        reference = str(with_tag(repository, tag)) if repository else ""
+        check_host_platform(call, host_architecture(), encoded=False)
+
+        async def work(tell: ProgressSink) -> Image:
+            return await self._images.import_tar(
+                call.who, decompressed(call.stream()), reference=reference,
+                message=call.text("message") or "Imported from -", changes=call.texts("changes"))
+
+        return await report(call.request, work, lambda image: [{"status": image.id}])
 
     async def load(self, call: Call) -> web.StreamResponse:
-        check_host_platform(call, host_architecture())
+        check_host_platform(call, host_architecture(), encoded=True)
 
         async def work(tell: ProgressSink) -> list[Image]:
             return await self._images.load(call.who, call.stream(), None if call.flag("quiet") else tell)
@@ -150,19 +150,22 @@ class ImageRoutes:
 
         return await report(call.request, work, finish)
 
-    def _named(self, call: Call, name: str) -> Image:
-        """:raise NotFound: no such image, or not for the platform that the call asks for."""
+    def _named(self, call: Call, name: str, since: tuple[int, int] = (1, 48)) -> Image:
+        """:param since: the version from which on a platform may be named.
+
+        :raise NotFound: no such image, or not for the platform that the call asks for.
+        """
         image = self._images.get(call.who, name)
-        check_platform(call, image, name)
+        check_platform(call, image, name, since=since)
         return image
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        image = self._named(call, call.part("name"))
+        image = self._named(call, call.part("name"), since=(1, 49))
         raw, config = image.raw_config, image.raw_config.get("config") or {}
         return json_response(shapes.image({
             "Id": image.id, "RepoTags": [self._images.display(name) for name in image.references],
             "RepoDigests": [self._images.display(name) for name in image.digests], "Parent": "",
-            "Comment": _comment(raw), "Created": raw.get("created") or rfc3339(image.created_at), "DockerVersion": "",
+            "Comment": _comment(raw), "Created": raw.get("created") or "", "DockerVersion": "",
             "Author": raw.get("author") or "", "Config": _config(image, config),
             "Architecture": image.architecture, "Variant": raw.get("variant") or "", "Os": image.os,
             "Size": image.size, "GraphDriver": {"Name": "erofs", "Data": None},
@@ -184,21 +187,20 @@ class ImageRoutes:
         rows = [{"Id": "<missing>", "Created": _seconds(step.get("created")), "CreatedBy": step.get("created_by") or "",
                  "Tags": None, "Size": 0 if step.get("empty_layer") else next(sizes, 0),
                  "Comment": step.get("comment") or ""} for step in steps][::-1]
-        top: dict[str, Any] = rows[0] if rows else {"Created": image.created_at // _NS, "CreatedBy": "", "Comment": "",
-                                                    "Size": image.size}
-        top = {**top, "Id": image.id, "Tags": [self._images.display(name) for name in image.references] or None}
-        return json_response([top, *rows[1:]])
+        if rows:
+            rows[0] |= {"Id": image.id, "Tags": [self._images.display(name) for name in image.references] or None}
+        return json_response(rows)
 
     async def tag(self, call: Call) -> web.StreamResponse:
-        repository = call.text("repo")
-        if not repository:
+        if not call.has("repo"):
             raise InvalidArgument("repo must be given", field="repo")
-        await self._images.tag(call.who, call.part("name"), _reference(repository, call.text("tag")))
+        await self._images.tag(call.who, call.part("name"), str(with_tag(call.text("repo"), call.text("tag"))))
         return empty(201)
 
     async def remove(self, call: Call) -> web.StreamResponse:
         if call.has("platforms"):
-            self._named(call, call.part("name"))
+            check_platform(call, self._images.get(call.who, call.part("name")), call.part("name"), since=(1, 50),
+                           parameter="platforms")
         removed = await self._images.remove(call.who, call.part("name"), force=call.flag("force"))
         return json_response(_removals(removed))
 
@@ -228,77 +230,37 @@ class ImageRoutes:
             self._named(call, name)  # All of them, or an error while one can still be told.
         return await streams.send_tar(call, self._images.save(call.who, names))
 
-    async def search(self, call: Call) -> web.StreamResponse:
-        wanted = Filters.parse(call, known=("is-automated", "is-official", "stars"))
-        term, limit = call.text("term"), call.integer("limit") or _SEARCH_LIMIT
-        if not term or not 1 <= limit <= _MAX_SEARCH:
-            raise InvalidArgument(f"term must be given, and limit be 1 to {_MAX_SEARCH}", field="term")
-        # A registry's catalogue tells of no stars and of nothing official: such filters leave nothing.
-        none = wanted.truth("is-automated") or wanted.truth("is-official") or any(
-            stars not in ("", "0") for stars in wanted.get("stars"))
-        names = await self._images.search(call.who, term, limit=limit)
-        return json_response([] if none else [
-            {"name": name, "description": "", "star_count": 0, "is_official": False, "is_automated": False}
-            for name in names])
-
-    async def distribution(self, call: Call) -> web.StreamResponse:
-        found = await self._images.describe_remote(call.who, call.part("name"), credentials=credentials_of(call))
-        return json_response({
-            "Descriptor": {"mediaType": found.media_type, "digest": found.digest, "size": found.size},
-            "Platforms": [{"architecture": architecture, "os": system, **({"variant": variant} if variant else {})}
-                          for system, architecture, variant in found.platforms]})
-
-    async def auth(self, call: Call) -> web.StreamResponse:
-        """Only asks: credentials are the client's to keep, and come again with each pull and push."""
-        body = await call.body(AuthBody)
-        await self._images.check_login(call.who, registry_of(body), credentials(body))
-        return json_response({"Status": "Login Succeeded", "IdentityToken": ""})
-
     async def push(self, call: Call) -> web.StreamResponse:
-        name = call.part("name")
-        references = [_reference(name, call.text("tag"))] if call.has("tag") else self._tags_of(call, name)
-        if call.has("platform"):
-            for reference in references:
-                check_platform(call, self._images.get(call.who, reference), reference)
+        """One tag, or without `tag` all that the name means."""
+        name, tag = call.part("name"), call.text("tag")
+        reference = (with_tag(name, tag) if tag else with_tag_or_digest(name, "")).familiar()
         sent_along = credentials_of(call)
 
         async def work(tell: ProgressSink) -> list[Pushed]:
-            return [await self._images.push(call.who, reference, credentials=sent_along, progress=tell)
-                    for reference in references]
+            return await self._images.push(call.who, reference, credentials=sent_along, progress=tell)
 
         def finish(pushed: list[Pushed]) -> list[dict[str, Any]]:
             return [{"progressDetail": {}, "aux": {"Tag": one.tag, "Digest": one.digest, "Size": one.size}}
                     for one in pushed]
 
+        if call.has("platform"):
+            check_platform(call, self._images.get(call.who, reference), reference, since=(1, 46))
         return await report(call.request, work, finish)
 
-    def _tags_of(self, call: Call, name: str) -> list[str]:
-        """All tags of a repository, as `docker push --all-tags` wants them."""
-        found = sorted(shown for image in self._images.list_all(call.who) for shown in
-                       map(self._images.display, image.references) if shown.rpartition(":")[0] == name)
-        if not found:
-            raise NotFound("image", name, hint="an image does not exist locally with that name")
-        return found
+
+def _glob(pattern: str) -> Glob:
+    """:raise InvalidArgument: it is none."""
+    try:
+        return Glob(pattern, double_stars=False, steps=Steps(_MAX_COMPARED))
+    except BadPattern as error:
+        raise InvalidArgument("syntax error in pattern", field="reference", value=pattern[:64]) from error
 
 
-def matches(pattern: str, name: str) -> bool:
+def matches(pattern: Glob, name: str) -> bool:
     """Docker's `reference` filter: a glob over the familiar name, with or without its tag; `*` stops at a slash."""
-    globs = pattern.split("/")
     bare = name.partition("@")[0]
-    candidates = (name.split("/"), (bare[:bare.rfind(":")] if bare.rfind(":") > bare.rfind("/") else bare).split("/"))
-    return any(len(parts) == len(globs) and all(map(fnmatchcase, parts, globs)) for parts in candidates)
-
-
-def _reference(name: str, tag: str) -> str:
-    """A tag may be a digest; and a name that has one already keeps it."""
-    if not name or not tag:
-        return name
-    return f"{name}@{tag}" if ":" in tag else f"{name}:{tag}"
-
-
-def _is_repository(reference: str) -> bool:
-    """Whether it has neither tag nor digest: a pull of it means all that the repository has."""
-    return "@" not in reference and ":" not in reference.rpartition("/")[2]
+    return pattern.matches(name) or pattern.matches(
+        bare[:bare.rfind(":")] if bare.rfind(":") > bare.rfind("/") else bare)
 
 
 def _removals(removed: list[tuple[str, str]]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from aiohttp import web
 from hyperstack.docker_api import streams
 from hyperstack.docker_api.bodies import CommitBody
 from hyperstack.docker_api.creation import parse_environment, parse_healthcheck
-from hyperstack.engine.api import Engine
+from hyperstack.engine.api import Engine, with_tag
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.http.routing import Route
@@ -31,13 +31,13 @@ class LayerRoutes:
 
     async def commit(self, call: Call) -> web.StreamResponse:
         container, repository, tag = call.text("container"), call.text("repo"), call.text("tag")
+        reference = str(with_tag(repository, tag)) if repository else ""
         if not container:
-            raise InvalidArgument("no container is named", field="container")
-        if tag and not repository:
-            raise InvalidArgument("a tag without a repository", field="tag", value=tag[:64], hint="give repo as well")
+            raise InvalidArgument('invalid name or ID supplied: ""', field="container",
+                                  hint="container=NAME says what to commit")
         config = _config(await call.body(CommitBody))
         image = await self._layers.commit(
-            call.who, container, reference=f"{repository}:{tag}" if tag else repository, author=call.text("author"),
+            call.who, container, reference=reference, author=call.text("author"),
             message=call.text("comment"), pause=call.flag("pause", default=True), config=config,
             changes=[line for text in call.texts("changes") for line in text.splitlines() if line.strip()])
         return json_response({"Id": image.id}, status=201)

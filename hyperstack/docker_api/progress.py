@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from hyperstack.engine.api import Progress, ProgressSink
-from hyperstack.http.errors import message_of, status_of
+from hyperstack.http.errors import message_of
 from hyperstack.http.responses import JsonLines
 from hyperstack.pod.errors import HyperStackError
 
 T = TypeVar("T")
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 
 
 class Pending:
@@ -24,6 +25,9 @@ class Pending:
     def __init__(self) -> None:
         self._latest: dict[tuple[str, str], Progress] = {}
         self._something = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._latest)
 
     def put(self, progress: Progress) -> None:
         self._latest[progress.ident, progress.status] = progress
@@ -54,7 +58,7 @@ async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[
         try:
             result = await task
         except HyperStackError as error:
-            if not lines.opened:
+            if not lines.opened and not pending:
                 raise
             await _write(lines, pending.take_now())
             await lines.write(error_line(error))
@@ -83,12 +87,33 @@ async def tell_progress(pending: Pending, lines: JsonLines) -> None:
 
 async def _write(lines: JsonLines, steps: list[Progress]) -> None:
     for step in steps:
-        detail = {"current": step.current, "total": step.total} if step.current or step.total else {}
-        line: dict[str, Any] = {"status": step.status, "progressDetail": detail}
+        line: dict[str, Any] = {"status": step.status}
+        if not step.message:
+            line["progressDetail"] = {name: value for name, value in (("current", step.current), ("total", step.total))
+                                      if value}
+        if step.current or step.total:
+            line["progress"] = bar(step.current, step.total)
         await lines.write({**line, "id": step.ident} if step.ident else line)
+
+
+def bar(current: int, total: int) -> str:
+    """How far it is, as older clients print it."""
+    if total <= 0:
+        return f"{size(current):>8}"
+    done = min(int(current / total * 100) // 2, 50)
+    numbers = f"{size(current):>8}" + (f"/{size(total)}" if current <= total else "")
+    return f"[{'=' * done}>{' ' * (50 - done)}] {numbers}"
+
+
+def size(count: int) -> str:
+    """Of bytes, with four digits: 36.45kB."""
+    value, unit = float(count), 0
+    while value >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.4g}{_UNITS[unit]}"
 
 
 def error_line(error: HyperStackError) -> dict[str, Any]:
     """How a stream tells that its work failed."""
     message = message_of(error)
-    return {"errorDetail": {"code": status_of(error), "message": message}, "error": message}
+    return {"errorDetail": {"message": message}, "error": message}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hyperstack.engine.api import Subnet
+from hyperstack.http.times import ZERO_TIME
 
 Version = tuple[int, int]
 Body = dict[str, Any]
@@ -22,6 +23,10 @@ _OF_CONTAINERS: Mapping[str, Any] = {
     "Hostname": "", "Domainname": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False, "Tty": False,
     "OpenStdin": False, "StdinOnce": False, "Image": ""}
 """What an image's configuration showed until 1.49, always empty."""
+_EMPTY_CONFIG: Mapping[str, Any] = {
+    "User": "", "Env": None, "Cmd": None, "Volumes": None, "WorkingDir": "", "Entrypoint": None, "OnBuild": None,
+    "Labels": None}
+"""Of the container that an image was made of, which has not been told for long."""
 _OMITTED_CONFIG = ("Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "User", "Volumes", "WorkingDir")
 _OMITTED_IMAGE = ("Parent", "Comment", "DockerVersion", "Author")
 _LEGACY_EVENT = ("status", "id", "from")
@@ -58,7 +63,10 @@ def image(body: Body, version: Version) -> Body:
     if version < (1, 50):
         body["Config"] = {**_OF_CONTAINERS, **body["Config"]}
     if version < (1, 45):
-        body |= {"Container": "", "ContainerConfig": body["Config"]}
+        body |= {"Container": "", "ContainerConfig": {**_OF_CONTAINERS, **_EMPTY_CONFIG}}
+    if not body["Created"]:
+        body = {**body, "Created": ZERO_TIME} if version < (1, 44) else _without(body, ("Created",))
+    body = _without(body, (name for name in ("Variant",) if not body[name]))
     if version >= (1, 52):
         body = _without(body, (name for name in _OMITTED_IMAGE if not body[name]))
         config = body["Config"]
@@ -68,6 +76,10 @@ def image(body: Body, version: Version) -> Body:
 
 def image_row(body: Body, version: Version) -> Body:
     """A row of GET /images/json."""
+    if version < (1, 43) and not body["RepoTags"] and not body["RepoDigests"]:
+        body = {**body, "RepoTags": ["<none>:<none>"], "RepoDigests": ["<none>@<none>"]}
+    if version < (1, 51):
+        body = {**body, "Containers": -1}
     return {**body, "VirtualSize": body["Size"]} if version < (1, 44) else body
 
 

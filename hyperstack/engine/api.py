@@ -39,6 +39,9 @@ from hyperstack.image.api import Progress as Progress
 from hyperstack.image.api import ProgressSink as ProgressSink
 from hyperstack.image.api import Pushed as Pushed
 from hyperstack.image.api import RemoteImage as RemoteImage
+from hyperstack.image.names import Reference as Reference
+from hyperstack.image.names import with_tag as with_tag
+from hyperstack.image.names import with_tag_or_digest as with_tag_or_digest
 from hyperstack.network.api import Binding as Binding
 from hyperstack.network.api import Published as Published
 from hyperstack.network.api import Subnet as Subnet
@@ -226,7 +229,7 @@ class Images(Protocol):
     async def pull(self, who: Principal, reference: str, *, platform: str = "", credentials: Credentials | None = None,
                    progress: ProgressSink | None = None) -> Image: ...
     async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
-                   progress: ProgressSink | None = None) -> Pushed: ...
+                   progress: ProgressSink | None = None) -> list[Pushed]: ...
     async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None: ...
     async def describe_remote(self, who: Principal, reference: str, *, credentials: Credentials | None = None
                               ) -> RemoteImage: ...

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection
 
 from hyperstack.engine.events import EventBus
+from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import (
     Credentials,
+    Holder,
     Image,
     ImageBackend,
     NewLayer,
@@ -16,6 +18,10 @@ from hyperstack.image.api import (
     Pushed,
     RemoteImage,
 )
+from hyperstack.pod.states import ContainerState
+
+_RUNS = frozenset({ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING, ContainerState.STARTING})
+_NOBODY = Holder(who="", running=False)
 
 
 class ImageService:
@@ -54,10 +60,11 @@ class ImageService:
         return image
 
     async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
-                   progress: ProgressSink | None = None) -> Pushed:
+                   progress: ProgressSink | None = None) -> list[Pushed]:
         pushed = await self._backend.push(reference, credentials=credentials, progress=progress)
-        name = self._backend.display(pushed.reference)
-        self.emit(who, "push", name, name=self._repository(name))
+        for one in pushed:
+            name = self._backend.display(one.reference)
+            self.emit(who, "push", name, name=self._repository(name))
         return pushed
 
     async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None:
@@ -76,7 +83,7 @@ class ImageService:
 
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
         ident = self._backend.get(name).id
-        removed = self._backend.remove(name, force=force, in_use=self.in_use())
+        removed = self._backend.remove(name, force=force, in_use=self._holders(who))
         for action, what in removed:
             self.emit(who, "untag" if action == "Untagged" else "delete", ident, name=what)
         return removed
@@ -131,5 +138,19 @@ class ImageService:
         return {container.image_id for container in self._store.containers.all()}.union(
             *(images() for images in self._users))
 
+    def _holders(self, who: Principal) -> dict[str, Holder]:
+        """Of each image that is needed one who needs it, running ones first. What belongs to another project has no
+        name for the caller."""
+        found = {image: Holder(who="build", running=True) for images in self._users for image in images()}
+        for container in sorted(self._store.containers.all(), key=lambda c: (_runs(c), c.project == who.project)):
+            words = container.id[:12] if container.project == who.project else "of another project"
+            if _runs(container) or not found.get(container.image_id, _NOBODY).running:
+                found[container.image_id] = Holder(who=f"container {words}", running=_runs(container))
+        return found
+
     def emit(self, who: Principal, action: str, ident: str, **attributes: str) -> None:
         self._events.emit("image", action, ident, who.project, attributes)
+
+
+def _runs(container: ContainerRecord) -> bool:
+    return container.state in _RUNS

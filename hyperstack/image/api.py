@@ -11,7 +11,7 @@ SQLite file of its own. Nothing becomes visible before it is verified and whole;
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,9 +97,20 @@ class Progress:
     Already exists."""
     current: int = 0
     total: int = 0
+    message: bool = False
+    """A sentence about the whole, and no step of a layer."""
 
 
 ProgressSink = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who needs an image, so that it cannot go."""
+
+    who: str
+    """`container 0123456789ab`, as whoever removes the image may be told."""
+    running: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,16 +242,17 @@ class ImageBackend(Protocol):
                    progress: ProgressSink | None = None) -> Image:
         """Fetch, verify, convert. Two pulls of one layer at a time share the work.
 
-        :raise NotFound: no such repository or tag, or no manifest for the platform.
+        :raise NotFound: no such repository or tag, or not for this caller, or no manifest for the platform.
+        :raise Unauthorized: the registry wants credentials, or others. :raise TooManyRequests: it says so.
         :raise RegistryError: unreachable, refused, timed out, or sent what does not verify.
         :raise Exhausted: no disk space; what was fetched is kept for the next try, nothing half-made is visible.
         """
 
     async def push(self, reference: str, *, credentials: Credentials | None = None,
-                   progress: ProgressSink | None = None) -> Pushed:
-        """Send the image with this name and tag to the registry in the name.
+                   progress: ProgressSink | None = None) -> list[Pushed]:
+        """Send the image with this name and tag, or all of the repository's that are here, to the registry in the name.
 
-        :raise NotFound: no such image here, or the registry does not let this caller.
+        :raise NotFound: no such image here. :raise Forbidden, Unauthorized: the registry does not let this caller.
         :raise RegistryError: unreachable, refused, timed out, or it took something else than was sent.
         """
 
@@ -258,17 +270,19 @@ class ImageBackend(Protocol):
         """Repositories of the registry that `term` begins with. :raise Unsupported: it begins with none."""
 
     def get(self, name: str) -> Image:
-        """:raise NotFound: no such image here. :raise Conflict: the id prefix is ambiguous."""
+        """:raise NotFound: no such image here, or several with that id prefix. :raise InvalidArgument: no reference."""
 
     def list_all(self, *, intermediate: bool = False) -> list[Image]:
         """:param intermediate: also what steps of builds made, and nobody named."""
 
     def tag(self, name: str, reference: str) -> None: ...
 
-    def remove(self, name: str, *, force: bool = False, in_use: Collection[str] = ()) -> list[tuple[str, str]]:
-        """Untag; delete where it was the last name. Returns [("Untagged", ref), ("Deleted", id), ...].
+    def remove(self, name: str, *, force: bool = False, in_use: Mapping[str, Holder] | None = None
+               ) -> list[tuple[str, str]]:
+        """Untag; delete where it was the last name, and nobody needs it. Returns [("Untagged", ref), ("Deleted", id)].
 
-        :raise Conflict: an id of `in_use` (image ids with containers), or several names and no force.
+        :param in_use: by the image's id.
+        :raise Conflict: it is in use, or has several names and is named by its id; see `removal`.
         """
 
     def prune(self, *, dangling_only: bool, in_use: Collection[str], wanted: Callable[[Image], bool] | None = None

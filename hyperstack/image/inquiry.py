@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http
 from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
@@ -10,10 +11,11 @@ import msgspec
 
 from hyperstack.image import manifest as manifests
 from hyperstack.image.api import Credentials, RemoteImage
-from hyperstack.image.errors import MALFORMED, ImageUnavailable
+from hyperstack.image.errors import MALFORMED
 from hyperstack.image.names import DEFAULT_HOST, Reference
-from hyperstack.image.registry import RegistryClient, Source
-from hyperstack.pod.errors import RegistryError, Unauthorized, Unsupported
+from hyperstack.image.refusals import UNEXPECTED, Refusal
+from hyperstack.image.registry import RegistryClient, Source, TransferFailed
+from hyperstack.pod.errors import RegistryError, Unsupported
 
 _PAGE = 1000
 _MAX_PAGES = 20
@@ -34,12 +36,19 @@ async def check_login(client: RegistryClient, host: str, credentials: Credential
     try:
         async with asyncio.timeout(limit_s), client.ask(source, "GET", source.url, {}):
             return
-    except ImageUnavailable as error:
-        if not error.denied:
-            raise RegistryError(f"{source.host} is no registry: it has no /v2/", field="serveraddress", value=host
-                                ) from error
-        raise Unauthorized(f"unauthorized: {source.host} does not take this user name and password",
-                           field="username", value=credentials.username if credentials else "") from error
+    except Refusal as error:
+        if error.on_the_way:
+            raise error.of(Reference(host, "")) from error
+        phrase = next((known.phrase for known in http.HTTPStatus if known == error.status), "")
+        raise RegistryError(f"login attempt to {source.url} failed with status: {error.status} {phrase}",
+                            field="serveraddress", value=host, hint="it does not take this user name and password"
+                            if error.denied else "it is no registry") from error
+    except TransferFailed as error:
+        status = error.message.removeprefix(UNEXPECTED)
+        if status == error.message:
+            raise
+        raise RegistryError(f"login attempt to {source.url} failed with status: {status}", field="serveraddress",
+                            value=host, hint=error.hint) from error
     except TimeoutError as error:
         raise RegistryError(f"{source.host} does not answer", field="registry", value=source.host) from error
 
@@ -47,15 +56,19 @@ async def check_login(client: RegistryClient, host: str, credentials: Credential
 async def describe(client: RegistryClient, reference: Reference, credentials: Credentials | None) -> RemoteImage:
     """What a registry has by that name, be it for one platform or several.
 
-    :raise ImageUnavailable: it has none, or does not show it. :raise RegistryError: see `RegistryClient.manifest`.
+    :raise NotFound: it has none. :raise Forbidden, Unauthorized: it does not show it.
+    :raise RegistryError: see `RegistryClient.manifest`.
     """
     *mirrors, origin = client.sources(reference, credentials)
     for mirror in mirrors:
         try:
             return await _describe(client, mirror, reference)
-        except (ImageUnavailable, RegistryError):
+        except RegistryError:
             continue
-    return await _describe(client, origin, reference)
+    try:
+        return await _describe(client, origin, reference)
+    except Refusal as error:
+        raise error.of(reference) from error
 
 
 async def _describe(client: RegistryClient, source: Source, reference: Reference) -> RemoteImage:
@@ -93,7 +106,7 @@ async def search(client: RegistryClient, term: str, *, limit: int, limit_s: floa
                 found.append(f"{host}/{name}")
             if len(found) == limit:
                 break
-    except ImageUnavailable as error:
+    except Refusal as error:
         raise RegistryError(f"{source.host} does not tell what it has", field="registry", value=source.host,
                             hint="not every registry has a catalogue, or shows it to everybody") from error
     return found
@@ -103,10 +116,13 @@ async def tags(client: RegistryClient, reference: Reference, credentials: Creden
                ) -> list[str]:
     """All tags of the reference's repository, as its own registry tells them; a mirror may have but some.
 
-    :raise ImageUnavailable: there is no such repository. :raise RegistryError: the registry does not answer.
+    :raise NotFound: there is no such repository. :raise RegistryError: the registry does not answer.
     """
     origin = client.sources(reference, credentials)[-1]
-    return [tag async for tag in _listed(client, origin, f"{origin.url}/tags/list", limit_s)]
+    try:
+        return [tag async for tag in _listed(client, origin, f"{origin.url}/tags/list", limit_s)]
+    except Refusal as error:
+        raise error.of_pull(reference) from error
 
 
 async def _listed(client: RegistryClient, source: Source, url: str, limit_s: float) -> AsyncIterator[str]:

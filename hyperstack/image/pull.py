@@ -20,6 +20,7 @@ from hyperstack.image.errors import ImageUnavailable
 from hyperstack.image.index import ImageIndex, ImageRow, LayerRow
 from hyperstack.image.manifest import Descriptor, Manifest, ParsedConfig
 from hyperstack.image.names import Reference
+from hyperstack.image.refusals import Refusal
 from hyperstack.image.registry import RegistryClient, Source
 from hyperstack.image.shared import SharedJobs, Watcher
 from hyperstack.image.threads import in_thread
@@ -98,23 +99,20 @@ class Puller:
         """Returns the image's id; errors as `ImageBackend.pull` has them."""
         wanted = manifests.parse_platform(platform or self._options.platform)
         try:
-            resolved = await self._resolve(reference, wanted, credentials)
-            # Not before: while nothing was told, an image that is not there is an answer of its own.
-            progress(Progress(ident=reference.tag or reference.digest, status=f"Pulling from {reference.path}"))
+            resolved = await self._resolve(reference, wanted, credentials, progress)
             document = await self._config(resolved)
             parsed = manifests.parse_config(document)
             self._check(reference, resolved.manifest, parsed, wanted, explicit=bool(platform))
         except manifests.DocumentError as error:
             raise RegistryError(f"{reference.familiar()}: {error}", field="image", value=reference.familiar(),
                                 hint="the image cannot be used; ask whoever pushed it") from error
-        # Not before the image is found: until something is told, a client learns of an error by its status.
-        progress(Progress(ident=reference.tag or reference.digest, status=f"Pulling from {reference.path}"))
         layers = [LayerRow(diff_id=diff_id, blob=layer.digest)
                   for layer, diff_id in zip(resolved.manifest.layers, parsed.diff_ids, strict=True)]
         ident = resolved.manifest.config.digest
         needed = [ident, resolved.manifest_digest, *(row.blob for row in layers), *parsed.diff_ids]
         with self._pins.hold(needed):
-            await self._fetch_layers(resolved, layers, progress)
+            # Nothing is told of the layers of an image that is here already.
+            await self._fetch_layers(resolved, layers, progress if self._index.image(ident) is None else _unheard)
             for digest, data in ((resolved.manifest_digest, resolved.document), (ident, document)):
                 # The config was fetched before it was pinned, so it may be gone again.
                 await in_thread(self._blobs.put, data, digest)
@@ -124,34 +122,41 @@ class Puller:
             fresh = self._index.image_named(str(reference)) != ident
             self._index.put_image(
                 ImageRow(id=ident, config=document, manifest=resolved.manifest_digest, layers=tuple(layers)), names)
-        progress(Progress(ident="", status=f"Digest: {resolved.digest}"))
+        progress(Progress(ident="", status=f"Digest: {resolved.digest}", message=True))
         words = "Downloaded newer image for" if fresh else "Image is up to date for"
-        progress(Progress(ident="", status=f"Status: {words} {reference.familiar()}"))
+        progress(Progress(ident="", status=f"Status: {words} {reference.familiar()}", message=True))
         return ident
 
-    async def _resolve(self, reference: Reference, wanted: manifests.Platform, credentials: Credentials | None
-                       ) -> _Resolved:
+    async def _resolve(self, reference: Reference, wanted: manifests.Platform, credentials: Credentials | None,
+                       progress: ProgressSink) -> _Resolved:
         """From the first source that has it; the last one's error where none does."""
         *mirrors, origin = self._client.sources(reference, credentials)
         for source in mirrors:
             try:
-                return await self._resolve_at(source, reference, wanted)
+                return await self._resolve_at(source, reference, wanted, progress)
             except (ImageUnavailable, RegistryError, manifests.DocumentError):
                 continue
-        return await self._resolve_at(origin, reference, wanted)
+        try:
+            return await self._resolve_at(origin, reference, wanted, progress)
+        except Refusal as error:
+            raise error.of_pull(reference) from error
 
-    async def _resolve_at(self, source: Source, reference: Reference, wanted: manifests.Platform) -> _Resolved:
+    async def _resolve_at(self, source: Source, reference: Reference, wanted: manifests.Platform,
+                          progress: ProgressSink) -> _Resolved:
         document, kind, digest = await self._client.manifest(source, reference.digest or reference.tag)
         parsed = manifests.parse(document, kind)
+        # Not before: until something is told, a client learns of an error by its status.
+        what = str(reference.at(reference.digest)) if reference.digest else reference.tag
+        progress(Progress(ident=what, status=f"Pulling from {reference.path}", message=True))
         own = digest
         if isinstance(parsed, manifests.Index):
             entry = manifests.choose(parsed, wanted)
             if entry is None:
                 there = sorted({str(item.platform) for item in parsed.manifests
                                 if item.platform is not None and item.platform.os != "unknown"})
-                raise ImageUnavailable(f"no matching manifest for {wanted} in the manifest list entries of "
-                                       f"{reference.familiar()}", reference=reference.familiar(),
-                                       hint=f"it has {', '.join(there[:16])}" if there else None)
+                raise ImageUnavailable(f"no matching manifest for {wanted} in the manifest list entries",
+                                       reference=reference.familiar(),
+                                       hint=f"{reference.familiar()} has {', '.join(there[:16])}" if there else None)
             document, kind, own = await self._client.manifest(source, entry.digest)
             parsed = manifests.parse(document, kind or entry.media_type)
             if isinstance(parsed, manifests.Index):
@@ -189,8 +194,9 @@ class Puller:
         """Each distinct blob once: an image may hold the same layer several times."""
         blobs = {blob.digest: blob for blob in resolved.manifest.layers}
         pairs = list(dict.fromkeys((row.blob, row.diff_id) for row in layers))
-        for digest, _ in pairs:
-            progress(Progress(ident=short(digest), status="Pulling fs layer"))
+        for digest, diff_id in pairs:
+            known = self._blobs.has(digest) and self._is_unpacked(digest, diff_id)
+            progress(Progress(ident=short(digest), status="Already exists" if known else "Pulling fs layer"))
         await together([self._layer(resolved.source, blobs[digest], diff_id, progress) for digest, diff_id in pairs])
 
     async def _layer(self, source: Source, blob: Descriptor, diff_id: str, progress: ProgressSink) -> None:
@@ -202,7 +208,6 @@ class Puller:
         if not self._blobs.has(blob.digest):
             await self._fetch(source, blob, tell)
         elif self._is_unpacked(blob.digest, diff_id):
-            tell("Already exists", 0, 0)
             return
         try:
             await self.ensure_unpacked(blob.digest, diff_id, tell)
@@ -220,7 +225,8 @@ class Puller:
             return
 
         async def work(tell: Watcher) -> None:
-            tell("Waiting", 0, 0)
+            if self._slots.locked():
+                tell("Waiting", 0, 0)
             async with self._slots:
                 await download(self._client, self._blobs, source, blob, self._options.patience, tell)
 
@@ -247,6 +253,10 @@ class Puller:
                                   field="layer", value=diff_id, hint="the image is broken: build or push it again")
             return known
         return await self._conversions.run((blob, diff_id), work, tell)
+
+
+def _unheard(progress: Progress) -> None:
+    """For what is here already."""
 
 
 def _ignore(status: str, current: int, total: int) -> None:

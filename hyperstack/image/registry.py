@@ -25,9 +25,10 @@ from hyperstack.image import digest as digests
 from hyperstack.image.api import Credentials
 from hyperstack.image.auth import Challenge, TokenAnswer, TokenCache, basic, parse_challenge, realm_is_safe
 from hyperstack.image.config import ImageConfigOptions
-from hyperstack.image.errors import MALFORMED, ImageUnavailable, printable
+from hyperstack.image.errors import MALFORMED, printable
 from hyperstack.image.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT
 from hyperstack.image.names import DEFAULT_HOST, Reference
+from hyperstack.image.refusals import broken_off, refusal, unreached
 from hyperstack.pod.errors import RegistryError
 
 _HUB = "https://registry-1.docker.io"
@@ -38,7 +39,7 @@ _AGENT = "hyperstack/0.1"
 _PULL_HEADERS = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GOOD = frozenset({200, 201, 202, 206})
-_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_RETRIED = frozenset({408, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +84,6 @@ class Hung(TransferFailed):
     """A connection on which nothing comes."""
 
 
-class _Message(msgspec.Struct, frozen=True):
-    code: str = ""
-    message: str = ""
-
-
-class _Errors(msgspec.Struct, frozen=True):
-    errors: tuple[_Message, ...] = ()
-
-
 class RegistryClient:
     def __init__(self, options: ImageConfigOptions) -> None:
         self._options = options
@@ -118,8 +110,8 @@ class RegistryClient:
     async def manifest(self, source: Source, what: str) -> tuple[bytes, str, str]:
         """The manifest with this tag or digest: (document, content type, digest).
 
-        :raise ImageUnavailable: there is none, or it is not shown to this caller.
-        :raise RegistryError: unreachable, refused, timed out, or it does not have the digest.
+        :raise Refusal: there is none, or it is not shown to this caller.
+        :raise RegistryError: unreachable, timed out, or it does not have the digest.
         """
         last: RegistryError | None = None
         for attempt in range(self._patience.tries):
@@ -185,8 +177,7 @@ class RegistryClient:
         """A good answer (200, 201, 202, 206), authenticated; redirects of GET and HEAD are followed.
 
         :param body: called once for each time that it is sent.
-        :raise ImageUnavailable: 404, or access is denied.
-        :raise TransferFailed: another try may help.
+        :raise Refusal: 400 to 499. :raise TransferFailed: another try may help.
         :raise RegistryError: anything else.
         """
         async with contextlib.AsyncExitStack() as stack:
@@ -200,9 +191,8 @@ class RegistryClient:
             except TimeoutError as error:
                 raise self._hung(source) from error
             except (aiohttp.ClientError, ValueError) as error:
-                words = printable(str(error) or type(error).__name__)
-                raise TransferFailed(f"{source.host} broke off: {words}", field="registry", value=source.host,
-                                     hint="try again later") from error
+                raise TransferFailed(f"{_asked(method, url)}{broken_off(error)}", field="registry", value=source.host,
+                                     hint="the registry broke off: try again later") from error
 
     async def _authenticated(self, stack: contextlib.AsyncExitStack, source: Source, question: _Question
                              ) -> aiohttp.ClientResponse:
@@ -213,10 +203,10 @@ class RegistryClient:
             if response.status != 401 or fresh:
                 break
             challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
-            response.release()
             if challenge is None:
                 break
-            authorization, life = await self._authorize(challenge, source)
+            response.release()
+            authorization, life = await self._authorize(challenge, source, _asked(question.method, question.url))
             self._tokens.put(key, authorization, life)
         if response.status == 401:
             self._tokens.drop(key)
@@ -245,13 +235,17 @@ class RegistryClient:
         raise RegistryError(f"{home.netloc} redirects more than {_MAX_REDIRECTS} times", field="registry",
                             value=home.netloc)
 
-    async def _authorize(self, challenge: Challenge, source: Source) -> tuple[str, int | None]:
-        """The Authorization header that a challenge asks for, and its life in seconds."""
+    async def _authorize(self, challenge: Challenge, source: Source, asked: str) -> tuple[str, int | None]:
+        """The Authorization header that a challenge asks for, and its life in seconds.
+
+        :param asked: what is to be authorized, as errors name it.
+        """
         credentials = source.credentials
         known = credentials is not None and bool(credentials.username)
         if challenge.scheme == "basic":
             if credentials is None or not known:
-                raise self._denied(source)
+                raise RegistryError(f"{asked}no basic auth credentials", field="registry", value=source.host,
+                                    hint="docker login gives the daemon a user name and a password")
             return basic(credentials), None
         if not realm_is_safe(challenge.realm, registry=source.endpoint):
             raise RegistryError(f"{source.host} asks for credentials at {printable(challenge.realm, 100)!r}, which is "
@@ -272,19 +266,17 @@ class RegistryClient:
             request = session.get(challenge.realm + joint + urlencode(query), headers=headers, allow_redirects=False,
                                   proxy=proxy)
         async with asyncio.timeout(self._patience.request), request as response:
-            if response.status in (401, 403):
-                raise self._denied(source)
             if response.status != 200:
-                await self._refuse(response, source)
+                await self._refuse(response, source, before=asked)
             data = await self.body(response, _MAX_ANSWER, source)
         try:
             answer = msgspec.json.decode(data, type=TokenAnswer)
         except MALFORMED as error:
-            raise RegistryError(f"{source.host}'s token server sent what is no token", field="registry",
-                                value=source.host) from error
+            raise RegistryError(f"{asked}unable to decode token response", field="registry", value=source.host,
+                                hint="the registry's token server sent what is no token") from error
         if not answer.value or not answer.value.isascii() or not answer.value.isprintable():
-            raise RegistryError(f"{source.host}'s token server sent an empty or broken token", field="registry",
-                                value=source.host)
+            raise RegistryError(f"{asked}authorization server did not include a token in the response",
+                                field="registry", value=source.host)
         return f"Bearer {answer.value}", answer.expires_in
 
     async def body(self, response: aiohttp.ClientResponse, limit: int, source: Source) -> bytes:
@@ -297,39 +289,22 @@ class RegistryClient:
                                     field="registry", value=source.host)
         return bytes(data)
 
-    async def _refuse(self, response: aiohttp.ClientResponse, source: Source) -> None:
-        """:raise HyperStackError: what the status and the body's error say."""
-        status = response.status
-        detail = ""
-        if status not in (401, 404):
-            detail = _detail(await response.content.read(_MAX_ANSWER))
-        if status in (401, 403):
-            raise self._denied(source, detail)
-        if status == 404:
-            familiar = source.reference.familiar()
-            raise ImageUnavailable(f"manifest for {familiar} not found: manifest unknown: manifest unknown",
-                                   reference=familiar)
-        words = f"{source.host} answered {status}" + (f": {detail}" if detail else "")
-        if status in _RETRIED:
-            raise TransferFailed(words, field="registry", value=source.host, hint="try again later")
-        raise RegistryError(words, field="registry", value=source.host)
-
-    def _denied(self, source: Source, detail: str = "") -> ImageUnavailable:
-        name = source.reference.familiar_name
-        said = detail or "denied: requested access to the resource is denied"
-        return ImageUnavailable(f"pull access denied for {name}, repository does not exist or may require "
-                                f"'docker login': {said}", reference=name, denied=True)
+    async def _refuse(self, response: aiohttp.ClientResponse, source: Source, before: str = "") -> None:
+        """:raise RegistryError: what the status and the body say."""
+        error = refusal(response.status, response.headers, await response.content.read(_MAX_ANSWER), host=source.host,
+                        before=before)
+        if response.status in _RETRIED:
+            raise TransferFailed(error.message, field="registry", value=source.host, hint="try again later")
+        raise error
 
     def _hung(self, source: Source) -> Hung:
-        return Hung(f"{source.host} does not answer: no data for {self._patience.stall:g} s", field="registry",
-                    value=source.host, hint="check the network and the registry, then try again")
+        return Hung(f'Get "{source.endpoint}/v2/": net/http: request canceled (Client.Timeout exceeded while awaiting '
+                    "headers)", field="registry", value=source.host,
+                    hint=f"no data for {self._patience.stall:g} s: check the network and the registry, then try again")
 
     def _unreachable(self, source: Source, error: Exception) -> Unreachable:
-        hint = "check the host's name, the network and the registry"
-        if "WRONG_VERSION_NUMBER" in str(error):
-            hint = "it speaks plain HTTP: add it to the insecure registries if you trust the network between"
-        return Unreachable(f"cannot reach {source.host}: {printable(str(error) or type(error).__name__)}",
-                           field="registry", value=source.host, hint=hint)
+        words, hint = unreached(source.endpoint, error)
+        return Unreachable(words, field="registry", value=source.host, hint=hint)
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -344,13 +319,9 @@ class RegistryClient:
         return self._session
 
 
-def _detail(data: bytes) -> str:
-    """The first error of a registry's error document, in printable words."""
-    try:
-        errors = msgspec.json.decode(data, type=_Errors).errors
-    except MALFORMED:
-        return ""
-    return printable(f"{errors[0].code.lower()}: {errors[0].message}", 200) if errors else ""
+def _asked(method: str, url: str) -> str:
+    """What an error about one question begins with."""
+    return f'{method.capitalize()} "{printable(url)}": '
 
 
 def _proxy(scheme: str, host: str) -> str | None:

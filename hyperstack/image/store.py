@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from hyperstack.image import inquiry
+from hyperstack.image import inquiry, removal
 from hyperstack.image import manifest as manifests
 from hyperstack.image import names as references
-from hyperstack.image.api import Credentials, Image, NewLayer, Progress, ProgressSink, Pushed, RemoteImage
+from hyperstack.image.api import Credentials, Holder, Image, NewLayer, Progress, ProgressSink, Pushed, RemoteImage
 from hyperstack.image.blobs import BlobStore, discard, full_disk_told
 from hyperstack.image.commit import Committer
 from hyperstack.image.config import ImageConfigOptions
@@ -27,7 +27,7 @@ from hyperstack.image.save import SavedImage, documents, write_archive
 from hyperstack.image.threads import in_thread
 from hyperstack.image.upload import Uploader
 from hyperstack.image.workshop import ImageWorkshop
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+from hyperstack.pod.errors import InvalidArgument, NotFound
 
 _LOG = logging.getLogger(__name__)
 _MAX_KEPT = 1 << 16
@@ -100,17 +100,34 @@ class ImageStore:
             return self._image(await self._puller.pull(parsed, platform, credentials, progress or _unheard))
 
     async def push(self, reference: str, *, credentials: Credentials | None = None,
-                   progress: ProgressSink | None = None) -> Pushed:
-        parsed = references.parse(reference)
-        if parsed.digest:
-            raise InvalidArgument("an image is pushed by its tag, not by a digest", field="image", value=reference)
-        ident = self._index.image_named(str(parsed))
-        if ident is None:
-            raise ImageUnavailable(f"An image does not exist locally with the tag: {parsed.familiar_name}",
-                                   reference=parsed.familiar(), hint="docker tag gives an image that name")
-        pushed = await self._uploader.push(parsed, self._row(ident), credentials, progress or _unheard)
+                   progress: ProgressSink | None = None) -> list[Pushed]:
+        wanted = references.parse_name(reference)
+        tell = progress or _unheard
+        tell(Progress(ident="", status=f"The push refers to repository [{wanted.name}]", message=True))
+        return [await self._push(one, ident, credentials, tell) for one, ident in self._to_push(wanted)]
+
+    def _to_push(self, wanted: Reference) -> list[tuple[Reference, str]]:
+        """What goes to the registry, with the images' ids: one tag, or all of a repository."""
+        there = [(references.parse(name), ident) for ident in self._index.image_ids()
+                 for name in self._index.names_of(ident) if name.startswith(wanted.name)]
+        there = [(one, ident) for one, ident in there if one.name == wanted.name]
+        if not there:
+            raise ImageUnavailable(f"An image does not exist locally with the tag: {wanted.familiar_name}",
+                                   reference=wanted.familiar(), hint="docker tag gives an image that name")
+        if wanted.digest:
+            raise InvalidArgument("cannot push a digest reference", field="image", value=wanted.familiar(),
+                                  hint="an image is pushed by its tag")
+        found = [(one, ident) for one, ident in there if not one.digest and wanted.tag in ("", one.tag)]
+        if not found:
+            raise ImageUnavailable(f"tag does not exist: {wanted.familiar()}" if wanted.tag
+                                   else f"no tags to push for {wanted.familiar_name}", reference=wanted.familiar())
+        return sorted(found, key=lambda pair: pair[0].tag)
+
+    async def _push(self, reference: Reference, ident: str, credentials: Credentials | None, tell: ProgressSink
+                    ) -> Pushed:
+        pushed = await self._uploader.push(reference, self._row(ident), credentials, tell)
         if self._index.image(ident) is not None:
-            self._index.name(ident, [str(parsed.at(pushed.digest))])
+            self._index.name(ident, [str(reference.at(pushed.digest))])
         return pushed
 
     async def check_login(self, host: str, credentials: Credentials | None) -> None:
@@ -120,7 +137,7 @@ class ImageStore:
         return await inquiry.describe(self._client, references.parse(reference), credentials)
 
     async def remote_tags(self, reference: str, credentials: Credentials | None = None) -> list[str]:
-        parsed = references.parse(reference)
+        parsed = references.parse_name(reference)
         tags = await inquiry.tags(self._client, parsed, credentials, limit_s=self._options.patience.request)
         return [f"{parsed.familiar_name}:{tag}" for tag in tags]
 
@@ -143,48 +160,23 @@ class ImageStore:
         return [self._converter.path(diff_id) for diff_id in image.diff_ids]
 
     def tag(self, name: str, reference: str) -> None:
-        ident = self._resolve(name)
-        parsed = references.parse(reference)
-        if parsed.digest:
-            raise InvalidArgument("refusing to create a tag with a digest reference", field="reference",
-                                  value=reference)
-        self._index.name(ident, [str(parsed)])
+        parsed = _taggable(reference)
+        self._index.name(self._resolve(name), [str(parsed)])
 
-    def remove(self, name: str, *, force: bool = False, in_use: Collection[str] = ()) -> list[tuple[str, str]]:
+    def remove(self, name: str, *, force: bool = False, in_use: Mapping[str, Holder] | None = None
+               ) -> list[tuple[str, str]]:
         ident = self._resolve(name)
-        held = self._index.names_of(ident)
-        named = self._named(name, ident)
+        held, holder, named = self._index.names_of(ident), (in_use or {}).get(ident), self._named(name, ident)
         if named is None:
-            gone = self._removable(ident, held, force=force, used=ident in in_use)
+            gone, image_too = removal.by_id(held, ident, holder, force=force)
         else:
-            # A tag's digests go with the last tag of that repository.
-            same = [other for other in held if _repository(other) == _repository(named)]
-            tags = [other for other in same if "@" not in other]
-            gone = same if not [tag for tag in tags if tag != named] and "@" not in named else [named]
-            if ident in in_use and set(gone) == set(held) and not force:
-                raise Conflict(f'conflict: unable to remove repository reference "{name}" (must force) - a container '
-                               f"is using its referenced image {hexadecimal(ident)[:12]}", field="image", value=name)
+            gone, image_too = removal.by_name(name, named, held, ident, holder, force=force)
         self._index.unname(gone)
         events = [("Untagged", self.display(reference)) for reference in gone]
-        if set(gone) == set(held) and ident not in in_use:
+        if image_too:
             self._forget(ident)
             events.append(("Deleted", ident))
         return events
-
-    def _removable(self, ident: str, held: list[str], *, force: bool, used: bool) -> list[str]:
-        """All names of an image that is named by its id. :raise Conflict: it is used, or has several names."""
-        short = hexadecimal(ident)[:12]
-        if used:
-            raise Conflict(f"conflict: unable to delete {short} (cannot be forced) - a container is using this image",
-                           field="image", value=short, hint="remove the container first")
-        if len({_repository(name) for name in held}) > 1 and not force:
-            raise Conflict(f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple "
-                           "repositories", field="image", value=short)
-        tags = [name for name in held if "@" not in name]
-        if len(tags) > 1 and not force:
-            raise Conflict(f"conflict: unable to delete {short} (must be forced) - image has several tags",
-                           field="image", value=short)
-        return held
 
     def prune(self, *, dangling_only: bool, in_use: Collection[str], wanted: Callable[[Image], bool] | None = None
               ) -> tuple[list[tuple[str, str]], int]:
@@ -234,12 +226,12 @@ class ImageStore:
 
     async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image:
-        parsed = references.parse(reference) if reference else None
+        parsed = references.with_tag(reference, "") if reference else None
         with full_disk_told(self._root, "imported image"):
             return self._image(await self._loader.import_tar(stream, parsed, message, changes))
 
     async def commit(self, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
-        parsed = references.parse(new.reference) if new.reference else None
+        parsed = references.with_tag(new.reference, "") if new.reference else None
         with full_disk_told(self._root, "committed layer"):
             return self._image(await self._committer.commit(self._row(self._resolve(parent)), layer, new, parsed))
 
@@ -270,34 +262,29 @@ class ImageStore:
                           layers=tuple(layer.blob for layer in row.layers))
 
     def _resolve(self, name: str) -> str:
-        """:raise NotFound: no such image here. :raise Conflict: the id prefix is ambiguous."""
-        if is_digest(name) and self._index.image(name) is not None:
-            return name
-        ident = self._index.image_named(self._canonical(name) or "")
+        """:raise NotFound: no such image here, or several. :raise InvalidArgument: it is neither id nor reference."""
+        match = _ID_PREFIX.match(name)
+        prefix = f"sha256:{match[1]}" if match else ""
+        if is_digest(prefix):
+            if self._index.image(prefix) is None:
+                raise NotFound("image", prefix)
+            return prefix
+        parsed = references.parse(name)
+        ident = self._index.image_named(_canonical(parsed))
         if ident is not None:
             return ident
-        match = _ID_PREFIX.match(name)
-        found = self._index.images_with_prefix(f"sha256:{match[1]}") if match else []
-        if len(found) > 1:
-            raise Conflict(f"the image id prefix {name} is ambiguous", field="image", value=name,
-                           hint="give more digits of the id")
-        if not found:
-            canonical = self._canonical(name)
-            raise NotFound("image", self.display(canonical) if canonical else name)
+        found = self._index.images_with_prefix(prefix) if prefix else []
+        if len(found) != 1:
+            raise NotFound("image", parsed.familiar(), hint=f"{len(found)} ids begin so: give more digits"
+                           if found else None)
         return found[0]
-
-    def _canonical(self, name: str) -> str | None:
-        """The reference that the index would have; None where the text is none."""
-        try:
-            parsed = references.parse(name)
-        except InvalidArgument:
-            return None
-        return str(parsed.at(parsed.digest) if parsed.digest else parsed)
 
     def _named(self, name: str, ident: str) -> str | None:
         """The reference that was meant; None where the image was named by its id."""
-        canonical = self._canonical(name)
-        return canonical if canonical is not None and self._index.image_named(canonical) == ident else None
+        if (match := _ID_PREFIX.match(name)) and is_digest(f"sha256:{match[1]}"):
+            return None
+        canonical = _canonical(references.parse(name))
+        return canonical if self._index.image_named(canonical) == ident else None
 
     def _row(self, ident: str) -> ImageRow:
         row = self._index.image(ident)
@@ -324,8 +311,18 @@ class ImageStore:
         return replace(image, references=tags, digests=digests)
 
 
-def _repository(reference: str) -> str:
-    return references.parse(reference).name
+def _canonical(parsed: Reference) -> str:
+    """As the index has it."""
+    return str(parsed.at(parsed.digest) if parsed.digest else parsed)
+
+
+def _taggable(reference: str) -> Reference:
+    """A name that an image may be given. :raise InvalidArgument: it is none."""
+    parsed = references.with_tag(reference, "")
+    if parsed.familiar_name == "sha256":
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name", field="repo",
+                              value=reference)
+    return parsed
 
 
 def _unheard(progress: Progress) -> None:

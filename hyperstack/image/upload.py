@@ -14,10 +14,11 @@ from hyperstack.image.api import Credentials, Progress, ProgressSink, Pushed
 from hyperstack.image.blobs import BlobStore
 from hyperstack.image.config import ImageConfigOptions
 from hyperstack.image.digest import short
-from hyperstack.image.errors import ImageUnavailable, printable
+from hyperstack.image.errors import printable
 from hyperstack.image.index import ImageRow
 from hyperstack.image.names import Reference
 from hyperstack.image.pull import Pins, together
+from hyperstack.image.refusals import Refusal
 from hyperstack.image.registry import Hung, RegistryClient, Source, TransferFailed
 from hyperstack.image.threads import in_thread
 from hyperstack.pod.errors import RegistryError
@@ -42,38 +43,37 @@ class Uploader:
                    ) -> Pushed:
         """Into the registry itself, never a mirror. What it has already is not sent again. Errors as
         `ImageBackend.push` has them."""
-        source = self._client.sources(reference, credentials)[-1]
         try:
-            return await self._push(source, reference, row, progress)
-        except ImageUnavailable as error:
-            name = reference.familiar_name
-            if not error.denied:
-                raise RegistryError(f"{source.host} has no place for {name}", field="registry", value=source.host
-                                    ) from error
-            raise ImageUnavailable(f"denied: requested access to {name} is denied: it may require 'docker login', or "
-                                   "belongs to somebody else", reference=name, denied=True) from error
+            return await self._push(self._client.sources(reference, credentials)[-1], reference, row, progress)
+        except Refusal as error:
+            raise error.of(reference) from error
 
     async def _push(self, source: Source, reference: Reference, row: ImageRow, progress: ProgressSink) -> Pushed:
-        progress(Progress(ident="", status=f"The push refers to repository [{reference.name}]"))
-        layers = list(dict.fromkeys(layer.blob for layer in row.layers))
+        layers = {layer.blob: layer.diff_id for layer in row.layers}
         with self._pins.hold([row.id, row.manifest, *layers]):
             document = await in_thread(self._blobs.read, row.manifest)
             kind = manifests.parse(document).media_type or manifests.OCI_MANIFEST
-            for blob in layers:
-                progress(Progress(ident=short(blob), status="Preparing"))
-            await together([self._layer(source, blob, progress) for blob in layers])
+            # The uppermost first, and by the name of what is in it: that of its packed form is the registry's matter.
+            for diff_id in reversed(layers.values()):
+                progress(Progress(ident=short(diff_id), status="Preparing"))
+            await together([self._layer(source, blob, short(diff_id), progress) for blob, diff_id in layers.items()])
             await self._blob(source, row.id, _unheard)
             await self._manifest(source, reference.tag, document, kind)
-        progress(Progress(ident="", status=f"{reference.tag}: digest: {row.manifest} size: {len(document)}"))
+        progress(Progress(ident="", status=f"{reference.tag}: digest: {row.manifest} size: {len(document)}",
+                          message=True))
         return Pushed(reference=str(reference), tag=reference.tag, digest=row.manifest, size=len(document))
 
-    async def _layer(self, source: Source, blob: str, progress: ProgressSink) -> None:
-        progress(Progress(ident=short(blob), status="Waiting"))
-        async with self._slots:
-            sent = await self._blob(source, blob, progress)
-        progress(Progress(ident=short(blob), status="Pushed" if sent else "Layer already exists"))
+    async def _layer(self, source: Source, blob: str, shown: str, progress: ProgressSink) -> None:
+        def tell(sent: int, total: int) -> None:
+            progress(Progress(ident=shown, status="Pushing", current=sent, total=total))
 
-    async def _blob(self, source: Source, blob: str, progress: ProgressSink) -> bool:
+        if self._slots.locked():
+            progress(Progress(ident=shown, status="Waiting"))
+        async with self._slots:
+            sent = await self._blob(source, blob, tell)
+        progress(Progress(ident=shown, status="Pushed" if sent else "Layer already exists"))
+
+    async def _blob(self, source: Source, blob: str, tell: Callable[[int, int], None]) -> bool:
         """Whether it had to be sent."""
         attempt = 0
         while True:
@@ -81,7 +81,7 @@ class Uploader:
             try:
                 if await self._is_there(source, blob):
                     return False
-                await self._send(source, blob, progress)
+                await self._send(source, blob, tell)
             except TransferFailed as error:
                 attempt += 1
                 if attempt >= self._patience.tries:
@@ -94,12 +94,12 @@ class Uploader:
         try:
             async with self._client.ask(source, "HEAD", f"{source.url}/blobs/{blob}", {}):
                 return True
-        except ImageUnavailable as error:
-            if error.denied:
+        except Refusal as error:
+            if not error.absent:
                 raise
             return False
 
-    async def _send(self, source: Source, blob: str, progress: ProgressSink) -> None:
+    async def _send(self, source: Source, blob: str, tell: Callable[[int, int], None]) -> None:
         async with asyncio.timeout(self._patience.request), \
                 self._client.ask(source, "POST", f"{source.url}/blobs/uploads/", {"Content-Length": "0"}) as answer:
             place = urljoin(f"{source.url}/blobs/uploads/", answer.headers.get("Location", ""))
@@ -112,8 +112,8 @@ class Uploader:
         try:
             async with asyncio.timeout(self._patience.stall) as deadline:
                 def body() -> AsyncIterator[bytes]:
-                    return _pieces(self._blobs.path(blob), size, deadline, self._patience.stall, lambda sent: progress(
-                        Progress(ident=short(blob), status="Pushing", current=sent, total=size)))
+                    return _pieces(self._blobs.path(blob), size, deadline, self._patience.stall,
+                                   lambda sent: tell(sent, size))
 
                 async with self._client.ask(source, "PUT", place, headers, body=body):
                     return
@@ -152,5 +152,5 @@ async def _pieces(path: Path, size: int, deadline: asyncio.Timeout, stall: float
                 tell(sent)
 
 
-def _unheard(progress: Progress) -> None:
+def _unheard(sent: int, total: int) -> None:
     """For what is no layer."""

@@ -12,8 +12,9 @@
     ├── NotModified          already so                              (HTTP 304)
     ├── Unsupported          this backend lacks the ability          (HTTP 501)
     ├── Exhausted            disk, memory, addresses are used up     (HTTP 507)
+    ├── TooManyRequests      a registry's limit, or one of ours      (HTTP 429)
     ├── Unavailable          a peer does not answer (yet)            (HTTP 503)
-    │   ├── RegistryError    a registry hangs, lies or refuses
+    │   ├── RegistryError    a registry hangs, lies or refuses       (HTTP 500, as Docker has it)
     │   └── GuestError       a guest that is silent, gone or garbled
     └── StartFailed          the process could not be started        (exit 126/127; HTTP 400)
 
@@ -112,6 +113,10 @@ class Unsupported(HyperStackError):
 
 class Exhausted(HyperStackError):
     """Disk space, memory, addresses or another finite thing is used up."""
+
+
+class TooManyRequests(HyperStackError):
+    """Somebody asks more often than he may."""
 
 
 class Unavailable(HyperStackError):

@@ -14,6 +14,7 @@ import docker
 import docker.errors
 import pytest
 
+from tests.clients.alike import NOBODY
 from tests.clients.dockerd import CannotRun, Dockerd
 from tests.clients.peers import (
     DEBIAN_13,
@@ -47,7 +48,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             yield engine
         return
     namespace = request.getfixturevalue("namespace")
-    daemon = Daemon(namespace)
+    daemon = Daemon(namespace, "--insecure-registry", NOBODY)
     try:
         daemon.start()
         daemon.ctl("pull", BUSYBOX)

@@ -45,7 +45,7 @@ async def test_what_is_pushed_is_pulled_again(registry: RealRegistry, make_store
     built = build([make_tar(member("f", data=os.urandom(3 << 20))), make_tar(member("g"))], Cmd=["pushed"])
     await store.load(stream(oci_archive(built, reference)))
     heard: list[Progress] = []
-    pushed = await store.push(reference, progress=heard.append)
+    pushed, = await store.push(reference, progress=heard.append)
     assert (pushed.tag, pushed.digest, pushed.size) == ("1", digest(built.manifest), len(built.manifest))
     words = [step.status for step in heard]
     assert words[0] == f"The push refers to repository [{registry.host}/team/app]"
@@ -76,9 +76,10 @@ async def test_a_push_needs_a_login_where_the_registry_wants_one(guarded_registr
     store = await make_store(insecure=[guarded_registry.host])
     reference = f"{guarded_registry.host}/mine:1"
     await loaded(store, reference)
-    for wrong in (None, Credentials(username=USER, password="wrong")):
-        with pytest.raises(NotFound, match=r"denied: requested access to .*/mine is denied"):
-            await store.push(reference, credentials=wrong)
+    with pytest.raises(RegistryError, match="no basic auth credentials"):
+        await store.push(reference)
+    with pytest.raises(Unauthorized, match="unauthorized: authentication required"):
+        await store.push(reference, credentials=Credentials(username=USER, password="wrong"))
     await store.push(reference, credentials=ALICE)
     assert (await inspected(guarded_registry, "mine:1"))["schemaVersion"] == 2
 
@@ -88,10 +89,12 @@ async def test_logins_are_asked_of_the_registry(guarded_registry: RealRegistry, 
     store = await make_store(insecure=[guarded_registry.host, registry.host])
     await store.check_login(guarded_registry.host, ALICE)
     await store.check_login(registry.host, ALICE)
-    for wrong in (None, Credentials(username=USER, password="wrong"), Credentials(username="bob", password=PASSWORD)):
-        with pytest.raises(Unauthorized, match="does not take this user name and password"):
+    with pytest.raises(RegistryError, match="no basic auth credentials"):
+        await store.check_login(guarded_registry.host, None)
+    for wrong in (Credentials(username=USER, password="wrong"), Credentials(username="bob", password=PASSWORD)):
+        with pytest.raises(RegistryError, match=r"login attempt to .*/v2/ failed with status: 401 Unauthorized"):
             await store.check_login(guarded_registry.host, wrong)
-    with pytest.raises(RegistryError, match="cannot reach"):
+    with pytest.raises(RegistryError, match="connect: connection refused"):
         await store.check_login(f"localhost:{free_port()}", ALICE)
 
 
@@ -135,7 +138,7 @@ async def test_only_what_is_here_and_has_a_tag_is_pushed(registry: RealRegistry,
     with pytest.raises(NotFound, match="does not exist locally"):
         await store.push(f"{registry.host}/absent:1")
     ident = await loaded(store, f"{registry.host}/there:1")
-    with pytest.raises(InvalidArgument, match="not by a digest"):
+    with pytest.raises(InvalidArgument, match="cannot push a digest reference"):
         await store.push(f"{registry.host}/there@{ident}")
 
 

@@ -55,15 +55,18 @@ class Images:
         if "broken" in reference:
             raise RegistryError("the registry lies about digests")
         tell(Progress(ident="abababababab", status="Pull complete"))
+        tell(Progress(ident="", status=f"Status: Image is up to date for {self.display(reference)}", message=True))
         self.images[BUSYBOX.id] = BUSYBOX
         return BUSYBOX
 
     async def push(self, who: Principal, reference: str, *, credentials: Credentials | None = None,
-                   progress: ProgressSink | None = None) -> Pushed:
+                   progress: ProgressSink | None = None) -> list[Pushed]:
+        tell = progress or (lambda step: None)
+        tell(Progress(ident="", status=f"The push refers to repository [{reference}]", message=True))
         self.get(who, reference)
         self.pulled_with = credentials
-        (progress or (lambda step: None))(Progress(ident="abababababab", status="Pushed"))
-        return Pushed(reference=reference, tag=reference.rpartition(":")[2], digest="sha256:" + "cd" * 32, size=7)
+        tell(Progress(ident="abababababab", status="Pushed"))
+        return [Pushed(reference=reference, tag=reference.rpartition(":")[2], digest="sha256:" + "cd" * 32, size=7)]
 
     async def check_login(self, who: Principal, host: str, credentials: Credentials | None) -> None:
         if credentials is None or credentials.password != "right":

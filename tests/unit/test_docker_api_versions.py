@@ -30,8 +30,8 @@ def test_a_container_s_network(version: shapes.Version, legacy: bool, aliases: l
     ((1, 51), {"Parent", "Config.Cmd"}), ((1, 52), set())])
 def test_an_image(version: shapes.Version, fields: set[str]) -> None:
     config = dict.fromkeys(("Cmd", "Entrypoint", "Env", "Labels", "OnBuild", "User", "Volumes", "WorkingDir"))
-    found = shapes.image({"Size": 7, "Parent": "", "Comment": "", "DockerVersion": "", "Author": "", "Config": config},
-                         version)
+    found = shapes.image({"Size": 7, "Created": "", "Variant": "", "Parent": "", "Comment": "", "DockerVersion": "",
+                          "Author": "", "Config": config}, version)
     shown = {*found, *(f"Config.{name}" for name in found["Config"])}
     assert {name for name in ("VirtualSize", "Parent", "Config.Hostname", "Config.Cmd") if name in shown} == fields
 

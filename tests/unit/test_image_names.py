@@ -38,20 +38,34 @@ def test_canonical_and_familiar_forms(text: str, canonical: str, familiar: str) 
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("", "empty"), ("Busybox", "must be lowercase"), ("busybox:", "tag"), ("busybox:-x", "tag"),
-    ("busybox:" + "x" * 129, "tag"),
-    ("busybox@sha256:12", "digest"), ("busybox@", "digest"), (f"busybox@{DIGEST.upper()}", "digest"),
-    ("a" * 64, "64-byte hexadecimal"), ("/busybox", "not a host|not a repository"), ("busybox/", "repository name"),
-    ("a//b", "repository name"), ("a/../b", "repository name"), ("-host.io/a", "not a host"), ("host.io:port/a",
-                                                                                               "not a host"),
-    ("a b", "repository name"), ("a" * 300, "255"), ("x" * 600, "longer than"), ("http://host/a",
-                                                                                 "not a host|not a repository"),
-    ("a___b", "repository name"), ("büsybox", "repository name"), ("busybox\n", "repository name"), ("busybox:1\n",
-                                                                                                     "tag")])
-def test_what_is_no_reference_is_named(text: str, words: str) -> None:
-    with pytest.raises(InvalidArgument, match=words) as caught:
+    *((text, "invalid reference format") for text in (
+        "", "busybox:", "busybox:-x", "busybox:" + "x" * 129, "busybox@sha256:12", "busybox@", "/busybox", "busybox/",
+        "a//b", "a/../b", "-host.io/a", "host.io:port/a", "a b", "http://host/a", "a___b", "büsybox", "busybox\n",
+        "busybox:1\n")),
+    ("Busybox", "invalid reference format: repository name (library/Busybox) must be lowercase"),
+    ("Registry/App", "invalid reference format: repository name (App) must be lowercase"),
+    ("a" * 64, f"invalid repository name ({'a' * 64}), cannot specify 64-byte hexadecimal strings"),
+    ("a" * 300, "repository name must not be more than 255 characters"),
+    ("x" * 2000, "repository name must not be more than 255 characters"),
+    (f"busybox@sha256:{'AB' * 32}", "invalid checksum digest format"),
+    (f"busybox@sha256:{'ab' * 31}", "invalid checksum digest length"),
+    (f"busybox@sha512:{'ab' * 64}", "unsupported digest algorithm")])
+def test_what_is_no_reference_is_refused_as_docker_does(text: str, words: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
         names.parse(text)
-    assert caught.value.field == "image"
+    assert caught.value.message == words
+
+
+def test_a_tag_of_its_own_goes_before_the_one_in_the_name() -> None:
+    assert str(names.with_tag("a:1", "2")) == "docker.io/library/a:2"
+    assert str(names.with_tag("a", "")) == "docker.io/library/a:latest"
+    assert str(names.with_tag_or_digest("a:1", DIGEST)) == f"docker.io/library/a@{DIGEST}"
+    assert str(names.with_tag_or_digest("a:", "")) == "docker.io/library/a"
+    for name, tag, words in (("a", "b:c", "invalid tag format"), ("a", "b c", "invalid tag format"),
+                             (f"a@{DIGEST}", "b", "cannot import digest reference")):
+        with pytest.raises(InvalidArgument) as caught:
+            names.with_tag(name, tag)
+        assert caught.value.message == words
 
 
 @given(st.text(max_size=80))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperstack.image.api import Image, Progress
+from hyperstack.image.api import Holder, Image, Progress
 from hyperstack.image.config import ImageConfigOptions, Limits
 from hyperstack.image.store import ImageStore
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, NotFound
@@ -184,8 +184,11 @@ async def test_names_ids_and_prefixes_find_an_image(store: ImageStore) -> None:
                  f"sha256:{hexadecimal[:9]}",
                  f"user/app@{digest(build().manifest)}", f"user/app:9@{digest(build().manifest)}"):
         assert store.get(name) == image
-    for name in ("user/app", "user/app:2", "app:1", "0" * 64, "sha256:" + "0" * 64, "???", "", "sha256:", "%"):
+    for name in ("user/app", "user/app:2", "app:1", "0" * 64, "sha256:" + "0" * 64):
         with pytest.raises(NotFound, match="No such image"):
+            store.get(name)
+    for name in ("???", "", "sha256:", "%", "USER/APP"):
+        with pytest.raises(InvalidArgument, match="invalid reference format"):
             store.get(name)
 
 
@@ -193,7 +196,7 @@ async def test_an_ambiguous_prefix_is_refused(store: ImageStore) -> None:
     ids = [(await load(store, build(Cmd=[str(number)]), f"a:{number}")).id for number in range(17)]
     first: dict[str, str] = {}
     twice = next(ident[7] for ident in ids if ident[7] in first or first.setdefault(ident[7], "") is None)
-    with pytest.raises(Conflict, match="ambiguous"):
+    with pytest.raises(NotFound, match="ids begin so"):
         store.get(twice)
 
 
@@ -239,14 +242,28 @@ async def test_removal_by_id_with_several_names_wants_force(store: ImageStore) -
 
 async def test_what_containers_use_stays(store: ImageStore) -> None:
     image = await load(store, build(), "a:1")
+    running = {image.id: Holder(who="container 0123456789ab", running=True)}
+    stopped = {image.id: Holder(who="container 0123456789ab", running=False)}
+    short = image.id[7:19]
     for force in (False, True):
-        with pytest.raises(Conflict, match="cannot be forced"):
-            store.remove(image.id, force=force, in_use=[image.id])
-    with pytest.raises(Conflict, match="must force"):
-        store.remove("a:1", in_use=[image.id])
+        with pytest.raises(Conflict) as caught:
+            store.remove(image.id, force=force, in_use=running)
+        assert caught.value.message == (f"conflict: unable to delete {short} (cannot be forced) - image is being used "
+                                        "by running container 0123456789ab")
+    with pytest.raises(Conflict) as caught:
+        store.remove(image.id, in_use=stopped)
+    assert caught.value.message == (f"conflict: unable to delete {short} (must be forced) - image is being used by "
+                                    "stopped container 0123456789ab")
+    for in_use in (running, stopped):
+        with pytest.raises(Conflict) as caught:
+            store.remove("a:1", in_use=in_use)
+        assert caught.value.message == ('conflict: unable to remove repository reference "a:1" (must force) - '
+                                        f"container 0123456789ab is using its referenced image {short}")
     store.tag("a:1", "b:1")
-    assert store.remove("b:1", in_use=[image.id]) == [("Untagged", "b:1")]
-    assert ("Deleted", image.id) not in store.remove("a:1", force=True, in_use=[image.id])
+    assert store.remove("b:1", in_use=running) == [("Untagged", "b:1")]
+    assert ("Deleted", image.id) not in store.remove("a:1", force=True, in_use=running)
+    with pytest.raises(Conflict, match="cannot be forced"):
+        store.remove(image.id, force=True, in_use=stopped)
     assert store.get(image.id).references == ()
     assert store.prune(dangling_only=True, in_use=[image.id])[0] == []
     assert all(disk.exists() for disk in store.layer_disks(image))
