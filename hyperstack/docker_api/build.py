@@ -12,24 +12,23 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from hyperstack.docker_api import buildkit
 from hyperstack.docker_api.bodies import AuthBody, HostConfigBody, ResourcesBody, UlimitBody
+from hyperstack.docker_api.buildkit import BuildKitWanted
 from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.creation import parse_extra_host, parse_resources, parse_size_field, parse_ulimit
 from hyperstack.docker_api.endpoints import network_mode
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.hijack import hijack
 from hyperstack.docker_api.platforms import parse_platform
 from hyperstack.docker_api.progress import Pending, error_line, tell_progress
 from hyperstack.docker_api.registry_auth import credentials, registry_of
-from hyperstack.docker_api.streams import RAW
-from hyperstack.docker_api.versions import HEADERS
 from hyperstack.engine.api import BuildEvent, BuildRequest, CachedStep, Credentials, Engine, StepFailed
 from hyperstack.http import body
 from hyperstack.http.call import Call
-from hyperstack.http.responses import JsonLines, Spent, json_response
+from hyperstack.http.responses import JsonLines, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
-from hyperstack.pod.errors import HyperStackError, InvalidArgument, Unsupported, UnsupportedOption
+from hyperstack.pod.errors import HyperStackError, InvalidArgument, UnsupportedOption
 
 _NS = 1_000_000_000
 _MAX_TAGS = 64
@@ -46,13 +45,6 @@ _REFUSED = {
 """Parameters of a build that are not honoured, with the reason and what to do instead."""
 
 
-class BuildKitWanted(Unsupported):
-    def __init__(self) -> None:
-        HyperStackError.__init__(self, "HyperStack builds with the classic builder and does not support BuildKit",
-                                 field="version", value="2",
-                                 hint="set DOCKER_BUILDKIT=0 and build again; each RUN has a VM of its own")
-
-
 class BuildRoutes:
     """The table and its handlers."""
 
@@ -61,29 +53,7 @@ class BuildRoutes:
 
     def table(self) -> list[Route]:
         return [Route("POST", "/build", self.build, cancellable=True), Route("POST", "/build/prune", self.prune),
-                Route("POST", "/build/cancel", self.cancel), Route("POST", "/session", self.session, cancellable=True),
-                Route("POST", "/grpc", self.buildkit)]
-
-    async def session(self, call: Call) -> web.StreamResponse:
-        """Where a BuildKit client waits for questions. It shows what the build says only once it has one of these, so
-        it gets one, in which nothing is ever asked."""
-        if call.request.headers.get("Upgrade", "").lower() != "h2c":
-            raise BuildKitWanted
-        await body.read(call.request)
-        connection = await hijack(call.request, content_type=RAW, headers=HEADERS)
-        try:
-            while await connection.read():
-                pass
-        finally:
-            connection.close()
-        return Spent()
-
-    async def buildkit(self, call: Call) -> web.StreamResponse:
-        raise BuildKitWanted
-
-    async def cancel(self, call: Call) -> web.StreamResponse:
-        """The classic builder's clients cancel by hanging up."""
-        raise BuildKitWanted
+                *buildkit.table()]
 
     async def build(self, call: Call) -> web.StreamResponse:
         request = parse_build(call)

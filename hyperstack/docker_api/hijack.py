@@ -112,11 +112,13 @@ class _Protocol(asyncio.StreamReaderProtocol):
         self._before.connection_lost(exc)
 
 
-async def hijack(request: web.Request, *, content_type: str, headers: Mapping[str, str]) -> Connection:
+async def hijack(request: web.Request, *, content_type: str, headers: Mapping[str, str], protocol: str = "tcp"
+                 ) -> Connection:
     """Answer (101 where the client asked for an upgrade, else 200 and a stream without end) and take the connection.
 
     The request's body must have been read. The handler returns `Spent` afterwards.
 
+    :param protocol: what it is upgraded to.
     :raise ConnectionError: the client is gone.
     """
     transport = request.transport
@@ -124,24 +126,25 @@ async def hijack(request: web.Request, *, content_type: str, headers: Mapping[st
         raise ConnectionResetError("the client closed the connection")
     before = request.protocol
     reader = asyncio.StreamReader(limit=_READ_LIMIT)
-    protocol = _Protocol(reader, before)
-    transport.set_protocol(protocol)
-    protocol.connection_made(transport)
+    taken = _Protocol(reader, before)
+    transport.set_protocol(taken)
+    taken.connection_made(transport)
     transport.set_write_buffer_limits(high=_HIGH_WATER)
     # aiohttp stops reading behind an upgrade that it knows of (only a websocket's), and keeps what came.
     if before._message_tail:
         reader.feed_data(before._message_tail)
     if not transport.is_reading():
         transport.resume_reading()
-    writer = asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop())
-    writer.write(_head(request, content_type, headers))
+    writer = asyncio.StreamWriter(transport, taken, reader, asyncio.get_running_loop())
+    writer.write(_head(request, content_type, headers, protocol))
     await writer.drain()
-    return Connection(transport, reader, writer, protocol.lost)
+    return Connection(transport, reader, writer, taken.lost)
 
 
-def _head(request: web.Request, content_type: str, headers: Mapping[str, str]) -> bytes:
+def _head(request: web.Request, content_type: str, headers: Mapping[str, str], protocol: str) -> bytes:
     lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}"]
     if "upgrade" in request.headers:
-        lines = ["HTTP/1.1 101 UPGRADED", f"Content-Type: {content_type}", "Connection: Upgrade", "Upgrade: tcp"]
+        lines = ["HTTP/1.1 101 UPGRADED", f"Content-Type: {content_type}", "Connection: Upgrade",
+                 f"Upgrade: {protocol}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Daemon, Output, wait_until
+from tests.harness import PATIENCE_S, Daemon, Output, wait_until
 from tests.images import BUSYBOX, SECOND
 
 
@@ -188,6 +189,21 @@ def test_buildkit_is_told_what_to_use(builds: Builds) -> None:
         assert answer.status_code == 501
         assert "set DOCKER_BUILDKIT=0" in answer.json()["message"]
         assert client.api.head(client.api._url("/_ping")).headers["Builder-Version"] == "1"
+
+
+@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 64, b""])
+def test_a_call_of_buildkit_that_is_none_ends(builds: Builds, sent: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE_S)
+        client.connect(str(builds.daemon.socket))
+        client.sendall(b"POST /grpc HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        said = client.recv(4096)
+        assert said.startswith(b"HTTP/1.1 101 "), said
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(4096):
+            pass
+    builds.daemon.ctl("version")
 
 
 def test_triggers_and_stages_of_others(builds: Builds) -> None:
