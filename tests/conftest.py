@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Daemon, Namespace, Registry
-from tests.images import BUSYBOX, fill_registry
+from tests.images import daemon_with_busybox, fill_registry
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,13 +62,8 @@ def namespace() -> Iterator[Namespace]:
 @pytest.fixture(scope="session")
 def shared_daemon(namespace: Namespace) -> Iterator[Daemon]:
     """One running daemon for all tests that leave it as they found it; it has pulled the busybox image."""
-    daemon = Daemon(namespace)
-    try:
-        daemon.start()
-        daemon.ctl("pull", BUSYBOX)
+    with daemon_with_busybox(namespace) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 @pytest.fixture

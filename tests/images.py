@@ -5,6 +5,7 @@ Written against the OCI specifications alone, so that a mistake in the product's
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -12,11 +13,11 @@ import io
 import json
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.harness import REGISTRY, Namespace
+from tests.harness import REGISTRY, Daemon, Namespace
 
 BUSYBOX = f"{REGISTRY}/busybox:latest"
 SECOND = f"{REGISTRY}/second:1"
@@ -121,3 +122,15 @@ def fill_registry(namespace: Namespace) -> None:
         "Entrypoint": ["/usr/bin/entry"], "Cmd": ["default"], "User": "alice", "WorkingDir": "/tmp",
         "Env": [*environment, "FLAVOUR=plain"], "Labels": {"kind": "test"}, "StopSignal": "SIGUSR1",
         "ExposedPorts": {"8080/tcp": {}}})
+
+
+@contextlib.contextmanager
+def daemon_with_busybox(namespace: Namespace, *options: str) -> Iterator[Daemon]:
+    """A running daemon that has pulled the image, ended on leaving."""
+    daemon = Daemon(namespace, *options)
+    try:
+        daemon.start()
+        daemon.ctl("pull", BUSYBOX)
+        yield daemon
+    finally:
+        daemon.close()

@@ -29,8 +29,8 @@ from tests.clients.peers import (
     expected_of,
 )
 from tests.clients.services import Images, make_images
-from tests.harness import Daemon, Namespace, Registry
-from tests.images import BUSYBOX, fill_registry
+from tests.harness import Namespace, Registry
+from tests.images import BUSYBOX, daemon_with_busybox, fill_registry
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             yield engine
         return
     namespace = request.getfixturevalue("namespace")
-    daemon = Daemon(namespace, "--insecure-registry", NOBODY)
-    try:
-        daemon.start()
-        daemon.ctl("pull", BUSYBOX)
+    with daemon_with_busybox(namespace, "--insecure-registry", NOBODY) as daemon:
         yield Engine(f"unix://{daemon.socket}", namespace, OURS)
-    finally:
-        daemon.close()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import REGISTRY, Daemon, Namespace, wait_until
-from tests.images import BUSYBOX
+from tests.images import BUSYBOX, daemon_with_busybox
 from tests.reference.client import Checked
 
 MIB = 1 << 20
@@ -68,15 +68,10 @@ class Crowd:
 
 @pytest.fixture(scope="module")
 def crowd(namespace: Namespace) -> Iterator[Crowd]:
-    daemon = Daemon(namespace)
-    try:
-        daemon.start()
-        daemon.ctl("pull", BUSYBOX)
+    with daemon_with_busybox(namespace) as daemon:
         yield Crowd(daemon)
         log = daemon.log.read_text(errors="replace")
         assert "Traceback" not in log, log[log.index("Traceback") - 200:][:4000]
-    finally:
-        daemon.close()
 
 
 def head_of(sock: socket.socket) -> bytes:

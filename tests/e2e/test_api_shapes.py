@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from tests.harness import REGISTRY, Daemon, Namespace
-from tests.images import BUSYBOX
+from tests.images import BUSYBOX, daemon_with_busybox
 from tests.reference.client import Answer, Checked, UnixConnection, frames
 from tests.reference.operations import OF_MANAGERS, OPERATIONS
+from tests.tars import tar_of
 
 NOBODY = "no-such-thing"
 FOREVER = ["sleep", "100000"]
@@ -85,13 +86,8 @@ def drives(*names: str) -> Callable[[Drive], Drive]:
 
 @pytest.fixture(scope="module")
 def world(namespace: Namespace) -> Iterator[World]:
-    daemon = Daemon(namespace)
-    try:
-        daemon.start()
-        daemon.ctl("pull", BUSYBOX)
+    with daemon_with_busybox(namespace) as daemon:
         yield World(daemon)
-    finally:
-        daemon.close()
 
 
 @pytest.mark.parametrize("name", [one.name for one in OPERATIONS if "{" in one.path and one.name not in OF_MANAGERS])
@@ -102,7 +98,7 @@ def test_what_is_not_there(world: World, name: str) -> None:
     body = {"Container": NOBODY, "Cmd": ["true"]} if method in ("POST", "PUT") else None
     query = {"path": "/", "repo": "a", "name": "b"}
     if name == "PUT /containers/{id}/archive":
-        answer = world.ask(method, path, raw=tar_of("a", b"b"), query=query)
+        answer = world.ask(method, path, raw=tar_of({"a": b"b"}), query=query)
     elif name.startswith("GET /distribution"):
         answer = world.ask(method, f"/distribution/{REGISTRY}/{NOBODY}/json")
         assert answer.status in (401, 403, 404)
@@ -115,15 +111,6 @@ def test_what_is_not_there(world: World, name: str) -> None:
         answer = world.ask(method, path, body, query=query)
     assert answer.status == (503 if name == "PUT /volumes/{id}" else 404), answer.raw
     assert method == "HEAD" or NOBODY in answer.message or answer.status == 503
-
-
-def tar_of(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def is_tar(raw: bytes) -> list[str]:
@@ -182,7 +169,7 @@ def _logs(world: World) -> None:
 @drives("GET /containers/{id}/changes")
 def _changes(world: World) -> None:
     assert good(world.ask("GET", f"/containers/{world.container(['true'])}/changes")).value in (None, [])
-    world.ask("PUT", f"/containers/{world.typing}/archive", raw=tar_of("new", b"x"), query={"path": "/tmp"})
+    world.ask("PUT", f"/containers/{world.typing}/archive", raw=tar_of({"new": b"x"}), query={"path": "/tmp"})
     assert {"Path": "/tmp/new", "Kind": 1} in good(world.ask("GET", f"/containers/{world.typing}/changes")).value
 
 
@@ -302,7 +289,7 @@ def _remove(world: World) -> None:
 @drives("HEAD /containers/{id}/archive", "GET /containers/{id}/archive", "PUT /containers/{id}/archive")
 def _archive(world: World) -> None:
     path, query = f"/containers/{world.running}/archive", {"path": "/etc/passwd"}
-    good(world.ask("PUT", path, raw=tar_of("put", b"in"), query={"path": "/tmp", "noOverwriteDirNonDir": "1"}))
+    good(world.ask("PUT", path, raw=tar_of({"put": b"in"}), query={"path": "/tmp", "noOverwriteDirNonDir": "1"}))
     for method in ("HEAD", "GET"):
         answer = good(world.ask(method, path, query=query))
         stat = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
@@ -361,12 +348,12 @@ def _images(world: World) -> None:
 
 @drives("POST /build")
 def _build(world: World) -> None:
-    context = tar_of("Dockerfile", f"FROM {BUSYBOX}\nLABEL a=b\n".encode())
+    context = tar_of({"Dockerfile": f"FROM {BUSYBOX}\nLABEL a=b\n".encode()})
     answer = world.ask("POST", "/build", raw=context, query={"t": "built:1"},
                        headers={"Content-Type": "application/x-tar"})
     assert any("aux" in line for line in good(answer).value), answer.value
     good(world.ask("DELETE", "/images/built:1"))
-    good(world.ask("POST", "/build", raw=tar_of("nothing", b"")), 400)
+    good(world.ask("POST", "/build", raw=tar_of({"nothing": b""})), 400)
 
 
 @drives("POST /build/prune")

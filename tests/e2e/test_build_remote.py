@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Daemon, Namespace, Output, wait_until
-from tests.images import BUSYBOX
+from tests.images import BUSYBOX, daemon_with_busybox
 
 PORT = 8087
 AT = f"http://127.0.0.1:{PORT}"
@@ -98,13 +98,8 @@ def trusting(namespace: Namespace, server: Path) -> Iterator[Daemon]:
     """A daemon whose builds may ask the loopback."""
     settings = server / "hyperd.toml"
     settings.write_text('[build]\nprivate_sources = ["127.0.0.0/8"]\n')
-    daemon = Daemon(namespace, "--config", str(settings))
-    try:
-        daemon.start()
-        daemon.ctl("pull", BUSYBOX)
+    with daemon_with_busybox(namespace, "--config", str(settings)) as daemon:
         yield daemon
-    finally:
-        daemon.close()
 
 
 def build(daemon: Daemon, *words: str, stdin: str = "", check: bool = True) -> Output:

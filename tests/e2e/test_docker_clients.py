@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness import Daemon, wait_until
 from tests.images import BUSYBOX, SECOND
+from tests.tars import tar_of
 
 needs_docker_cli = pytest.mark.skipif(shutil.which("docker") is None, reason="no docker client on this host")
 
@@ -27,7 +28,7 @@ def test_the_sdk_runs_a_container_and_reads_it(daemon: Daemon) -> None:
         stats = container.stats(stream=False)
         assert stats["memory_stats"]["usage"] > 0
         assert [row[-1] for row in container.top()["Processes"]] == ["sleep 600"]
-        container.put_archive("/tmp", tar_of("note", b"hello"))
+        container.put_archive("/tmp", tar_of({"note": b"hello"}))
         stream, status = container.get_archive("/tmp/note")
         assert status["size"] == 5
         with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
@@ -83,12 +84,3 @@ def test_the_docker_command_line_works(daemon: Daemon) -> None:
     assert daemon.docker_cli("run", "--rm", "--network", "host", BUSYBOX, "true", check=False).returncode == 125
     daemon.docker_cli("rm", "-f", "cli")
     assert daemon.docker_cli("ps", "-aq").stdout == b""
-
-
-def tar_of(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()

@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.core import NOT_SET
 
 from tests.harness import Daemon, Namespace
-from tests.images import BUSYBOX
+from tests.images import BUSYBOX, daemon_with_busybox
 from tests.reference.client import Answer, Checked, checked
 from tests.reference.operations import JSON, OPERATIONS, Operation, document
 
@@ -97,14 +97,9 @@ def _read(sock: socket.socket) -> Answer:
 
 @pytest.fixture(scope="module")
 def world(namespace: Namespace) -> Iterator[World]:
-    daemon = Daemon(namespace)
-    try:
-        daemon.start()
-        daemon.ctl("pull", BUSYBOX)
+    with daemon_with_busybox(namespace) as daemon:
         yield World(daemon)
         assert "Traceback" not in daemon.log.read_text(errors="replace")
-    finally:
-        daemon.close()
 
 
 def _target(operation: Operation, case: Any, names: dict[str, str] | None) -> str:

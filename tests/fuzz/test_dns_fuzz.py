@@ -36,6 +36,7 @@ def question(data: bytes) -> None:
         found = refusal(found.question, dns.rcode.NXDOMAIN)
     if found is not None:
         assert found[:2] == data[:2]
+        assert found[2] & 0x80
         assert len(found) <= MAX_DATAGRAM
         dns.message.from_wire(found)
 

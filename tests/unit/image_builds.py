@@ -6,13 +6,13 @@ import gzip
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import zstandard
 
+from tests.tars import tar_of
 from tests.unit.image_layers import make_tar, member
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -75,11 +75,6 @@ def index_of(**images: BuiltImage) -> bytes:
     return document({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
         {"mediaType": OCI_MANIFEST, "digest": digest(image.manifest), "size": len(image.manifest),
          "platform": {"os": "linux", "architecture": architecture}} for architecture, image in images.items()]})
-
-
-def tar_of(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
-    return make_tar(*(member(name, data=data) for name, data in files.items()),
-                    *(member(name, tarfile.SYMTYPE, linkname=target) for name, target in (links or {}).items()))
 
 
 def oci_archive(image: BuiltImage, name: str) -> bytes:

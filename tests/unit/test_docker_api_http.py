@@ -22,6 +22,7 @@ import zstandard
 from hyperstack.docker_api.decompression import decompressed
 from hyperstack.docker_api.wording import duration, go_mode
 from hyperstack.engine.api import CachedStep
+from tests.tars import tar_of
 from tests.unit.docker_api_images import BUSYBOX
 from tests.unit.docker_api_server import Served, serve
 
@@ -548,15 +549,6 @@ async def test_info_and_version(served: Served) -> None:
 
 # -- files
 
-def tar_of(name: str, content: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
 COMPRESSORS = [pytest.param(gzip.compress, id="gzip"), pytest.param(bz2.compress, id="bz2"),
                pytest.param(lzma.compress, id="xz"), pytest.param(zstandard.ZstdCompressor().compress, id="zstd")]
 
@@ -565,7 +557,7 @@ COMPRESSORS = [pytest.param(gzip.compress, id="gzip"), pytest.param(bz2.compress
 async def test_archives_go_in_and_out(served: Served, compress: Any) -> None:
     ident = await run(served, "sleep", "100")
     content = bytes(range(256)) * 4096
-    tar = compress(tar_of("f", content))
+    tar = compress(tar_of({"f": content}))
     status, answer = await served.call("PUT", f"/containers/{ident}/archive?path=/", data=tar)
     assert (status, answer) == (200, None)
     async with served.client.get(f"http://d/containers/{ident}/archive?path=/f") as out:

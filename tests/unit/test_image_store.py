@@ -17,6 +17,7 @@ from hyperstack.image.api import Holder, Image, Progress
 from hyperstack.image.config import ImageConfigOptions, Limits
 from hyperstack.image.store import ImageStore
 from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument, NotFound
+from tests.tars import tar_of
 from tests.unit.image_builds import (
     OCI_INDEX,
     BuiltImage,
@@ -28,7 +29,6 @@ from tests.unit.image_builds import (
     oci_archive,
     old_docker_archive,
     stream,
-    tar_of,
 )
 from tests.unit.image_layers import extract, make_tar, member
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hyperstack.network.api import Binding, Network, Subnet
 from hyperstack.network.bridge.naming import is_local
-from hyperstack.network.dns.answers import MAX_DATAGRAM, MAX_QUESTION, TTL_S, Elsewhere, answer, refusal, truncated
+from hyperstack.network.dns.answers import MAX_DATAGRAM, MAX_QUESTION, TTL_S, Elsewhere, answer, truncated
 from hyperstack.network.dns.directory import Directory
+from tests.fuzz.test_dns_fuzz import question
 
 NETWORK = Network(id="n", name="Front.1", project="alpha", subnets=(Subnet(cidr="10.1.0.0/16", gateway="10.1.0.1"),),
                   names=True)
@@ -141,16 +142,7 @@ HEADERS = st.tuples(st.binary(min_size=2, max_size=2), st.sampled_from([b"\x01\x
 @example(b"ab\x01\0\0\x01\0\0\0\0\0\0" + b"\x3f" + b"\xff" * 63 + b"\0\0\x01\0\x01")
 @example(b"ab\x01\0\0\x01\0\0\0\0\0\0" + b"\x01a" * 130 + b"\0\0\x01\0\x01")
 def test_whatever_a_guest_sends_ends_in_an_answer_or_in_silence(data: bytes) -> None:
-    made = Directory(NETWORK)
-    made.put(WEB)
-    found = answer(data, [(made, WEB)], limit=MAX_DATAGRAM)
-    if isinstance(found, Elsewhere):
-        found = refusal(found.question, dns.rcode.NXDOMAIN)
-    if found is not None:
-        assert found[:2] == data[:2]
-        assert found[2] & 0x80
-        assert len(found) <= MAX_DATAGRAM
-        dns.message.from_wire(found)
+    question(data)
 
 
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=300), st.text(max_size=20))

@@ -18,20 +18,9 @@ from hyperstack.hypervisor.api import ExitKind
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.pod.kernel import Kernel
 from tests.vm.qemu_daemon import STEPS
-from tests.vm.qemu_guest import Guest, hypervisor, image, make_kernel, traces
+from tests.vm.qemu_guest import Guest, hypervisor, image, traces
 
 _DEADLINE_S = 60
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[QemuHypervisor]:
-    async with hypervisor(tmp_path) as machines:
-        yield machines
-
-
-@pytest.fixture
-async def kernel(tmp_path: Path) -> Kernel:
-    return await make_kernel(tmp_path)
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ import signal
 import struct
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,21 +21,10 @@ from hyperstack.hypervisor.qemu import command
 from hyperstack.hypervisor.qemu.backend import QemuHypervisor
 from hyperstack.pod.errors import Conflict, InvalidArgument, Unavailable
 from hyperstack.pod.kernel import Kernel
-from tests.vm.qemu_guest import Guest, boot, hypervisor, image, make_kernel, spec, traces
+from tests.vm.qemu_guest import Guest, boot, image, spec, traces
 
 _END_DEADLINE_S = 60
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x400454CA, 0x0002, 0x1000, 0x4000
-
-
-@pytest.fixture
-async def made(tmp_path: Path) -> AsyncIterator[QemuHypervisor]:
-    async with hypervisor(tmp_path) as machines:
-        yield machines
-
-
-@pytest.fixture
-async def kernel(tmp_path: Path) -> Kernel:
-    return await make_kernel(tmp_path)
 
 
 @pytest.fixture
