@@ -34,47 +34,14 @@ from hyperstack.network.bridge.names import Names
 from hyperstack.network.bridge.resolvers import Resolvers
 from hyperstack.network.bridge.sysctls import serves_loopback6
 
-_RULES = """
-add table ip {table}
-delete table ip {table}
-table ip {table} {{
-{sets}
-    set subnets {{ type ipv4_addr; flags interval; }}
+_SETS = """
     set gateways {{ type ipv4_addr; }}
     set resolvers {{ type ipv4_addr; }}
     set names_at {{ type ifname . ipv4_addr . inet_service; }}
     map names_to {{ type ifname . ipv4_addr : ipv4_addr . inet_service; }}
     set askers {{ type ipv4_addr; size {askers}; flags dynamic; timeout 1m; }}
-    map ports_any {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
-    map ports_at {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
-
-    chain guard {{
-        type filter hook prerouting priority raw; policy accept;
-        iifname "{taps}*" drop
-        iifname @bridges ip daddr 127.0.0.0/8 drop
-    }}
-    chain published {{
-        meta l4proto {{ tcp, udp, sctp }} dnat ip to ip daddr . meta l4proto . th dport map @ports_at
-        meta l4proto {{ tcp, udp, sctp }} dnat ip to meta l4proto . th dport map @ports_any
-    }}
-    chain prerouting {{
-        type nat hook prerouting priority dstnat; policy accept;
-        meta l4proto {{ tcp, udp }} th dport 53 dnat ip to iifname . ip daddr map @names_to
-        {dns}
-        fib daddr type local jump published
-    }}
-    chain output {{
-        type nat hook output priority -100; policy accept;
-        fib daddr type local jump published
-    }}
-{filtering}
-    chain host {{
-        meta l4proto {{ tcp, udp }} iifname . ip daddr . th dport @names_at jump names
-        ct state established,related accept
-        icmp type echo-request accept
-        iifname != @internal ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
-        reject with icmp type admin-prohibited
-    }}
+"""
+_CHAINS = """
     chain names {{
         update @askers {{ ip saddr limit rate over {questions}/second burst {burst} packets }} drop
         accept
@@ -83,13 +50,18 @@ table ip {table} {{
         type nat hook input priority 100; policy accept;
         iifname @bridges ip daddr 127.0.0.0/8 snat to 127.0.0.1
     }}
-    chain postrouting {{
-        type nat hook postrouting priority srcnat; policy accept;
-        oifname @bridges ip saddr @subnets ct status dnat masquerade
-        oifname @bridges ip saddr 127.0.0.0/8 masquerade
-        oifname != @bridges oifname != "lo" ip saddr @subnets masquerade
-    }}
-}}
+"""
+_RESOLVED = """
+        meta l4proto { tcp, udp } th dport 53 dnat ip to iifname . ip daddr map @names_to
+"""
+_ASKED = """
+        meta l4proto { tcp, udp } iifname . ip daddr . th dport @names_at jump names
+"""
+_NEEDED = """
+        icmp type echo-request accept
+        iifname != @internal ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept
+"""
+_FENCE = """
 add table bridge {table}
 delete table bridge {table}
 table bridge {table} {{
@@ -108,15 +80,15 @@ table bridge {table} {{
 }}
 """
 
-_FILTERING = chains.filtering(family="ip", icmp="icmp", secrets="169.254.0.0/16", allowed=
-                              "ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept")
+_FAMILY = chains.Family(name="ip", kind="ipv4_addr", suffix="", icmp="icmp", loopback="127.0.0.0/8",
+                        secrets="169.254.0.0/16")
 
 QUESTIONS_PER_S = 500
 """Packets that one pod may send to its network's resolver. Answering one takes the daemon some 0.1 ms."""
 _BURST = 1000
 _ASKERS = 65536
 
-_DNS = "iifname @bridges ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {upstream}"
+_UPSTREAM = "        iifname @bridges ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {upstream}"
 
 
 @dataclass
@@ -154,17 +126,18 @@ class Ruleset:
         if not desired.networks:
             return self.nothing()
         upstream = desired.resolvers.upstream
-        rules = _RULES.format(table=self._names.table, taps=self._names.tap_prefix,
-                              sets=chains.SETS, filtering=_FILTERING,
-                              dns=_DNS.format(upstream=upstream) if upstream else "", askers=_ASKERS,
-                              questions=QUESTIONS_PER_S, burst=_BURST,
-                              fence6_sets=ruleset6.FENCE_SETS if desired.has_ipv6 else "",
-                              fence6=ruleset6.FENCE if desired.has_ipv6 else "")
+        table, taps = self._names.table, self._names.tap_prefix
+        own = chains.Own(
+            sets=_SETS.format(askers=_ASKERS), chains=_CHAINS.format(questions=QUESTIONS_PER_S, burst=_BURST),
+            resolved=_RESOLVED + (_UPSTREAM.format(upstream=upstream) if upstream else ""),
+            allowed="ip daddr @resolvers meta l4proto { tcp, udp } th dport 53 accept", asked=_ASKED, needed=_NEEDED)
+        rules = self._gone("ip") + chains.rules(_FAMILY, own, table=table, taps=taps)
+        rules += _FENCE.format(table=table, taps=taps, fence6_sets=ruleset6.FENCE_SETS if desired.has_ipv6 else "",
+                               fence6=ruleset6.FENCE if desired.has_ipv6 else "")
         if self.ipv6:
             rules += self._gone("ip6")
         if desired.has_ipv6:
-            rules += ruleset6.rules(table=self._names.table, taps=self._names.tap_prefix,
-                                    loopback=serves_loopback6())
+            rules += ruleset6.rules(table=table, taps=taps, loopback=serves_loopback6())
         servers = set(desired.resolvers.reachable) | ({upstream} if upstream else set())
         parts = [rules, self._element("add", "ip", "resolvers", sorted(servers))]
         parts += [self.network("add", network, desired.name_ports.get(network.id))
@@ -185,21 +158,18 @@ class Ruleset:
     def network(self, verb: Verb, network: Network, names_port: int | None) -> str:
         """:param names_port: of the resolver that listens on the gateways' addresses; None: there is none."""
         bridge = self._names.bridge(network.id)
+        text = ""
+        for family, subnets in ((_FAMILY, network.subnets), (ruleset6.FAMILY, network.subnets6)):
+            elements = {"bridges": [bridge], "loops": [] if network.isolated else [f"{bridge} . {bridge}"],
+                        "subnets": [subnet.cidr for subnet in subnets] if network.masquerade else [],
+                        "internal": [bridge] if network.internal else []}
+            if subnets:
+                text += "".join(self._element(verb, family.name, *words) for words in elements.items())
         gateways = [subnet.gateway for subnet in network.subnets]
-        text = self._element(verb, "ip", "bridges", [bridge])
-        if network.subnets6:
-            text += "".join(self._element(verb, "ip6", name, elements)
-                            for name, elements in ruleset6.network(network, bridge))
-        if not network.isolated:
-            text += self._element(verb, "ip", "loops", [f"{bridge} . {bridge}"])
-        if network.masquerade:
-            text += self._element(verb, "ip", "subnets", [subnet.cidr for subnet in network.subnets])
         if names_port is not None:
             text += self._element(verb, "ip", "names_at", [f"{bridge} . {at} . {names_port}" for at in gateways])
             text += self._element(verb, "ip", "names_to", [f"{bridge} . {at} : {at} . {names_port}" for at in gateways])
-        if network.internal:
-            return text + self._element(verb, "ip", "internal", [bridge])
-        return text + self._element(verb, "ip", "gateways", gateways)
+        return text if network.internal else text + self._element(verb, "ip", "gateways", gateways)
 
     @staticmethod
     def bindings(bindings: Iterable[Binding]) -> list[Element]:
@@ -210,14 +180,14 @@ class Ruleset:
     def ports(ports: Collection[Published]) -> list[Element]:
         elements = []
         for port in ports:
-            key, target = (port.protocol, str(port.host_port)), (port.address, str(port.container_port))
-            elements += ruleset6.port(port)
-            if ":" in port.host_ip:
-                continue
-            if port.host_ip:
-                elements.append(Element("ip", "ports_at", (port.host_ip, *key), target))
-            else:
-                elements.append(Element("ip", "ports_any", key, target))
+            six = ":" in port.host_ip
+            for family, address, asked in ((_FAMILY, port.address, not six),
+                                           (ruleset6.FAMILY, port.address6, six or not port.host_ip)):
+                if address and asked:
+                    at = (port.host_ip,) if port.host_ip else ()
+                    elements.append(Element(family.name, f"ports_{'at' if at else 'any'}{family.suffix}",
+                                            (*at, port.protocol, str(port.host_port)),
+                                            (address, str(port.container_port))))
         return elements
 
     def _element(self, verb: Verb, family: str, name: str, elements: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The rules for IPv6, beside those of `ruleset`: in force while a network has it.
+"""What IPv6 has of its own in the rules of `ruleset`: in force while a network has it.
 
 `ip6` does for IPv6 what `ip` does for IPv4, without DNS, which pods ask over IPv4. Out of reach besides link-local
 addresses are the two where providers answer with credentials. What the host's own processes send to ::1 goes to pods
@@ -15,52 +15,14 @@ from __future__ import annotations
 
 from ipaddress import IPv6Address
 
-from hyperstack.network.api import Binding, Network, Published
+from hyperstack.network.api import Binding
 from hyperstack.network.bridge import chains
 from hyperstack.network.bridge.elements import Element
 
 LINK_LOCAL = IPv6Address("fe80::")
 
-_RULES = """
-table ip6 {table} {{
-{sets}
-    set subnets {{ type ipv6_addr; flags interval; }}
-    map ports_any6 {{ type inet_proto . inet_service : ipv6_addr . inet_service; }}
-    map ports_at6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
-
-    chain guard {{
-        type filter hook prerouting priority raw; policy accept;
-        iifname "{taps}*" drop
-        iifname @bridges ip6 daddr ::1 drop
-    }}
-    chain published {{
-        meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @ports_at6
-        meta l4proto {{ tcp, udp }} dnat ip6 to meta l4proto . th dport map @ports_any6
-    }}
-    chain prerouting {{
-        type nat hook prerouting priority dstnat; policy accept;
-        fib daddr type local jump published
-    }}
-    chain output {{
-        type nat hook output priority -100; policy accept;
-        {but_loopback} fib daddr type local jump published
-    }}
-{filtering}
-    chain host {{
-        ct state established,related accept
-        icmpv6 type {{ echo-request, nd-neighbor-solicit, nd-neighbor-advert }} accept
-        reject with icmpv6 type admin-prohibited
-    }}
-    chain postrouting {{
-        type nat hook postrouting priority srcnat; policy accept;
-        oifname @bridges ip6 saddr @subnets ct status dnat masquerade
-        oifname @bridges ip6 saddr ::1 masquerade
-        oifname != @bridges oifname != "lo" ip6 saddr @subnets masquerade
-    }}
-}}
-"""
-
-_FILTERING = chains.filtering(family="ip6", icmp="icmpv6", secrets="{ fe80::/10, fd00:ec2::254, fd20:ce::254 }")
+FAMILY = chains.Family(name="ip6", kind="ipv6_addr", suffix="6", icmp="icmpv6", loopback="::1",
+                       secrets="{ fe80::/10, fd00:ec2::254, fd20:ce::254 }")
 
 
 def rules(*, table: str, taps: str, loopback: bool) -> str:
@@ -68,8 +30,9 @@ def rules(*, table: str, taps: str, loopback: bool) -> str:
 
     :param taps: what the names of all taps begin with. :param loopback: whether ports are published on ::1 too.
     """
-    return _RULES.format(table=table, taps=taps, sets=chains.SETS, filtering=_FILTERING,
-                         but_loopback="" if loopback else "ip6 daddr != ::1")
+    own = chains.Own(from_host="" if loopback else "ip6 daddr != ::1",
+                     needed="icmpv6 type { echo-request, nd-neighbor-solicit, nd-neighbor-advert } accept")
+    return chains.rules(FAMILY, own, table=table, taps=taps)
 
 
 FENCE_SETS = """
@@ -91,18 +54,6 @@ def link_local(mac: str) -> IPv6Address:
     return IPv6Address(LINK_LOCAL.packed[:8] + octets[:3] + b"\xff\xfe" + octets[3:])
 
 
-def network(of: Network, bridge: str) -> list[tuple[str, list[str]]]:
-    """(set, elements) of a network that has IPv6."""
-    elements = [("bridges", [bridge])]
-    if not of.isolated:
-        elements.append(("loops", [f"{bridge} . {bridge}"]))
-    if of.masquerade:
-        elements.append(("subnets", [subnet.cidr for subnet in of.subnets6]))
-    if of.internal:
-        elements.append(("internal", [bridge]))
-    return elements
-
-
 def binding(of: Binding) -> list[Element]:
     """None where it has no IPv6."""
     if not of.address6:
@@ -110,13 +61,3 @@ def binding(of: Binding) -> list[Element]:
     own = (IPv6Address(of.address6.partition("/")[0]), link_local(of.mac))
     return [*(Element("bridge", "bindings6", (of.port, of.mac, str(address))) for address in own),
             *(Element("bridge", "targets6", (of.port, of.mac, f"0x{address.packed.hex()}")) for address in own)]
-
-
-def port(of: Published) -> list[Element]:
-    """None where it is not published over IPv6."""
-    key, target = (of.protocol, str(of.host_port)), (of.address6, str(of.container_port))
-    if not of.address6 or (of.host_ip and ":" not in of.host_ip):
-        return []
-    if of.host_ip:
-        return [Element("ip6", "ports_at6", (of.host_ip, *key), target)]
-    return [Element("ip6", "ports_any6", key, target)]
