@@ -10,7 +10,7 @@ import click
 
 from hyperstack.cli.app import App, Command, pass_app
 from hyperstack.cli.client import NATIVE, Client, Query, quoted, quoted_image
-from hyperstack.cli.completing import containers, kernels, local_images, networks, pods, volumes
+from hyperstack.cli.completing import Completer, containers, kernels, local_images, networks, pods, volumes
 from hyperstack.cli.errors import ApiError, CliError
 
 _PATHS: dict[str, Callable[[str], str]] = {
@@ -45,49 +45,25 @@ def container_inspect(app: App, *, names: Sequence[str], layout: str, size: bool
     _inspect(app.client, names, layout, ["container"], size=size)
 
 
-@click.command("inspect", cls=Command)
-@_FORMAT
-@click.argument("names", nargs=-1, required=True, metavar="IMAGE [IMAGE...]", shell_complete=local_images)
-@pass_app
-def image_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
-    """Show everything about images."""
-    _inspect(app.client, names, layout, ["image"])
+def _command(kind: str, complete: Completer, help_text: str) -> click.Command:
+    """`inspect` of the objects of a kind."""
+    word = kind.upper()
+
+    @click.command("inspect", cls=Command, help=help_text)
+    @_FORMAT
+    @click.argument("names", nargs=-1, required=True, metavar=f"{word} [{word}...]", shell_complete=complete)
+    @pass_app
+    def command(app: App, *, names: Sequence[str], layout: str) -> None:
+        _inspect(app.client, names, layout, [kind])
+
+    return command
 
 
-@click.command("inspect", cls=Command)
-@_FORMAT
-@click.argument("names", nargs=-1, required=True, metavar="VOLUME [VOLUME...]", shell_complete=volumes)
-@pass_app
-def volume_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
-    """Show everything about volumes."""
-    _inspect(app.client, names, layout, ["volume"])
-
-
-@click.command("inspect", cls=Command)
-@_FORMAT
-@click.argument("names", nargs=-1, required=True, metavar="NETWORK [NETWORK...]", shell_complete=networks)
-@pass_app
-def network_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
-    """Show everything about networks, with the containers that are on them."""
-    _inspect(app.client, names, layout, ["network"])
-
-
-@click.command("inspect", cls=Command)
-@_FORMAT
-@click.argument("names", nargs=-1, required=True, metavar="POD [POD...]", shell_complete=pods)
-@pass_app
-def pod_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
-    """Show everything about pods."""
-    _inspect(app.client, names, layout, ["pod"])
-
-
-@click.command("inspect", cls=Command)
-@_FORMAT
-@click.argument("names", nargs=-1, required=True, metavar="KERNEL [KERNEL...]", shell_complete=kernels)
-@pass_app
-def kernel_inspect(app: App, *, names: Sequence[str], layout: str) -> None:
-    """Show everything about kernels."""
-    _inspect(app.client, names, layout, ["kernel"])
+image_inspect = _command("image", local_images, "Show everything about images.")
+volume_inspect = _command("volume", volumes, "Show everything about volumes.")
+network_inspect = _command("network", networks, "Show everything about networks, with the containers that are on them.")
+pod_inspect = _command("pod", pods, "Show everything about pods.")
+kernel_inspect = _command("kernel", kernels, "Show everything about kernels.")
 
 
 def _inspect(client: Client, names: Sequence[str], layout: str, kinds: Sequence[str], *, size: bool = False) -> None:
