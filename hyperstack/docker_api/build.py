@@ -64,7 +64,7 @@ class BuildRoutes:
         async def tell(event: BuildEvent) -> None:
             if event.stream and not quiet:
                 await lines.write({"stream": event.stream})
-            elif event.image:
+            elif event.image and not quiet:
                 await lines.write({"aux": {"ID": event.image}})
 
         try:
@@ -114,7 +114,9 @@ def describe(step: CachedStep) -> dict[str, Any]:
 
 def parse_build(call: Call) -> BuildRequest:
     """:raise InvalidArgument: a parameter is malformed. :raise UnsupportedOption: one cannot be honoured."""
-    if call.text("version") not in ("", "1"):
+    if call.text("version") not in ("", "1", "2"):
+        raise InvalidArgument(f'invalid version "{call.text("version")[:64]}"', field="version")
+    if call.text("version") == "2":
         raise BuildKitWanted
     for name, (reason, hint) in _REFUSED.items():
         if call.flag(name) if name == "squash" else call.text(name) not in ("", "null", "[]", "{}"):
@@ -149,7 +151,9 @@ def _json(call: Call, name: str, kind: Any) -> Any:
     try:
         return body.decode(text.encode("utf-8", "replace"), kind)
     except InvalidArgument as error:
-        raise InvalidArgument(f"{name}: {error.message}", field=name, value=text[:64]) from error
+        what = {"buildargs": "build args", "cachefrom": "cache-from", "ulimits": "ulimit settings"}.get(name, name)
+        raise InvalidArgument(f"error reading {what}: {error.message.removeprefix('invalid JSON: ')}", field=name,
+                              value=text[:64]) from error
 
 
 def _network(call: Call) -> str:

@@ -144,7 +144,7 @@ def expanded(instruction: I, values: Mapping[str, str], escape: str = "\\") -> I
     try:
         return _expand(instruction, one, values, escape)
     except DockerfileError as error:
-        raise DockerfileError(error.reason, line=instruction.line, hint=error.hint) from None
+        raise error.at(instruction.line) from None
 
 
 def _expand(instruction: I, one: Callable[[str], str], values: Mapping[str, str], escape: str) -> I:

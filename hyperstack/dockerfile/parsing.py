@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hyperstack.dockerfile import arguments
-from hyperstack.dockerfile.errors import DockerfileError, shown
+from hyperstack.dockerfile.errors import DockerfileError, SyntaxMistake, quoted, shown
 from hyperstack.dockerfile.instructions import (
     Arg,
     Cmd,
@@ -33,6 +33,8 @@ from hyperstack.dockerfile.instructions import (
 from hyperstack.dockerfile.source import Heredoc, Statement, parse_heredoc_mark
 
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*\Z")
+_MIN_DURATION = 10**6
+"""Nanoseconds; Docker's."""
 _NO_TRIGGERS = ("ONBUILD", "FROM", "MAINTAINER")
 
 
@@ -40,13 +42,12 @@ def parse(statement: Statement, escape: str = "\\") -> Instruction:
     """:raise DockerfileError: no such instruction, or its arguments are wrong; names the line."""
     parser = _PARSERS.get(statement.word)
     if parser is None:
-        raise DockerfileError(f"unknown instruction: {shown(statement.word, 60)}", line=statement.line)
+        raise DockerfileError(f"unknown instruction: {shown(statement.word, 60)}", line=statement.line,
+                              hint=arguments.meant(statement.word, _PARSERS))
     try:
         return parser(statement, escape)
     except DockerfileError as error:
-        if error.line:
-            raise
-        raise DockerfileError(error.reason, line=statement.line, hint=error.hint) from None
+        raise error.at(statement.line) from None
 
 
 def _command(kind: type[CommandLine]) -> Callable[[Statement, str], Instruction]:
@@ -61,7 +62,8 @@ def _command(kind: type[CommandLine]) -> Callable[[Statement, str], Instruction]
 
 def _text(kind: type[Text]) -> Callable[[Statement, str], Instruction]:
     def parse_text(statement: Statement, escape: str) -> Instruction:
-        return kind(line=statement.line, text=statement.text, value=arguments.required(statement, statement.rest))
+        value = arguments.required(statement, statement.rest, count="exactly")
+        return kind(line=statement.line, text=statement.text, value=value)
     return parse_text
 
 
@@ -141,9 +143,10 @@ def _script(doc: Heredoc) -> str:
 
 
 def _shell(statement: Statement, escape: str) -> Shell:
-    listed = arguments.json_words(statement.rest)
+    listed = arguments.json_words(arguments.required(statement, statement.rest))
     if not listed:
-        raise DockerfileError("SHELL requires the arguments to be in JSON form")
+        raise DockerfileError("SHELL requires the arguments to be in JSON form" if listed is None
+                              else "SHELL requires at least one argument")
     return Shell(line=statement.line, text=statement.text, words=listed)
 
 
@@ -154,7 +157,12 @@ def _onbuild(statement: Statement, escape: str) -> OnBuild:
         raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed" if word == "ONBUILD"
                               else f"{word} isn't allowed as an ONBUILD trigger")
     trigger = replace(statement, text=rest)
-    parse(trigger, escape)
+    try:
+        parse(trigger, escape)
+    except SyntaxMistake:
+        raise
+    except DockerfileError:
+        pass  # As in Docker, it is a mistake of whoever builds on the image.
     if statement.heredocs:
         rest = "\n".join([rest, *(doc.content + doc.name for doc in statement.heredocs)])
     return OnBuild(line=statement.line, text=statement.text, value=rest)
@@ -166,8 +174,8 @@ def _copy(statement: Statement, escape: str) -> Copy:
     listed = arguments.json_words(rest)
     parts = list(listed) if listed is not None else rest.split()
     if len(parts) < 2:
-        raise DockerfileError(f"{statement.word} requires at least two arguments, but only {len(parts)} "
-                              f"{'was' if len(parts) == 1 else 'were'} provided. Destination could not be determined")
+        raise DockerfileError(f"{statement.word} requires at least two arguments, but only one was provided. "
+                              "Destination could not be determined")
     docs = {doc.name: doc for doc in statement.heredocs}
     marks = [parse_heredoc_mark(part) if docs else "" for part in parts]
     if marks[-1] in docs:
@@ -187,16 +195,22 @@ def _healthcheck(statement: Statement, escape: str) -> Health:
             raise DockerfileError("HEALTHCHECK NONE takes no arguments")
         return Health(line=statement.line, text=statement.text, test=("NONE",))
     if kind.upper() != "CMD":
-        raise DockerfileError(f"Unknown type {shown(kind.upper(), 40)!r} in HEALTHCHECK (try CMD)")
+        raise DockerfileError(f"Unknown type {quoted(shown(kind.upper(), 40))} in HEALTHCHECK (try CMD)")
     line = line.strip()
     listed = arguments.json_words(line)
     if not line or listed == ():
         raise DockerfileError("Missing command after HEALTHCHECK CMD")
     retries = flags.get("retries", "0")
-    if not re.fullmatch(r"[0-9]{1,6}", retries):
-        raise DockerfileError(f"--retries must be a number of at least 1 (not {shown(retries, 20)})")
+    if not re.fullmatch(r"[+-]?[0-9]{1,6}", retries):
+        raise DockerfileError(f"strconv.ParseInt: parsing {quoted(shown(retries, 20))}: invalid syntax",
+                              hint="--retries is a number")
+    if int(retries) < 0:
+        raise DockerfileError(f"--retries cannot be negative ({int(retries)})")
     times = {name: arguments.duration(flags.get(name.replace("_", "-"), "0s"))
              for name in ("interval", "timeout", "start_period", "start_interval")}
+    for name, time in times.items():
+        if 0 < time < _MIN_DURATION:
+            raise DockerfileError(f'Interval "{name.replace("_", "-")}" cannot be less than 1ms')
     return Health(line=statement.line, text=statement.text, retries=int(retries),
                   test=("CMD-SHELL", line) if listed is None else ("CMD", *listed), **times)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hyperstack.dockerfile.errors import DockerfileError, shown
+from hyperstack.dockerfile.errors import DockerfileError, SyntaxMistake, shown
 
 MAX_BYTES = 1 << 20
 """Of a whole Dockerfile."""
@@ -89,9 +89,9 @@ def _directives(lines: list[str]) -> tuple[tuple[str, str], ...]:
         if name not in _KNOWN_DIRECTIVES:
             break
         if name in found:
-            raise DockerfileError(f"only one {name} parser directive can be used", line=number)
+            raise SyntaxMistake(f"only one {name} parser directive can be used", line=number)
         if name == "escape" and value not in ("\\", "`"):
-            raise DockerfileError(f"invalid ESCAPE '{shown(value, 20)}'. Must be ` or \\", line=number)
+            raise SyntaxMistake(f"invalid escape token '{shown(value, 20)}' does not match ` or \\", line=number)
         found[name] = value
     return tuple(found.items())
 
@@ -152,8 +152,8 @@ def _heredocs(text: str, lines: list[str], at: int, first: int) -> tuple[tuple[H
         content = []
         while True:
             if at >= len(lines):
-                raise DockerfileError(f"unterminated heredoc <<{shown(name, 40)}", line=first,
-                                      hint=f"end it with a line that is {shown(name, 40)} alone")
+                raise SyntaxMistake("unterminated heredoc", line=first,
+                                    hint=f"<<{shown(name, 40)} ends with a line that is {shown(name, 40)} alone")
             line = lines[at].lstrip("\t") if match[2] else lines[at]
             at += 1
             if line == name:

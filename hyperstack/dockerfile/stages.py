@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hyperstack.dockerfile.errors import DockerfileError, shown
+from hyperstack.dockerfile.errors import DockerfileError, StageError, quoted, shown
 from hyperstack.dockerfile.instructions import Arg, From, Instruction
 from hyperstack.dockerfile.parsing import parse
 from hyperstack.dockerfile.source import read_source
@@ -40,7 +40,7 @@ class Dockerfile:
             return self
         found = self.find(target, len(self.stages))
         if found is None:
-            raise DockerfileError(f"failed to reach build target {shown(target, 60)} in Dockerfile")
+            raise StageError(f"target stage {quoted(shown(target, 60))} could not be found")
         return Dockerfile(arguments=self.arguments, stages=self.stages[:found + 1], escape=self.escape)
 
     def find(self, name: str, before: int) -> int | None:
@@ -69,10 +69,10 @@ def parse_dockerfile(data: bytes) -> Dockerfile:
         elif isinstance(instruction, Arg):
             arguments.append(instruction)
         else:
-            raise DockerfileError("no build stage in current context", line=statement.line,
-                                  hint="a Dockerfile begins with FROM, which only ARG may precede")
+            raise StageError("no build stage in current context", line=statement.line,
+                             hint="a Dockerfile begins with FROM, which only ARG may precede")
     if not stages:
-        raise DockerfileError("no build stage in current context", hint="a Dockerfile needs a FROM")
+        raise StageError("no build stage in current context", hint="a Dockerfile needs a FROM")
     return Dockerfile(arguments=tuple(arguments), escape=source.escape, stages=tuple(
         Stage(origin=origin, instructions=tuple(instructions)) for origin, instructions in stages))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from hyperstack.dockerfile.errors import DockerfileError, shown
+from hyperstack.dockerfile.errors import DockerfileError, StageError, quoted, shown
 
 MAX_EXPANDED = 1 << 20
 """Characters of one expanded argument: variables that hold each other grow fast."""
@@ -147,7 +147,7 @@ class _Lexer:
         self._at += colon
         operator = self._text[self._at:self._at + 1]
         if not operator or operator not in "-+?":
-            raise DockerfileError(f"unsupported modifier ({shown(self._text[self._at:], 20)}) in substitution")
+            raise DockerfileError(f"unsupported modifier ({':' * colon}{operator}) in substitution")
         self._at += 1
         word = self._closing()
         absent = value is None or (colon and not value)
@@ -249,9 +249,19 @@ def expand(text: str, values: Mapping[str, str], escape: str = "\\", *, quotes: 
 
     :raise DockerfileError: a quote or brace is not closed, or a variable that must be set is not.
     """
-    return _Lexer(text, values, escape, quotes=quotes).all()
+    try:
+        return _Lexer(text, values, escape, quotes=quotes).all()
+    except DockerfileError as error:
+        raise _unprocessed(text, error) from None
 
 
 def expand_words(text: str, values: Mapping[str, str], escape: str = "\\") -> list[str]:
     """As many words as there are once variables are replaced. Errors as `expand`."""
-    return _Lexer(text, values, escape, quotes=True).words()
+    try:
+        return _Lexer(text, values, escape, quotes=True).words()
+    except DockerfileError as error:
+        raise _unprocessed(text, error) from None
+
+
+def _unprocessed(text: str, error: DockerfileError) -> StageError:
+    return StageError(f"failed to process {quoted(text)}: {error.reason}", hint=error.remedy)

@@ -21,13 +21,15 @@ from hyperstack.image import confine, tar
 from hyperstack.image.composition import Composition, CopyError, Owner, mode_of, owner_of, selected
 from hyperstack.image.compression import CompressionError, unpacked_any
 from hyperstack.image.erofs.reader import DiskError
-from hyperstack.image.tree import FileNode, Node, TarTree, TreeError, find, layers_root
+from hyperstack.image.tree import FileNode, Node, TarTree, TreeError, find, layers_root, parts_of
 from hyperstack.pod.errors import InvalidArgument
 
 _PIECE = 1 << 20
 MAX_TEXT = 1 << 20
 """Bytes of a Dockerfile, and of a .dockerignore."""
 _IGNORE = ".dockerignore"
+_USUAL = "Dockerfile"
+"""Which may be written in small letters."""
 
 
 # Dataclasses and json, not msgspec, as in `hyperstack.image.worker`: the process starts faster.
@@ -103,7 +105,13 @@ def open_context(job: Job) -> Outcome:
             view = view[os.write(job.plain, view):]
     tree = TarTree(job.plain, max_entries=job.max_entries, devices=False)
     _ignored(tree.root)
+    try:
+        parts_of(os.fsencode(job.dockerfile))
+    except TreeError:
+        raise CopyError(f"forbidden path outside the build context: {job.dockerfile[:100]} ()") from None
     node = find(tree.root, os.fsencode(job.dockerfile))
+    if node is None and job.dockerfile == _USUAL:
+        node = find(tree.root, os.fsencode(_USUAL.lower()))
     text = None
     if node is not None:
         if not node.is_regular:
@@ -226,7 +234,10 @@ def _outcome(job: Job) -> Outcome:
         return _WORK[job.kind](job)
     except CopyError as error:
         return Outcome(outcome="refused", message=str(error))
-    except (tar.TarError, TreeError, CompressionError, DiskError) as error:
+    except tar.TarError as error:
+        what = "archive/tar: invalid tar header" if job.kind == "open" else "the archive is malformed"
+        return Outcome(outcome="refused", message=f"{what} ({error})")
+    except (TreeError, CompressionError, DiskError) as error:
         what = "the build context is refused: " if job.kind == "open" else ""
         return Outcome(outcome="refused", message=what + str(error))
     except InvalidArgument as error:

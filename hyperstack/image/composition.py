@@ -27,6 +27,7 @@ _ID = re.compile(r"[0-9]{1,10}\Z")
 _MAX_ID = 0xFFFFFFFE
 _KINDS = {stat.S_IFREG: tar.REGULAR, stat.S_IFLNK: tar.SYMLINK, stat.S_IFDIR: tar.DIRECTORY, stat.S_IFIFO: tar.FIFO,
           stat.S_IFCHR: tar.CHARACTER, stat.S_IFBLK: tar.BLOCK_DEVICE}
+_MAPPING = "unable to convert uid/gid chown string to host mapping: "
 
 
 class CopyError(ValueError):
@@ -243,14 +244,14 @@ def selected(root: Node, pattern: str, *, where: str, steps: Steps) -> list[tupl
     try:
         parts = parts_of(os.fsencode(pattern))
     except TreeError:
-        raise CopyError(f"forbidden path outside the {where}: {shown(os.fsencode(pattern))}") from None
+        raise CopyError(f"forbidden path outside the {where}: {shown(os.fsencode(pattern))} ()") from None
     path = os.fsdecode(b"/".join(parts))
     if not is_wild(path):
         node = find(root, b"/".join(parts))
         if node is None:
             raise CopyError(f"file not found in {where} or excluded by .dockerignore: stat {path}: file does not exist"
                             if where == "build context" else
-                            f"stat {path}: file does not exist in the {where}")
+                            f"stat {path}: file does not exist (in the {where})")
         return [(parts[-1] if parts else b"", node)]
     found: list[tuple[bytes, Node]] = [(b"", root)]
     for part in (os.fsdecode(part) for part in parts):
@@ -270,7 +271,7 @@ def selected(root: Node, pattern: str, *, where: str, steps: Steps) -> list[tupl
                     following.append((path_of, reached))
         found = following
     if not found:
-        raise CopyError(f"no source files were specified: nothing matches {shown(os.fsencode(pattern))}")
+        raise CopyError(f"no source files were specified (nothing matches {shown(os.fsencode(pattern))})")
     return [(name.rpartition(b"/")[2], node) for name, node in found]
 
 
@@ -281,6 +282,8 @@ def owner_of(text: str, base: Node) -> Owner | None:
     """
     if not text:
         return None
+    if text.count(":") > 1:
+        raise CopyError(f"{_MAPPING}invalid chown string format: {text[:60]}")
     user, colon, group = text.partition(":")
     uid = _number(user) if _ID.match(user) else _look_up(base, "passwd", user)
     if not colon:
@@ -304,11 +307,13 @@ def _number(text: str) -> int:
 
 
 def _look_up(base: Node, file: str, name: str) -> int:
+    lost = f"can't find uid for user {name[:60]}: no such user: {name[:60]}" if file == "passwd" else \
+        f"can't find gid for group {name[:60]}: no such group: {name[:60]}"
     node = find(base, f"etc/{file}".encode())
     if node is None or not node.is_regular or node.size > _MAX_NAMES:
-        raise CopyError(f"can't find {name[:60]!r}: the image has no /etc/{file}")
+        raise CopyError(f"{_MAPPING}{lost} (the image has no /etc/{file})")
     for line in b"".join(node.data()).decode("utf-8", "replace").splitlines():
         fields = line.split(":")
         if fields[0] == name and len(fields) > 2 and _ID.match(fields[2]):
             return _number(fields[2])
-    raise CopyError(f"no {'user' if file == 'passwd' else 'group'} named {name[:60]!r} in the image's /etc/{file}")
+    raise CopyError(f"{_MAPPING}{lost} (it is looked up in the image's /etc/{file})")

@@ -447,7 +447,7 @@ class Builds:
                     progress: ProgressSink) -> str:
         size = sum([len(part) async for part in context])
         if request.target == "absent":
-            raise InvalidArgument("failed to reach build target absent in Dockerfile")
+            raise InvalidArgument('target stage "absent" could not be found')
         await tell(BuildEvent(stream=f"Step 1/1 : {size} {msgspec.json.encode(request).decode()}\n"))
         if request.target == "fails":
             raise StepFailed("/bin/sh -c false", 7)

@@ -9,7 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from hyperstack.dockerfile.errors import DockerfileError
+from hyperstack.dockerfile.errors import DockerfileError, StageError
 from hyperstack.dockerfile.instructions import (
     Arg,
     Cmd,
@@ -36,7 +36,7 @@ from hyperstack.identity.api import Principal
 from hyperstack.image.api import Context, Copying, Image, NewLayer, ProgressSink, Workshop
 from hyperstack.image.config import host_platform
 from hyperstack.image.names import parse as parse_reference
-from hyperstack.pod.errors import InvalidArgument, NotFound
+from hyperstack.pod.errors import InvalidArgument, NotFound, RegistryError, Unauthorized
 
 SCRATCH = "scratch"
 _MAX_TRIGGERS = 256
@@ -94,7 +94,7 @@ class Builder:
 
     async def _build(self) -> str:
         for name in self._request.cache_from:
-            with contextlib.suppress(NotFound):  # as Docker: what is not here helps nobody
+            with contextlib.suppress(NotFound, InvalidArgument):  # as Docker: what is not here helps nobody
                 self._donors.append(self._images.get(self._who, name).id)
         self._held.update(self._donors)
         for arg in self._dockerfile.arguments:
@@ -136,7 +136,7 @@ class Builder:
             await self._say(f" ---> {_short(before.image)}\n")
             return _State(image=before.image, config=before.config, author=before.author)
         if base.lower() == SCRATCH:
-            await self._say(" --->\n")
+            await self._say(" ---> \n")
             return _State(image="", config={"Env": [f"PATH={configs.DEFAULT_PATH}"]})
         platform = _expand(origin.platform, variables, self._dockerfile.escape, origin.line)
         image = await self._base(base, platform or self._request.platform)
@@ -178,7 +178,8 @@ class Builder:
 
     async def _announce(self, instruction: Instruction) -> None:
         self._step += 1
-        await self._say(f"Step {self._step}/{self._steps} : {instruction.text}\n")
+        await self._say(f"Step {self._step}/{self._steps} : {instruction.text}")
+        await self._say("\n")
 
     async def _dispatch(self, instruction: Instruction, state: _State) -> None:
         instruction = expanded(instruction, state.variables, self._dockerfile.escape)
@@ -240,7 +241,14 @@ class Builder:
         """The image that a --from means."""
         earlier = self._find(name, len(self._stages) - 1)
         if earlier is None:
-            return (await self._base(name, self._request.platform)).id
+            if name.isascii() and name.isdecimal():
+                raise InvalidArgument(f"invalid from flag value {name[:60]}: index out of bounds", field="from",
+                                      value=name[:60])
+            try:
+                return (await self._base(name, self._request.platform)).id
+            except (InvalidArgument, NotFound, RegistryError, Unauthorized) as error:
+                raise InvalidArgument(f"invalid from flag value {name[:200]}: {error.message}", field="from",
+                                      value=name[:200], hint=error.hint) from error
         if not self._stages[earlier].image:
             raise InvalidArgument(f"the stage {name} has no files")
         return self._stages[earlier].image
@@ -308,13 +316,13 @@ def _expand(text: str, variables: dict[str, str], escape: str, line: int) -> str
     try:
         return expand(text, variables, escape)
     except DockerfileError as error:
-        raise DockerfileError(error.reason, line=line) from None
+        raise error.at(line) from None
 
 
 def _expand_base(origin: From, variables: dict[str, str], escape: str) -> str:
     base = _expand(origin.base, variables, escape, origin.line)
     if not base:
-        raise DockerfileError(f"base name ({origin.base[:60]}) should not be blank", line=origin.line)
+        raise StageError(f"base name ({origin.base[:60]}) should not be blank", line=origin.line)
     return base
 
 

@@ -30,7 +30,7 @@ from hyperstack.pod.errors import InvalidArgument
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.IGNORECASE)
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?\Z")
 _MAX_PORTS = 65536
 
 Config = dict[str, Any]
@@ -137,12 +137,19 @@ def _health(instruction: Health) -> Config:
 def _ports(values: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for value in values:
-        match = _PORT.match(value)
+        ports, _, protocol = value.partition("/")
+        protocol = (protocol or "tcp").lower()
+        # Where the host would publish it may be said, and means nothing in an image.
+        inner = ports.rpartition(":")[2]
+        match = _PORT.match(inner)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if match is None or not 0 < first <= last < _MAX_PORTS:
-            raise InvalidArgument(f"invalid containerPort: {value[:60]}", field="EXPOSE", value=value[:60],
+            raise InvalidArgument(f"Invalid containerPort: {inner[:60]}", field="EXPOSE", value=value[:60],
                                   hint="for instance 80, 53/udp or 7000-7010/tcp")
-        found |= {f"{port}/{(match[3] or 'tcp').lower()}": {} for port in range(first, last + 1)}
+        if protocol not in ("tcp", "udp", "sctp"):
+            raise InvalidArgument(f"Invalid proto: {protocol[:60]}", field="EXPOSE", value=value[:60],
+                                  hint="tcp, udp or sctp")
+        found |= {f"{port}/{protocol}": {} for port in range(first, last + 1)}
     return found
 
 

@@ -13,6 +13,9 @@ from hyperstack.engine.builds.sources import Fetcher, is_remote
 from hyperstack.image.api import Composed, Context, Copying, NamedFile, Workshop
 from hyperstack.pod.errors import InvalidArgument
 
+_OWN_WORDS = ("When using ", "unable to convert uid/gid chown string to host mapping: ")
+"""What Docker says without telling which instruction failed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Copied:
@@ -35,6 +38,7 @@ class Copier:
         :raise InvalidArgument: it cannot be copied; says `COPY failed: ...`.
         """
         word = "ADD" if copy.add else "COPY"
+        source = await origin(copy.stage) if copy.stage else ""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 files = await self._files(copy, stack)
@@ -42,9 +46,11 @@ class Copier:
                 layer = await self._workshop.compose(Copying(
                     base=image, destination=self._destination(copy, config, len(files) + len(patterns)),
                     patterns=patterns, files=files, context=context if not copy.stage else None,
-                    origin=await origin(copy.stage) if copy.stage else "", chown=copy.chown, chmod=copy.chmod,
+                    origin=source, chown=copy.chown, chmod=copy.chmod,
                     extract=copy.add))
             except InvalidArgument as error:
+                if error.message.startswith(_OWN_WORDS):
+                    raise
                 raise InvalidArgument(f"{word} failed: {error.message}", field=word, value=copy.text[:200],
                                       hint=error.hint) from error
             stack.callback(self._workshop.discard, layer.tar)

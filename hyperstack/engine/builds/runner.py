@@ -63,7 +63,7 @@ class Runner:
         finally:
             leaving.add(asyncio.ensure_future(self._leave(who, container, kept=kept)))
         if not kept:
-            await tell(BuildEvent(stream=f"Removing intermediate container {container.id[:12]}\n"))
+            await tell(BuildEvent(stream=f" ---> Removed intermediate container {container.id[:12]}\n"))
 
     async def _run(self, who: Principal, container: ContainerRecord, tell: BuildSink) -> int:
         """The exit code, once all output is out."""

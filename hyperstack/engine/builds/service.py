@@ -18,6 +18,7 @@ from hyperstack.engine.images import ImageService
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
+from hyperstack.image import names
 from hyperstack.image.api import CachedStep, Context, ImageBackend, ProgressSink
 from hyperstack.pod.errors import HyperStackError, InvalidArgument
 
@@ -42,14 +43,14 @@ class BuildService:
 
     async def build(self, who: Principal, request: BuildRequest, context: AsyncIterator[bytes], tell: BuildSink,
                     progress: ProgressSink) -> str:
-        references = [self._backend.normalise(reference) for reference in request.references]
+        references = list(dict.fromkeys(map(_tag, request.references)))
         async with contextlib.AsyncExitStack() as stack:
             opened = await self._context(request, context, stack)
             if opened.dockerfile is None:
                 raise InvalidArgument(f"Cannot locate specified Dockerfile: {request.dockerfile[:200]}",
                                       field="dockerfile", value=request.dockerfile[:200])
             if not opened.dockerfile.strip():
-                raise InvalidArgument(f"The Dockerfile ({request.dockerfile[:200]}) cannot be empty",
+                raise InvalidArgument(f"the Dockerfile ({request.dockerfile[:200]}) cannot be empty",
                                       field="dockerfile", value=request.dockerfile[:200])
             dockerfile = parse_dockerfile(opened.dockerfile).until(request.target)
             workshop = self._backend.workshop
@@ -123,3 +124,10 @@ class BuildService:
         with contextlib.suppress(HyperStackError):
             await self._containers.remove(who, container.id, force=True, volumes=True)
             log.warning("removed container %s of a build that ended with its daemon", container.id[:12])
+
+
+def _tag(reference: str) -> str:
+    """:raise InvalidArgument: an image cannot be called so."""
+    if names.parse_name(reference).digest:
+        raise InvalidArgument("build tag cannot contain a digest", field="t", value=reference[:200])
+    return str(names.with_tag(reference, ""))
