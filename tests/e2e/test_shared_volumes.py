@@ -110,6 +110,22 @@ def test_all_that_join_running_vms_at_once_have_it(daemon: Daemon, volume: str) 
         daemon.ctl("rm", "-f", *names)
 
 
+def test_a_running_vm_that_cannot_have_it_leaves_it_to_others(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "host")
+    before = set(daemon.state.glob("volumes/*"))
+    daemon.ctl("volume", "create", volume)
+    [disk] = set(daemon.state.glob("volumes/*")) - before
+    away = disk.rename(disk.with_name("away"))
+    refused = daemon.ctl("run", "-d", "--name", "in", "--network", "container:host", "-v", f"{volume}:/d", BUSYBOX,
+                         "sleep", "600", check=False)
+    assert refused.returncode != 0
+    away.rename(disk)
+    sleeper(daemon, "other", "-v", f"{volume}:/d")
+    daemon.ctl("exec", "other", "touch", "/d/f")
+    daemon.ctl("start", "in")
+    assert daemon.text("exec", "in", "ls", "/d") == "f"
+
+
 def test_the_size_holds_for_all(daemon: Daemon, volume: str) -> None:
     daemon.ctl("volume", "create", "-o", "size=32m", volume)
     sleeper(daemon, "first", "-v", f"{volume}:/d")

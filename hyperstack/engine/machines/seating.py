@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import logging
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
@@ -14,6 +17,8 @@ from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError
 from hyperstack.pod.errors import Conflict, HyperStackError
+
+log = logging.getLogger(__name__)
 
 
 class Seating:
@@ -30,7 +35,37 @@ class Seating:
 
         Volumes whose disks other VMs have are not its business; see `volume_sharing`.
         """
+        before = pod.owned
         pod = self._store.pods.put(self._disks.own(pod, [container]))
+        try:
+            await self._bring_in(sandbox, pod, container)
+        except BaseException:
+            await asyncio.shield(self._give_back(sandbox, container, before))
+            raise
+
+    async def _give_back(self, sandbox: Sandbox, container: ContainerRecord, before: Collection[str]) -> None:
+        """Volumes that the VM was to have from now on, and cannot use, are anybody's again."""
+        if self._disks.serves(sandbox.pod_id):
+            return
+        serials = dict(self._disks.volumes_of([container]))
+        for name in (*serials, *(volume.name for volume in self._disks.memory_of([container]))):
+            ident = self._disks.volumes.by_name(container.project, name).id
+            if ident in before:
+                continue
+            try:
+                await _unmount(sandbox, name)
+                if name in serials:
+                    await sandbox.machine.detach_disk(serials[name])
+            except HyperStackError as error:  # it goes with the machine
+                log.warning("pod %s keeps the volume %s: %s", sandbox.pod_id[:12], name, error)
+                continue
+            pod = self._store.pods.get(sandbox.pod_id)
+            if pod is not None:
+                self._store.pods.put(replace(
+                    pod, owned=tuple(one for one in pod.owned if one != ident),
+                    plugged={s: read_only for s, read_only in pod.plugged.items() if s != serials.get(name)}))
+
+    async def _bring_in(self, sandbox: Sandbox, pod: PodRecord, container: ContainerRecord) -> None:
         for volume in self._disks.memory_of([container]):
             await _mount(sandbox, volume)
         there = pod.seated | pod.plugged
@@ -93,4 +128,12 @@ async def _mount(sandbox: Sandbox, volume: messages.Volume) -> None:
         await sandbox.channel.volume(volume)
     except GuestCallError as error:
         if error.errno != errno.EEXIST:
+            raise
+
+
+async def _unmount(sandbox: Sandbox, name: str) -> None:
+    try:
+        await sandbox.channel.unvolume(name)
+    except GuestCallError as error:
+        if error.errno != errno.ENOENT:
             raise
