@@ -36,8 +36,10 @@ need_packages "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 need_venv requirements-dev.lock
 if [[ ${paths[*]} != tests/unit ]]; then
     registry_binary >/dev/null
-    docker_client >/dev/null
-    docker_engine >/dev/null || note "no engine of Docker's to compare with, for the reason above: those tests are skipped"
+    client=$(docker_client)
+    engine=$(docker_engine) || note "no engine of Docker's to compare with, for the reason above: those tests are skipped"
+    # Where the host has no docker, the newest one of these is its.
+    PATH=$PATH:${engine:+$engine/usr/bin:}${client%/*}
     need_kernel "$CACHE/daemon"
 fi
 

@@ -42,7 +42,7 @@ def daemon(make_daemon: Callable[..., Daemon], defaults: tuple[str, str]) -> Dae
 
 def clone(daemon: Daemon, name: str, *options: str) -> None:
     """A running pod that is a clone; the first of its class boots, and the template is made beside it."""
-    daemon.run_until("fork", name, *options, BUSYBOX, "sleep", "600")
+    daemon.run_until(daemon.quickest, name, *options, BUSYBOX, "sleep", "600")
 
 
 def ram_files() -> dict[Path, int]:
@@ -129,6 +129,8 @@ def test_a_template_that_is_no_good_is_given_up_and_the_pod_boots(make_daemon: C
 
 
 def test_without_its_parent_a_pod_begins_as_the_template_was_kept(daemon: Daemon) -> None:
+    if daemon.quickest != "fork":
+        pytest.skip("machines have no parents here")
     clone(daemon, "forked")
     [parent] = daemon.parents()
     os.kill(parent, signal.SIGKILL)
