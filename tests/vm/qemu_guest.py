@@ -131,12 +131,11 @@ async def boot(made: QemuHypervisor, kernel: Kernel, **changes: Any) -> AsyncIte
 async def raise_parent(made: QemuHypervisor, kernel: Kernel, *, memory_mib: int = 128, nic: bool = False,
                        disks: tuple[Disk, ...] = ()) -> Template:
     """A template, and a machine that its clones are forked from; a test that needs one is skipped under KVM."""
-    await made.check()
-    if made.accelerator != "tcg":
-        pytest.skip(f"machines of {made.accelerator} are not forked")
     template = await made.make_template(
         TemplateSpec(kernel=kernel, memory_mib=memory_mib, vcpus=1, nic=nic, scope=secrets.token_hex(8)),
         ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 1, deadline_s=_DEADLINE_S)
+    if made.accelerator != "tcg":
+        pytest.skip(f"machines of {made.accelerator} are not forked")
     parent = await made.start_parent(template, ident=TRIAL_PREFIX + secrets.token_hex(8), uid=UID + 2, disks=disks)
     guest = Guest(parent)
     await guest.connect()
