@@ -48,7 +48,8 @@ class ArchiveRoutes:
 def _path(call: Call) -> str:
     path = call.text("path")
     if not path or len(path) > _MAX_PATH:
-        raise InvalidArgument(f"path must be 1 to {_MAX_PATH} characters long", field="path")
+        raise InvalidArgument("bad parameter: pathcannot be empty" if not path else "file name too long", field="path",
+                              hint=f"path has 1 to {_MAX_PATH} characters")
     return path
 
 

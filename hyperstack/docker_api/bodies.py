@@ -26,7 +26,8 @@ Throttles = Annotated[list[Any], _go("[]*blkiodev.ThrottleDevice")]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Base: PascalCase names on the wire. `GO` is what Docker's engine calls the type where a client sent another."""
+    """Base: PascalCase names on the wire. `GO` is what Docker's engine calls the type where a client sent another;
+    where `GO_EMBEDS`, the fields are another type's there, and an error's path begins without a name."""
 
 
 class Empty(Body, frozen=True):
@@ -236,6 +237,7 @@ class NetworkingBody(Body, frozen=True):
 class CreateBody(Body, frozen=True):
     """POST /containers/create."""
     GO: ClassVar = "container.CreateRequest"
+    GO_EMBEDS: ClassVar = True
 
     hostname: str = ""
     domainname: str = ""
@@ -269,6 +271,7 @@ class CreateBody(Body, frozen=True):
 class CommitBody(Body, frozen=True):
     """POST /commit: the part of a create body that an image keeps."""
     GO: ClassVar = "container.CreateRequest"
+    GO_EMBEDS: ClassVar = True
 
     user: str = ""
     exposed_ports: Annotated[dict[str, Empty], _go("nat.PortSet")] = {}
@@ -318,6 +321,7 @@ class ExecStartBody(Body, frozen=True):
 class AuthBody(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):
     """POST /auth, and the X-Registry-Auth header."""
     GO: ClassVar = "registry.AuthConfig"
+    GO_EMBEDS: ClassVar = True
 
     username: str = ""
     password: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import re
 
 import msgspec
 from aiohttp import web
@@ -14,12 +15,16 @@ from hyperstack.docker_api.creation import parse_create, parse_update
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.inspection import inspect
 from hyperstack.docker_api.listing import image_size, list_containers
+from hyperstack.docker_api.wording import told_after
 from hyperstack.engine.api import Engine, WaitCondition
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, empty, json_response
 from hyperstack.http.routing import Route
 from hyperstack.pod.errors import HyperStackError, InvalidArgument, NotFound, UnsupportedOption
 
+_SIZE = re.compile(r"-?[0-9]{1,20}\Z")
+_MAX_START_BODY = 7
+"""Bytes that clients of old send along with a start: `null`, `{}`."""
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _OWN_MAC_ADDRESS = ("The container-wide MacAddress field is now deprecated. It should be specified in EndpointsConfig "
@@ -84,7 +89,8 @@ class ContainerRoutes:
     async def inspect(self, call: Call) -> web.StreamResponse:
         record = self._containers.get(call.who, call.part("name"))
         body = inspect(record, self._containers.pod_of(record), self._containers.health_of(record),
-                       links=self._containers.links_of(record))
+                       links=self._containers.links_of(record),
+                       execs=[found.id for found in self._engine.execs.running(record)])
         if call.flag("size"):
             written = (await self._engine.system.disk_usage(call.who)).get("containers", {}).get(record.id, 0)
             body |= {"SizeRw": written, "SizeRootFs": written + image_size(self._engine, call, record.image_id)}
@@ -92,22 +98,30 @@ class ContainerRoutes:
 
     async def start(self, call: Call) -> web.StreamResponse:
         if call.has("checkpoint"):
-            raise UnsupportedOption("checkpoint", "containers are not checkpointed")
+            raise InvalidArgument("checkpoint is only supported in experimental mode", field="checkpoint",
+                                  hint="containers are not checkpointed here")
+        length = call.request.content_length
+        if call.request.body_exists and (length is None or length > _MAX_START_BODY):
+            raise InvalidArgument("starting container with non-empty request body was deprecated since API v1.22 and "
+                                  "removed in v1.24", field="body", hint="what it says belongs to create")
         await self._containers.start(call.who, call.part("name"))
         return empty()
 
     async def stop(self, call: Call) -> web.StreamResponse:
-        await self._containers.stop(call.who, call.part("name"), timeout=_timeout(call),
-                                    signal=call.text("signal") or None)
+        record, timeout = self._containers.get(call.who, call.part("name")), _timeout(call)
+        with told_after(f"cannot stop container: {call.part('name')}: "):
+            await self._containers.stop(call.who, record.id, timeout=timeout, signal=call.text("signal") or None)
         return empty()
 
     async def restart(self, call: Call) -> web.StreamResponse:
-        await self._containers.restart(call.who, call.part("name"), timeout=_timeout(call),
-                                       signal=call.text("signal") or None)
+        record, timeout = self._containers.get(call.who, call.part("name")), _timeout(call)
+        with told_after(f"Cannot restart container {call.part('name')}: "):
+            await self._containers.restart(call.who, record.id, timeout=timeout, signal=call.text("signal") or None)
         return empty()
 
     async def kill(self, call: Call) -> web.StreamResponse:
-        await self._containers.kill(call.who, call.part("name"), signal=call.text("signal", "KILL"))
+        with told_after(f"cannot kill container: {call.part('name')}: "):
+            await self._containers.kill(call.who, call.part("name"), signal=call.text("signal", "KILL"))
         return empty()
 
     async def pause(self, call: Call) -> web.StreamResponse:
@@ -123,7 +137,7 @@ class ContainerRoutes:
         try:
             condition = WaitCondition(call.text("condition", WaitCondition.NOT_RUNNING.value))
         except ValueError as error:
-            raise InvalidArgument(f"invalid condition: {call.text('condition')[:64]!r}", field="condition",
+            raise InvalidArgument(f'invalid condition: "{call.text("condition")[:64]}"', field="condition",
                                   hint=", ".join(WaitCondition)) from error
         waiting = asyncio.ensure_future(self._containers.wait(call.who, call.part("name"), condition))
         try:
@@ -140,7 +154,7 @@ class ContainerRoutes:
     async def rename(self, call: Call) -> web.StreamResponse:
         name = call.text("name")
         if not name:
-            raise InvalidArgument("the new name must not be empty", field="name")
+            raise InvalidArgument("Neither old nor new names may be empty", field="name")
         await self._containers.rename(call.who, call.part("name"), name)
         return empty()
 
@@ -182,12 +196,15 @@ class ContainerRoutes:
 
 
 def window_size(call: Call) -> tuple[int, int]:
-    """(rows, columns) of a resize. :raise InvalidArgument: absent or out of range."""
-    rows, columns = call.integer("h", 0) or 0, call.integer("w", 0) or 0
-    for field, value in (("h", rows), ("w", columns)):
-        if not 0 <= value <= 0xFFFF:
-            raise InvalidArgument(f"{field} must be between 0 and 65535", field=field, value=value)
-    return rows, columns
+    """(rows, columns) of a resize, as a terminal can have them. :raise InvalidArgument: absent or no numbers."""
+    found = []
+    for text, field, name in ((call.text("h"), "h", "height"), (call.text("w"), "w", "width")):
+        number = int(text) if _SIZE.match(text) else -1
+        if not 0 <= number < 2**32:
+            why = "value out of range" if _SIZE.match(text) else "invalid syntax"
+            raise InvalidArgument(f'invalid resize {name} "{text[:64]}": {why}', field=field, value=text[:64])
+        found.append(min(number, 0xFFFF))
+    return found[0], found[1]
 
 
 def _timeout(call: Call) -> int | None:

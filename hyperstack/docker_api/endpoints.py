@@ -14,6 +14,7 @@ MAX_NAMES = 64
 
 _BUILTIN = ("", "default", "bridge", "none")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}\Z", re.IGNORECASE)
+_NO_ENDPOINT = "invalid config for network {}: invalid endpoint settings:\n"
 _NAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,251}[a-zA-Z0-9_])?\Z")
 
 
@@ -57,12 +58,18 @@ def parse_places(body: CreateBody) -> tuple[Endpoint, ...]:
                                   value=body.mac_address[:64])
         place = parse_endpoint(given, field, network=name, mac=body.mac_address if own else "",
                                links=body.host_config.links if own and is_users(body.host_config) else None)
-        if name in _BUILTIN and (place.aliases or place.links):
-            raise UnsupportedOption(f"{field}.{'Aliases' if place.aliases else 'Links'}", "pods have names on networks "
-                                    "of the user's only", hint="docker network create one, and use it with --network")
+        if name in _BUILTIN and place.aliases:
+            raise InvalidArgument(f"{_NO_ENDPOINT.format(name)}network-scoped alias is supported only for containers "
+                                  "in user defined networks", field=f"{field}.Aliases",
+                                  hint=f"{field}.Aliases: docker network create one, and use it with --network")
+        if name in _BUILTIN and place.links:
+            raise UnsupportedOption(f"{field}.Links", "pods have names on networks of the user's only",
+                                    hint="docker network create one, and use it with --network")
         if name in _BUILTIN and (place.ip_address or place.ip6_address):
-            raise InvalidArgument("user-specified IP address is supported on user-defined networks only", field=field,
-                                  value=place.ip_address or place.ip6_address)
+            raise InvalidArgument(
+                f"{_NO_ENDPOINT.format(name)}* user specified IP address is supported on user defined networks only\n"
+                "* user specified IP address is supported only when connecting to networks with user configured "
+                "subnets", field=field, value=place.ip_address or place.ip6_address)
         places.append(place)
     return tuple(places)
 
@@ -73,7 +80,7 @@ def parse_links(body: CreateBody) -> tuple[str, ...]:
     if is_users(body.host_config):
         return ()
     field = "HostConfig.Links"
-    return tuple(_link(link, field) for link in _bounded(body.host_config.links, field))
+    return tuple(_container_link(link, field) for link in _bounded(body.host_config.links, field))
 
 
 def parse_endpoint(endpoint: EndpointBody, field: str, *, network: str = "", mac: str = "",
@@ -85,7 +92,8 @@ def parse_endpoint(endpoint: EndpointBody, field: str, *, network: str = "", mac
             raise UnsupportedOption(f"{field}.{wrong}", "the built-in bridge has no such thing")
     mac = endpoint.mac_address or mac
     if mac and not _MAC.match(mac):
-        raise InvalidArgument(f"invalid MAC address: {mac[:64]!r}", field="MacAddress", value=mac[:64])
+        raise InvalidArgument(f"invalid config for network {network[:64]}: invalid MAC address {mac[:64]}",
+                              field="MacAddress", value=mac[:64])
     four, six = endpoint.ipam_config.ipv4_address, endpoint.ipam_config.ipv6_address
     return Endpoint(
         network=network, mac_address=mac.lower(), priority=endpoint.gw_priority,
@@ -107,6 +115,17 @@ def _name(text: str, field: str) -> str:
         raise InvalidArgument(f"{field}: {text[:64]!r} cannot be a name on a network", field=field, value=text[:64],
                               hint="letters, digits, '_', '-' and '.', at most 253")
     return text
+
+
+def _container_link(text: str, field: str) -> str:
+    complaint = "" if text else "empty string specified for links"
+    if text.count(":") > 1:
+        complaint = f"bad format for links: {text[:64]}"
+    elif text.startswith(":"):
+        complaint = 'could not get container for : invalid name or ID supplied: ""'
+    if complaint:
+        raise InvalidArgument(complaint, field=field, value=text[:64], hint="container[:alias]")
+    return _link(text, field)
 
 
 def _link(text: str, field: str) -> str:

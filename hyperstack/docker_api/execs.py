@@ -41,7 +41,8 @@ class ExecRoutes:
         body = await call.body(ExecCreateBody)
         if not body.cmd:
             raise InvalidArgument("No exec command specified", field="Cmd")
-        streams.parse_detach_keys(body.detach_keys)
+        if self._containers.get(call.who, call.part("name")).state is ContainerState.RUNNING:  # else that is told
+            streams.parse_detach_keys(body.detach_keys, kind="escape")
         record = await self._execs.create(call.who, call.part("name"), ExecRequest(
             argv=tuple(body.cmd), env=parse_environment(body.env), working_dir=body.working_dir, user=body.user,
             tty=body.tty, privileged=body.privileged, attach_stdin=body.attach_stdin, attach_stdout=body.attach_stdout,
@@ -52,7 +53,7 @@ class ExecRoutes:
     async def start(self, call: Call) -> web.StreamResponse:
         body = await call.body(ExecStartBody)
         record = self._execs.get(call.who, call.part("id"))
-        self._check_startable(call, record)
+        self._check_startable(call, record, detach=body.detach)
         rows, columns = parse_console_size(body.console_size) if body.console_size else record.request.console_size
         if body.detach:
             await self._execs.start(call.who, record.id, rows=rows, columns=columns, detach=True)
@@ -68,7 +69,7 @@ class ExecRoutes:
             attachment = await self._execs.start(call.who, record.id, rows=rows, columns=columns)
         except HyperStackError as error:
             text = f"{message_of(error)}\r\n".encode()
-            await connection.write(text if record.request.tty else streams.frame(2, text))
+            await connection.write(text if record.request.tty else streams.frame(1, text))
             attachment = None
         except BaseException:
             connection.close()
@@ -80,12 +81,10 @@ class ExecRoutes:
                                keys=streams.parse_detach_keys(record.request.detach_keys))
         return Spent()
 
-    def _check_startable(self, call: Call, record: ExecRecord) -> None:
-        """What can be told with an HTTP status, before the connection is taken."""
-        if record.running:
-            raise Conflict(f"exec {record.id[:12]} is already running", field="state", value="running")
-        if record.exit_code is not None:
-            raise Conflict(f"exec {record.id[:12]} has already run", field="state", value="exited")
+    def _check_startable(self, call: Call, record: ExecRecord, *, detach: bool) -> None:
+        """What is told with an HTTP status, before the connection is taken."""
+        if detach and record.running:
+            raise Conflict(f"exec command {record.id} is already running", field="state", value="running")
         container = self._containers.get(call.who, record.container_id)
         if container.state is ContainerState.PAUSED:
             raise Conflict(f"Container {container.name} is paused, unpause the container before exec", field="state",
@@ -109,4 +108,4 @@ def _describe(record: ExecRecord) -> dict[str, Any]:
         "OpenStdout": request.attach_stdout, "OpenStderr": request.attach_stderr, "CanRemove": False,
         "ContainerID": record.container_id, "DetachKeys": request.detach_keys, "Pid": record.pid,
         "ProcessConfig": {"tty": request.tty, "entrypoint": request.argv[0], "arguments": list(request.argv[1:]),
-                          "privileged": request.privileged, "user": request.user}}
+                          "privileged": request.privileged, **({"user": request.user} if request.user else {})}}

@@ -142,7 +142,8 @@ async def hijack(request: web.Request, *, content_type: str, headers: Mapping[st
 
 
 def _head(request: web.Request, content_type: str, headers: Mapping[str, str], protocol: str) -> bytes:
-    lines = ["HTTP/1.1 200 OK", f"Content-Type: {content_type}"]
+    # As Docker: the name of framed output came with the upgrade, and who does without it is told the older one.
+    lines = ["HTTP/1.1 200 OK", "Content-Type: application/vnd.docker.raw-stream"]
     if "upgrade" in request.headers:
         lines = ["HTTP/1.1 101 UPGRADED", f"Content-Type: {content_type}", "Connection: Upgrade",
                  f"Upgrade: {protocol}"]

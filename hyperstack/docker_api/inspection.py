@@ -43,9 +43,12 @@ def environment(record: ContainerRecord) -> list[str]:
     return [item for item in (*asked.values(), *image.values()) if "=" in item]
 
 
-def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None, *, links: Collection[str] = ()
-            ) -> dict[str, Any]:
-    """The body of GET /containers/{id}/json. :param links: see `hyperstack.engine.api.Containers.links_of`."""
+def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None = None, *, links: Collection[str] = (),
+            execs: Collection[str] = ()) -> dict[str, Any]:
+    """The body of GET /containers/{id}/json.
+
+    :param links: see `hyperstack.engine.api.Containers.links_of`. :param execs: ids of those that run in it.
+    """
     entrypoint, command = command_words(record)
     argv = (*entrypoint, *command)
     return {
@@ -53,9 +56,10 @@ def inspect(record: ContainerRecord, pod: PodRecord, health: HealthRecord | None
         "Args": list(argv[1:]), "State": _state(record, health), "Image": record.image_id, "ResolvConfPath": "",
         "HostnamePath": "", "HostsPath": "", "LogPath": "", "Name": f"/{record.name}",
         "RestartCount": record.restart_count, "Driver": "erofs", "Platform": "linux", "MountLabel": "",
-        "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None,
+        "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": list(execs) or None,
         "HostConfig": _host_config(record.spec, pod.spec, links),
-        "GraphDriver": {"Name": "erofs", "Data": None}, "Mounts": [mount_point(m) for m in record.spec.mounts],
+        "GraphDriver": {"Name": "erofs", "Data": None},
+        "Mounts": [mount_point(mount) for mount in record.spec.mounts if is_listed(mount)],
         "Config": _config(record, pod), "NetworkSettings": _network_settings(record, pod),
         "HyperStack": {"Pod": pod.id, "PodName": pod.name, "PodState": pod.state.value, "PodReason": pod.reason,
                        "Kernel": pod.kernel, "KernelRelease": pod.kernel_release, "MemoryMiB": pod.memory_mib,
@@ -95,7 +99,7 @@ def _config(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
     spec, image = record.spec, record.image_config
     entrypoint, command = command_words(record)
     exposed = {*spec.exposed_ports, *image.exposed_ports}
-    volumes = {*image.volumes, *(mount.target for mount in spec.mounts if mount.anonymous)}
+    volumes = {*image.volumes, *(mount.target for mount in spec.mounts if mount.anonymous and not mount.structured)}
     return {
         "Hostname": pod.spec.hostname or pod.id[:12], "Domainname": pod.spec.domainname,
         "User": spec.user or image.user, "AttachStdin": spec.attach_stdin, "AttachStdout": spec.attach_stdout,
@@ -157,7 +161,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
         "CpusetMems": "", "Devices": [], "DeviceCgroupRules": None, "DeviceRequests": None,
         "MemoryReservation": limits.memory_reservation,
         "MemorySwap": limits.memory_swap, "MemorySwappiness": None, "OomKillDisable": False,
-        "PidsLimit": limits.pids_limit or None, "Init": spec.init,
+        "PidsLimit": limits.pids_limit or None, **({"Init": True} if spec.init else {}),
         "Ulimits": [{"Name": u.name, "Soft": u.soft, "Hard": u.hard} for u in spec.ulimits],
         "CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0,
         "MaskedPaths": None if security.privileged else list(security.masked),
@@ -175,9 +179,12 @@ def _structured(mount: Mount) -> dict[str, Any]:
     volume = {"NoCopy": "nocopy" in mount.options, "Subpath": mount.subpath, "Labels": mount.labels,
               "DriverConfig": {"Options": mount.driver_options} if mount.driver_options else None}
     bind = {"NonRecursive": "nonrecursive" in mount.options, "CreateMountpoint": mount.create_source}
-    name = "BindOptions" if mount.kind is MountKind.BIND else "VolumeOptions"
-    options = {key: value for key, value in (bind if mount.kind is MountKind.BIND else volume).items() if value}
-    return {"Type": mount.kind.value, **({} if mount.anonymous else {"Source": mount.source}), "Target": mount.target,
+    tmpfs = {"SizeBytes": mount.size, "Mode": mount.mode, "Options": [option.split("=", 1) for option in mount.options]}
+    name = {MountKind.BIND: "BindOptions", MountKind.TMPFS: "TmpfsOptions"}.get(mount.kind, "VolumeOptions")
+    said: dict[str, Any] = bind if name == "BindOptions" else tmpfs if name == "TmpfsOptions" else volume
+    options = {key: value for key, value in said.items() if value}
+    return {"Type": mount.kind.value, **({"Source": mount.source} if mount.source and not mount.anonymous else {}),
+            "Target": mount.target,
             **({"ReadOnly": True} if mount.read_only else {}), **({name: options} if options else {})}
 
 
@@ -187,12 +194,19 @@ def _tmpfs(spec: ContainerSpec) -> dict[str, str]:
         mode = [f"mode={mount.mode:o}"] if mount.mode else []
         return ",".join([*(["ro"] if mount.read_only else []), *mount.options, *size, *mode])
 
-    return {mount.target: options(mount) for mount in spec.mounts if mount.kind is MountKind.TMPFS}
+    return {mount.target: options(mount) for mount in spec.mounts
+            if mount.kind is MountKind.TMPFS and not mount.structured}
 
 
 def _security_options(spec: ContainerSpec) -> list[str]:
-    return [*(["no-new-privileges"] if spec.security.no_new_privileges else []),
+    return [*(["label=disable"] if spec.security.privileged else []),
+            *(["no-new-privileges"] if spec.security.no_new_privileges else []),
             *(["seccomp=unconfined"] if spec.security.seccomp == "unconfined" else [])]
+
+
+def is_listed(mount: Mount) -> bool:
+    """Whether `Mounts` has it: what is only in `HostConfig.Tmpfs` is told there."""
+    return mount.kind is not MountKind.TMPFS or mount.structured
 
 
 def mount_point(mount: Mount) -> dict[str, Any]:
@@ -204,19 +218,26 @@ def mount_point(mount: Mount) -> dict[str, Any]:
     named = {"Name": mount.source, "Driver": "local"} if mount.kind is MountKind.VOLUME else {}
     kind = "volume" if mount.kind is MountKind.EMPTY_DIR else mount.kind.value
     return {"Type": kind, **named, "Source": mount.source, "Destination": mount.target,
-            "Mode": ",".join(mount.options), "RW": not mount.read_only, "Propagation": ""}
+            "Mode": _volume_mode(mount) if named else "", "RW": not mount.read_only, "Propagation": ""}
+
+
+def _volume_mode(mount: Mount) -> str:
+    """Of a volume that `Volumes` asked for, Docker tells nothing; of others, `z` where nothing else was said."""
+    if mount.anonymous and not mount.structured:
+        return ""
+    said = [] if mount.structured else [*(["ro"] if mount.read_only else []), *mount.options]
+    return ",".join(said) or "z"
 
 
 def _network_settings(record: ContainerRecord, pod: PodRecord) -> dict[str, Any]:
-    if record.spec.sharing.network:  # the endpoint is that container's
-        return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "", "Ports": {},
-                "Networks": {}}
+    shared = bool(record.spec.sharing.network)  # the endpoint is that container's
     # Docker's of the default network alone, for clients that know no others.
-    bridge = next((endpoint for endpoint in pod.spec.endpoints if endpoint.network == "bridge"), None)
+    bridge = None if shared else next((place for place in pod.spec.endpoints if place.network == "bridge"), None)
     settings = endpoint_settings(pod, bridge or Endpoint(network=""), live=bridge is not None and is_live(record))
     default = {name: settings[name] for name in ("EndpointID", "Gateway", "GlobalIPv6Address", "GlobalIPv6PrefixLen",
                                                  "IPAddress", "IPPrefixLen", "IPv6Gateway", "MacAddress")}
-    return {"Bridge": "", "SandboxID": pod.id if is_live(record) else "", "SandboxKey": "",
-            "Ports": port_map(record, pod) if is_live(record) else {}, "HairpinMode": False,
+    live = is_live(record) and not shared
+    return {"Bridge": "", "SandboxID": pod.id if live else "", "SandboxKey": "",
+            "Ports": port_map(record, pod) if live else {}, "HairpinMode": False,
             "LinkLocalIPv6Address": "", "LinkLocalIPv6PrefixLen": 0, "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None, **default, "Networks": endpoints(pod, live=is_live(record))}
+            "SecondaryIPv6Addresses": None, **default, "Networks": {} if shared else endpoints(pod, live=live)}

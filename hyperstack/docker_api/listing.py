@@ -11,7 +11,7 @@ from aiohttp import web
 
 from hyperstack.docker_api import shapes
 from hyperstack.docker_api.filters import Filters
-from hyperstack.docker_api.inspection import exit_code, is_live, mount_point, shown_network, status
+from hyperstack.docker_api.inspection import exit_code, is_listed, is_live, mount_point, shown_network, status
 from hyperstack.docker_api.networks import endpoints, exposed_ports, shown_addresses
 from hyperstack.docker_api.ports import parse_port
 from hyperstack.docker_api.wording import duration
@@ -22,7 +22,6 @@ from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.identity.api import Principal
 from hyperstack.pod.errors import HyperStackError, InvalidArgument, NotFound
-from hyperstack.pod.spec import MountKind
 from hyperstack.pod.states import ContainerState
 
 _KNOWN = ("ancestor", "before", "expose", "exited", "health", "id", "is-task", "isolation", "label", "name", "network",
@@ -169,9 +168,11 @@ def _row(engine: Engine, record: ContainerRecord, links: Mapping[str, list[str]]
         "State": status(record), "Status": status_text(record, health),
         "Health": {"Status": health.status.value if health else "none",
                    "FailingStreak": health.failing_streak if health else 0},
-        "HostConfig": {"NetworkMode": shown_network(record.spec, pod.spec), "Annotations": record.spec.annotations},
-        "NetworkSettings": {"Networks": endpoints(pod, live=live) if own else {}},
-        "Mounts": [mount_point(mount) for mount in record.spec.mounts if mount.kind is not MountKind.TMPFS],
+        "HostConfig": {"NetworkMode": shown_network(record.spec, pod.spec),
+                       **({"Annotations": record.spec.annotations} if record.spec.annotations else {})},
+        "NetworkSettings": {"Networks": {name: {**place, "Aliases": None, "DNSNames": None}
+                                         for name, place in endpoints(pod, live=live).items()} if own else {}},
+        "Mounts": [mount_point(mount) for mount in record.spec.mounts if is_listed(mount)],
         "HyperStack": {"Pod": pod.id, "PodName": pod.name},
     }
 

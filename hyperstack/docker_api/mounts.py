@@ -184,8 +184,13 @@ def _mount(body: MountBody, field: str) -> Mount:
         options = body.tmpfs_options or TmpfsOptionsBody()
         if options.size_bytes < 0 or not 0 <= options.mode <= 0o7777:
             raise InvalidArgument(f"{field}.TmpfsOptions: SizeBytes and Mode must be in range", field=field)
+        for option in options.options:
+            if "=".join(option) not in _TMPFS_FLAGS:
+                raise InvalidArgument(f"{wrong}invalid option: {option[0][:64] if option else ''}",
+                                      field=f"{field}.TmpfsOptions.Options")
         flags = ["=".join(option) for option in options.options]
-        return _tmpfs_mount(target, flags, field, size=options.size_bytes, mode=options.mode, read_only=body.read_only)
+        return _tmpfs_mount(target, flags, field, size=options.size_bytes, mode=options.mode,
+                            read_only=body.read_only, structured=True)
     return _volume(body, target, field)
 
 
@@ -227,7 +232,7 @@ def _tmpfs(host: HostConfigBody) -> Iterable[Mount]:
 
 
 def _tmpfs_mount(target: str, options: Iterable[str], field: str, *, size: int = 0, mode: int = 0,
-                 read_only: bool = False) -> Mount:
+                 read_only: bool = False, structured: bool = False) -> Mount:
     flags = []
     for option in options:
         name, _, value = option.partition("=")
@@ -240,5 +245,6 @@ def _tmpfs_mount(target: str, options: Iterable[str], field: str, *, size: int =
         else:
             raise InvalidArgument(f"{field}: invalid tmpfs option {option[:64]!r}", field=field, value=option[:64],
                                   hint="size=64m, mode=1777, ro, noexec, nosuid, nodev...")
-    return Mount(kind=MountKind.TMPFS, target=target, size=size, mode=mode, read_only=read_only or "ro" in flags,
+    return Mount(kind=MountKind.TMPFS, target=target, size=size, mode=mode, structured=structured,
+                 read_only=read_only or "ro" in flags,
                  options=tuple(flag for flag in flags if flag not in ("ro", "rw")))

@@ -33,7 +33,8 @@ def endpoints(pod: PodRecord, *, live: bool) -> dict[str, dict[str, Any]]:
 
 def endpoint_settings(pod: PodRecord, endpoint: Endpoint, *, live: bool) -> dict[str, Any]:
     """What was asked for, and where it runs, what it got."""
-    binding = binding_on(pod, endpoint.network) if live else None
+    last = binding_on(pod, endpoint.network)
+    binding = last if live else None
     address, _, prefix = binding.address.partition("/") if binding is not None else ("", "", "")
     address6, _, prefix6 = binding.address6.partition("/") if binding is not None else ("", "", "")
     wanted = {name: value for name, value in (("IPv4Address", endpoint.ip_address),
@@ -41,12 +42,17 @@ def endpoint_settings(pod: PodRecord, endpoint: Endpoint, *, live: bool) -> dict
     return {
         "IPAMConfig": wanted or None, "Links": list(endpoint.links) or None, "Aliases": list(endpoint.aliases) or None,
         "DriverOpts": None, "GwPriority": endpoint.priority, "MacAddress": binding.mac if binding is not None else "",
-        "NetworkID": binding.network_id if binding is not None else "",
+        "NetworkID": last.network_id if last is not None else "",
         "EndpointID": hashlib.sha256(f"{pod.id}/{address}".encode()).hexdigest() if address else "",
         "Gateway": binding.gateway if binding is not None else "", "IPAddress": address,
         "IPPrefixLen": int(prefix or 0), "IPv6Gateway": binding.gateway6 if binding is not None else "",
         "GlobalIPv6Address": address6, "GlobalIPv6PrefixLen": int(prefix6 or 0),
-        "DNSNames": list(binding.names) or None if binding is not None else None}
+        "DNSNames": _names(pod, binding, endpoint) or None if binding is not None else None}
+
+
+def _names(pod: PodRecord, binding: Binding, endpoint: Endpoint) -> list[str]:
+    """The pod's own names before those that it has on this network alone."""
+    return sorted(binding.names, key=lambda name: (name in pod.id[:12], name in endpoint.aliases))
 
 
 def binding_on(pod: PodRecord, network: str) -> Binding | None:

@@ -47,6 +47,10 @@ class OutputRoutes:
     async def attach(self, call: Call) -> web.StreamResponse:
         record, keys, attachment = await self._attach(call)
         stdin = _wants_stdin(call) and record.spec.open_stdin
+        if not (_wants_stdin(call) or call.flag("stdout") or call.flag("stderr")):  # Nothing will ever be said.
+            await attachment.close()
+            (await hijack(call.request, content_type=streams.RAW, headers=HEADERS)).close()
+            return Spent()
         return await serve_attachment(call, attachment, stdin=stdin, keys=keys)
 
     async def attach_websocket(self, call: Call) -> web.StreamResponse:
@@ -76,10 +80,10 @@ class OutputRoutes:
             logs=call.flag("logs"), stream=call.flag("stream"))
 
     async def logs(self, call: Call) -> web.StreamResponse:
-        record = self._containers.get(call.who, call.part("name"))
         stdout, stderr = call.flag("stdout"), call.flag("stderr")
         if not stdout and not stderr:
             raise InvalidArgument("Bad parameters: you must choose at least one stream", field="stdout")
+        record = self._containers.get(call.who, call.part("name"))
         records = self._containers.logs(
             call.who, record.id, follow=call.flag("follow"), stdout=stdout, stderr=stderr,
             since_ns=call.time_ns("since"), until_ns=call.time_ns("until"), tail=_tail(call))
@@ -154,7 +158,7 @@ def _attributes(record: ContainerRecord) -> bytes:
 def _log_chunk(record: LogRecord, lead: bytes, *, tty: bool, stamped: bool) -> bytes:
     data = lead + record.data
     if stamped:
-        data = rfc3339(record.time_ns).encode() + b" " + data
+        data = rfc3339(record.time_ns, fixed=True).encode() + b" " + data
     return data if tty else streams.frame(record.stream, data)
 
 
@@ -164,7 +168,7 @@ def _stats(record: ContainerRecord, now: ContainerStats | None, before: Containe
         "id": record.id, "name": f"/{record.name}", "read": rfc3339(now.time_ns) if now else ZERO_TIME,
         "preread": rfc3339(before.time_ns) if before else ZERO_TIME, "num_procs": 0, "storage_stats": {},
         "pids_stats": _pids(now), "blkio_stats": _blkio(now), "cpu_stats": _cpu(now), "precpu_stats": _cpu(before),
-        "memory_stats": _memory(now), "networks": now.network if now else {},
+        "memory_stats": _memory(now), **({"networks": now.network} if now and now.network else {}),
     }
 
 

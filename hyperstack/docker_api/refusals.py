@@ -103,7 +103,7 @@ def _refuse(body: Body, refusals: Iterable[Refusal], prefix: str) -> None:
         if refusal.known is not None and value not in refusal.known:
             field = f"{prefix}{wire_name(type(body), refusal.attribute)}"
             raise InvalidArgument(refusal.complaint.format(str(value)[:64]), value=str(value)[:64], field=field,
-                                  hint=f"{field}: {refusal.hint or refusal.reason}")
+                                  hint=f"{field}={str(value)[:64]}: {refusal.hint or refusal.reason}")
         if value not in refusal.accepted:
             shown = f"={value}"[:128] if isinstance(value, (str, int)) else ""
             raise UnsupportedOption(f"{prefix}{wire_name(type(body), refusal.attribute)}{shown}", refusal.reason,

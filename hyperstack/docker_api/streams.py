@@ -24,6 +24,7 @@ _CONTROLS = {f"ctrl-{chr(code + 96)}": code for code in range(1, 27)} | {
     "ctrl-@": 0, "ctrl-[": 27, "ctrl-\\": 28, "ctrl-]": 29, "ctrl-^": 30, "ctrl-_": 31}
 _DEFAULT_KEYS = bytes((_CONTROLS["ctrl-p"], _CONTROLS["ctrl-q"]))
 _MAX_KEYS = 16
+_NO_KEY = 128
 
 
 def media_type(*, tty: bool, version: tuple[int, int]) -> str:
@@ -36,22 +37,20 @@ def frame(stream: int, data: bytes) -> bytes:
     return _FRAME.pack(stream, len(data)) + data
 
 
-def parse_detach_keys(text: str) -> bytes:
-    """The bytes of "ctrl-p,ctrl-q"; the default for an empty text. :raise InvalidArgument: names the bad key."""
+def parse_detach_keys(text: str, *, kind: str = "detach") -> bytes:
+    """The bytes of "ctrl-p,ctrl-q"; the default for an empty text.
+
+    :param kind: how the keys are called in an error.
+    :raise InvalidArgument: one is no key.
+    """
     if not text:
         return _DEFAULT_KEYS
     keys = text.split(",")
-    if len(keys) > _MAX_KEYS:
-        raise InvalidArgument(f"Invalid detach keys: more than {_MAX_KEYS}", field="detachKeys")
-    return bytes(_key(key) for key in keys)
-
-
-def _key(key: str) -> int:
-    code = ord(key) if len(key) == 1 else _CONTROLS.get(key.lower())
-    if code is None or code > 127:
-        raise InvalidArgument(f"Invalid detach keys: unknown character '{key[:32]}'", field="detachKeys",
-                              value=key[:32], hint="a letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
-    return code
+    codes = [ord(key) if len(key) == 1 else _CONTROLS.get(key.lower(), _NO_KEY) for key in keys]
+    if len(keys) > _MAX_KEYS or max(codes) >= _NO_KEY:
+        raise InvalidArgument(f"Invalid {kind} keys ({text[:64]}) provided", field="detachKeys", value=text[:64],
+                              hint=f"at most {_MAX_KEYS}, each a letter, or ctrl- and one of a-z @ [ \\ ] ^ _")
+    return bytes(codes)
 
 
 class DetachKeys:

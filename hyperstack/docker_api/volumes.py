@@ -78,5 +78,5 @@ class VolumeRoutes:
 def describe(volume: VolumeRecord) -> dict[str, Any]:
     """A volume in Docker's shape. It has no path on the host: the host's kernel never mounts what a tenant wrote."""
     return {"Name": volume.name, "Driver": volume.driver, "Mountpoint": "",
-            "CreatedAt": rfc3339(volume.created_at // _NS * _NS).replace(".000000000", ""),
+            "CreatedAt": rfc3339(volume.created_at // _NS * _NS),
             "Labels": volume.labels or None, "Options": volume.options or None, "Scope": "local"}

@@ -1,10 +1,24 @@
-"""How Docker writes durations and file modes."""
+"""How Docker writes durations, file modes, and what an error was about."""
 
 from __future__ import annotations
 
+import contextlib
 import stat
+from collections.abc import Iterator
+
+from hyperstack.pod.errors import HyperStackError
 
 _NS = 1_000_000_000
+
+
+@contextlib.contextmanager
+def told_after(words: str) -> Iterator[None]:
+    """Errors within say first what was being done."""
+    try:
+        yield
+    except HyperStackError as error:
+        error.message = f"{words}{error.message}"
+        raise
 
 
 def duration(time_ns: int) -> str:

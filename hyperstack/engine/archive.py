@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from functools import partial
 from typing import Protocol
@@ -38,18 +39,20 @@ class Archives:
         """The path's facts, and a tar of it. The iterator must be read to its end or closed."""
         async with contextlib.AsyncExitStack() as stack:
             sandbox = await stack.enter_async_context(self._supervisor.mounted(container.id))
-            stat = await _stat(sandbox, container, path)
+            found = await _stat(sandbox, container, path)
             process = ArchiveProcess(sandbox, self._supervisor)
             await process.begin(partial(sandbox.channel.archive_read, container.id, process.handle, path.encode()))
             chunks = process.output(path, stack.pop_all())
-        return stat, chunks
+        return found, chunks
 
     async def put(self, container: ContainerRecord, path: str, tar: AsyncIterator[bytes], *,
                   no_overwrite_dir_non_dir: bool, copy_uid_gid: bool) -> None:
         """:raise NotFound: no such directory. :raise InvalidArgument: the tar is bad or does not fit; what was
         unpacked until then stays, as with any tar."""
         async with self._supervisor.mounted(container.id) as sandbox:
-            await _stat(sandbox, container, path)
+            found = await _stat(sandbox, container, path)
+            if not stat.S_ISDIR(found.mode) and not stat.S_ISLNK(found.mode):
+                raise InvalidArgument("extraction point is not a directory", field="path", value=path)
             process = ArchiveProcess(sandbox, self._supervisor)
             user = (container.spec.user or container.image_config.user).encode() if copy_uid_gid else b""
             await process.begin(partial(
@@ -168,7 +171,9 @@ async def _stat(sandbox: Sandbox, container: ContainerRecord, path: str) -> Path
     try:
         found = await sandbox.channel.archive_stat(container.id, path.encode())
     except GuestCallError as error:
-        if error.errno in (_ENOENT, _ENOTDIR):
+        if error.errno == _ENOTDIR:
+            raise InvalidArgument(f"lstat {path}: not a directory", field="path", value=path) from error
+        if error.errno == _ENOENT:
             raise NotFound("path", f"{path} in container {container.name}") from error
         raise InvalidArgument(f"{path}: {error.reason}", field="path", value=path) from error
     return PathStat(name=found.name.decode("utf-8", "surrogateescape"), size=found.size, mode=found.mode,

@@ -31,6 +31,26 @@ from hyperstack.pod.ids import check_name
 from hyperstack.pod.spec import ContainerSpec, PodSpec, Resources, RestartPolicy
 from hyperstack.pod.states import ContainerState
 
+_NO_NEW_NAME = "Error when allocating new name: "
+
+
+def _new_name(name: str) -> str:
+    try:
+        return check_name(name)
+    except InvalidArgument as error:
+        error.message = f"{_NO_NEW_NAME}{error.message}".replace("name (", "name (/", 1)
+        raise
+
+
+def _killing_signal(text: str) -> int:
+    """:raise InvalidArgument: no such signal; of a number, in other words, as Docker."""
+    try:
+        return signal_number(text)
+    except InvalidArgument as error:
+        if text.removeprefix("-").isdecimal() and int(text[:9]):
+            error.message = f"the linux daemon does not support signal {text[:64]}"
+        raise
+
 
 class ContainerService:
     """Implements `hyperstack.engine.api.Containers`."""
@@ -96,7 +116,8 @@ class ContainerService:
         self._supervisor.emit(container, "restart")
 
     async def kill(self, who: Principal, ref: str, *, signal: str = "KILL") -> None:
-        await self._supervisor.kill(self.get(who, ref).id, signal_number(signal))
+        number = _killing_signal(signal)
+        await self._supervisor.kill(self.get(who, ref).id, number)
 
     async def pause(self, who: Principal, ref: str) -> None:
         await self._supervisor.pause(self.get(who, ref).id, paused=True)
@@ -120,7 +141,7 @@ class ContainerService:
 
     async def rename(self, who: Principal, ref: str, name: str) -> None:
         container = self.get(who, ref)
-        name = check_name(name)
+        name = _new_name(name)
         async with self._supervisor.locked(container.id) as container:
             if name == container.name:
                 raise InvalidArgument("Renaming a container with the same name as its current name", field="name",
@@ -129,7 +150,9 @@ class ContainerService:
             for table in (self._store.containers, self._store.pods):
                 other = table.named(who.project, name)
                 if other is not None and other.id not in (container.id, pod.id):
-                    raise NameTaken("container", name, other.id)
+                    taken = NameTaken("container", name, other.id)
+                    taken.message = f"{_NO_NEW_NAME}{taken.message}"
+                    raise taken
             with self._store.transaction():
                 self._store.containers.put(replace(container, name=name))
                 if pod.implicit and pod.name == container.name:
@@ -219,7 +242,8 @@ class ContainerService:
 
     async def resize(self, who: Principal, ref: str, *, rows: int, columns: int) -> None:
         container = self._running(who, ref)
-        await self._sandboxes.require(container.pod_id).channel.resize(container.handle, rows=rows, columns=columns)
+        if container.spec.tty:
+            await self._sandboxes.require(container.pod_id).channel.resize(container.handle, rows=rows, columns=columns)
         self._supervisor.emit(container, "resize", height=str(rows), width=str(columns))
 
     async def archive_stat(self, who: Principal, ref: str, path: str) -> PathStat:

@@ -53,11 +53,14 @@ class ExecService:
             raise NotFound("exec instance", ident[:128])
         return record
 
+    def running(self, container: ContainerRecord) -> list[ExecRecord]:
+        return [e for e in self._store.execs.all() if e.container_id == container.id and e.running]
+
     async def start(self, who: Principal, ident: str, *, detach: bool = False, rows: int = 0, columns: int = 0
                     ) -> ExecAttachment | None:
         record = self.get(who, ident)
         if record.handle:
-            raise Conflict(f"exec instance {ident} has already run", field="exec", value=ident)
+            raise Conflict(f"exec command {record.id} has already run", field="exec", value=ident)
         container = self._runnable(self._supervisor.container(record.container_id))
         sandbox = self._sandboxes.require(container.pod_id)
         pod = self._store.pods.get(container.pod_id)
@@ -94,7 +97,8 @@ class ExecService:
         if not record.running:
             raise Conflict(f"exec instance {ident} is not running", field="exec", value=ident)
         container = self._supervisor.container(record.container_id)
-        await self._sandboxes.require(container.pod_id).channel.resize(record.handle, rows=rows, columns=columns)
+        if record.request.tty:
+            await self._sandboxes.require(container.pod_id).channel.resize(record.handle, rows=rows, columns=columns)
 
     async def adopt(self, sandbox: Sandbox, record: ExecRecord, status: ProcessStatus) -> None:
         """An exec of an earlier daemon: its client is gone, its exit code is still wanted."""
@@ -110,13 +114,13 @@ class ExecService:
 
     def lose(self, record: ExecRecord) -> None:
         """An exec whose end nobody can know any more."""
-        self._store.execs.put(replace(record, running=False, exit_code=_SIGNALLED + 9, pid=0))
+        self._store.execs.put(replace(record, running=False, exit_code=_SIGNALLED + 9))
 
     async def _record_end(self, record: ExecRecord, ended: asyncio.Future[ExitEvent]) -> None:
         event = await ended
         code = _SIGNALLED + event.signal if event.signal else event.code
         if self._store.execs.get(record.id) is not None:
-            self._store.execs.put(replace(record, running=False, exit_code=code, pid=0))
+            self._store.execs.put(replace(record, running=False, exit_code=code))
         container = self._store.containers.get(record.container_id)
         if container is not None:
             self._supervisor.emit(container, "exec_die", execID=record.id, exitCode=str(code))

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
-_TIME = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,9}))?\Z")
+_TIME = re.compile(r"([+-]?[0-9]{1,12})(?:\.([0-9]{1,18}))?\Z")
 _NS = 1_000_000_000
 
 
@@ -60,7 +60,8 @@ class Call:
         if not value:
             return default
         if not _INTEGER.match(value):
-            raise InvalidArgument(f"{name} must be an integer, not {value[:64]!r}", field=name, value=value[:64])
+            raise InvalidArgument(f'strconv.Atoi: parsing "{value[:64]}": invalid syntax', field=name, value=value[:64],
+                                  hint=f"{name} must be an integer")
         return int(value)
 
     def time_ns(self, name: str) -> int:
@@ -83,6 +84,8 @@ def timestamp_ns(value: str, *, field: str) -> int:
     """Nanoseconds since the epoch of "1700000000.000000001". :raise InvalidArgument: it is something else."""
     found = _TIME.match(value)
     if not found:
-        raise InvalidArgument(f"{field} must be seconds since the epoch, not {value[:64]!r}", field=field,
-                              value=value[:64], hint="for instance 1700000000 or 1700000000.5")
-    return int(found[1]) * _NS + int((found[2] or "").ljust(9, "0"))
+        seconds, _, fraction = value.partition(".")
+        shown = (fraction if _INTEGER.match(seconds) else seconds)[:64]
+        raise InvalidArgument(f'strconv.ParseInt: parsing "{shown}": invalid syntax', field=field, value=value[:64],
+                              hint=f"{field} is seconds since the epoch, for instance 1700000000 or 1700000000.5")
+    return int(found[1]) * _NS + int((found[2] or "")[:9].ljust(9, "0"))

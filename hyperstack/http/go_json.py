@@ -148,7 +148,7 @@ def _quoted(char: str) -> str:
 def check_types(value: Any, info: types.Type) -> None:
     """:raise GoTypeError: a part of a JSON value is not of the type that `info` says."""
     for path, found, wanted in _mismatches(value, info, ()):
-        root = _go_name(info).rpartition(".")[2]
+        root = "" if getattr(getattr(info, "cls", None), "GO_EMBEDS", False) else _go_name(info).rpartition(".")[2]
         place = ".".join((root, *path)) if path else ""
         into = f"Go value of type {_go_name(wanted)}" if not path else \
             f"{'' if path[-1].isdecimal() else 'Go struct field '}{place} of type {_go_name(wanted)}"

@@ -312,9 +312,14 @@ class Execs:
             raise NotFound("exec instance", ident)
         return self.records[ident]
 
+    def running(self, container: ContainerRecord) -> list[ExecRecord]:
+        return [record for record in self.records.values() if record.container_id == container.id and record.running]
+
     async def start(self, who: Principal, ident: str, *, detach: bool = False, rows: int = 0, columns: int = 0
                     ) -> Attached | None:
         record = self.get(who, ident)
+        if record.running or record.exit_code is not None:
+            raise Conflict(f"exec command {ident} has already run")
         process = self.processes[ident] = Process(tty=record.request.tty, open_stdin=record.request.attach_stdin)
         attached = None if detach else process.attach(stdin=record.request.attach_stdin)
         try:

@@ -104,4 +104,6 @@ def as_start_failure(error: BaseException) -> BaseException:
                            hint="is the command in the image, and in its PATH?" if of_command else None)
     if error.errno == _EACCES:
         return StartFailed(reason, exit_code=_NOT_EXECUTABLE, hint="is it an executable file?" if of_command else None)
-    return StartFailed(f"the guest could not start the process: {reason}", exit_code=SIGNALLED)
+    # Of a user or a group that the image lacks, Docker says no more than this.
+    lead = "" if reason.startswith("unable to find ") else "the guest could not start the process: "
+    return StartFailed(f"{lead}{reason}", exit_code=SIGNALLED)

@@ -80,8 +80,7 @@ class Supervisor(Lives):
         """:raise Conflict: it does not run."""
         container = self.container(container_id)
         if container.state not in ALIVE:
-            raise Conflict(f"cannot kill container: {container.name}: container {container.id} is not running",
-                           field="state", value=container.state)
+            raise Conflict(f"container {container.id} is not running", field="state", value=container.state)
         if number == SIGKILL:
             self._withdraw(container_id)
             async with self.locked(container_id) as container:
@@ -97,9 +96,10 @@ class Supervisor(Lives):
             needed, wanted = wanted, needed
         async with self.locked(container_id) as container:
             if container.state is wanted and paused:
-                raise Conflict(f"container {container.id} is already paused", field="state", value=container.state)
+                raise Conflict(f"Container {container.id} is already paused", field="state", value=container.state)
             if container.state is not needed:
-                raise Conflict(f"Container {container.id} is not {needed}", field="state", value=container.state)
+                raise Conflict(f"{'Container' if wanted is ContainerState.RUNNING else 'container'} {container.id} is "
+                               f"not {needed}", field="state", value=container.state)
             channel = self.sandboxes.require(container.pod_id).channel
             await (channel.pause(container.id) if paused else channel.resume(container.id))
             self.set_state(container, wanted)
@@ -113,8 +113,10 @@ class Supervisor(Lives):
         container = self.container(container_id)
         if container.state in ACTIVE:
             if not force:
-                raise Conflict(f'cannot remove container "/{container.name}": container is {container.state}: stop the '
-                               "container before removing or force remove", field="state", value=container.state)
+                what = "container is paused and must be unpaused first" if container.state is ContainerState.PAUSED \
+                    else f"container is {container.state}: stop the container before removing or force remove"
+                raise Conflict(f'cannot remove container "{container.name}": {what}', field="state",
+                               value=container.state)
             with contextlib.suppress(NotModified, Conflict, NotFound):
                 await self.stop(container_id, timeout=0, signal="SIGKILL")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 from hyperstack.engine.records import ContainerRecord
@@ -20,8 +21,11 @@ def parse(text: str) -> frozenset[int]:
         ends = [low, high if dash else low]
         if not all(end.isascii() and end.isdecimal() and len(end) <= 4 for end in ends) \
                 or not int(ends[0]) <= int(ends[1]) <= _HIGHEST:
-            raise InvalidArgument(f"Invalid value {text[:64]} for cpuset cpus: invalid format: {text[:64]}",
-                                  field="CpusetCpus", value=text[:64], hint="numbers and ranges, such as 0-2,5")
+            why = f"invalid format: {text[:64]}"
+            if re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text) and int(ends[0]) <= int(ends[1]):
+                why = f"value of out range, maximum is {_HIGHEST + 1}"
+            raise InvalidArgument(f"Invalid value {text[:64]} for cpuset cpus: {why}", field="CpusetCpus",
+                                  value=text[:64], hint="numbers and ranges, such as 0-2,5")
         numbers.update(range(int(ends[0]), int(ends[1]) + 1))
     return frozenset(numbers)
 
