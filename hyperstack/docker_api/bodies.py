@@ -19,10 +19,11 @@ def _go(name: str) -> msgspec.Meta:
 
 Duration = Annotated[Int64, _go("time.Duration")]
 Uint = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1, extra={"go": "uint"})]
+Uint64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1, extra={"go": "uint64"})]
 Words = str | list[str] | None
 """A list, or a word for a list of it."""
 ConsoleSize = Annotated[list[Uint], _go("[2]uint")]
-Throttles = Annotated[list[Any], _go("[]*blkiodev.ThrottleDevice")]
+Throttles = Annotated[list[Any], _go("[]*blkiodev.ThrottleDevice")] | None
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -69,7 +70,7 @@ class TmpfsOptionsBody(Body, frozen=True):
     GO: ClassVar = "mount.TmpfsOptions"
 
     size_bytes: Int64 = 0
-    mode: Annotated[Int64, _go("fs.FileMode")] = 0
+    mode: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1, extra={"go": "fs.FileMode"})] = 0
     options: list[list[str]] = []
 
 
@@ -136,19 +137,19 @@ class ResourcesBody(Body, frozen=True):
     cpu_percent: Int64 = 0
     pids_limit: Int64 = 0
     oom_kill_disable: bool = False
-    blkio_weight: Annotated[Int64, _go("uint16")] = 0
-    blkio_weight_device: Annotated[list[Any], _go("[]*blkiodev.WeightDevice")] = []
-    blkio_device_read_bps: Throttles = []
-    blkio_device_write_bps: Throttles = []
-    blkio_device_read_iops: Throttles = msgspec.field(default_factory=list, name="BlkioDeviceReadIOps")
-    blkio_device_write_iops: Throttles = msgspec.field(default_factory=list, name="BlkioDeviceWriteIOps")
-    io_maximum_iops: Annotated[Int64, _go("uint64")] = msgspec.field(default=0, name="IOMaximumIOps")
-    io_maximum_bandwidth: Annotated[Int64, _go("uint64")] = msgspec.field(default=0, name="IOMaximumBandwidth")
+    blkio_weight: Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1, extra={"go": "uint16"})] = 0
+    blkio_weight_device: Annotated[list[Any], _go("[]*blkiodev.WeightDevice")] | None = None
+    blkio_device_read_bps: Throttles = None
+    blkio_device_write_bps: Throttles = None
+    blkio_device_read_iops: Throttles = msgspec.field(default=None, name="BlkioDeviceReadIOps")
+    blkio_device_write_iops: Throttles = msgspec.field(default=None, name="BlkioDeviceWriteIOps")
+    io_maximum_iops: Uint64 = msgspec.field(default=0, name="IOMaximumIOps")
+    io_maximum_bandwidth: Uint64 = msgspec.field(default=0, name="IOMaximumBandwidth")
     cgroup_parent: str = ""
-    devices: Annotated[list[Any], _go("[]container.DeviceMapping")] = []
+    devices: Annotated[list[Any], _go("[]container.DeviceMapping")] | None = None
     device_cgroup_rules: list[str] = []
     device_requests: Annotated[list[Any], _go("[]container.DeviceRequest")] = []
-    ulimits: Annotated[list[UlimitBody], _go("[]*units.Ulimit")] = []
+    ulimits: Annotated[list[UlimitBody], _go("[]*units.Ulimit")] | None = None
 
 
 class HostConfigBody(ResourcesBody, frozen=True):
@@ -159,7 +160,7 @@ class HostConfigBody(ResourcesBody, frozen=True):
     """Of the client, which writes it."""
     log_config: LogConfigBody = msgspec.field(default_factory=LogConfigBody)
     network_mode: Annotated[str, _go("container.NetworkMode")] = ""
-    port_bindings: Annotated[dict[str, list[PortBindingBody]], _go("nat.PortMap")] = {}
+    port_bindings: Annotated[dict[str, list[PortBindingBody]], _go("nat.PortMap")] | None = None
     restart_policy: RestartPolicyBody = msgspec.field(default_factory=RestartPolicyBody)
     auto_remove: bool = False
     volume_driver: str = ""
@@ -172,9 +173,9 @@ class HostConfigBody(ResourcesBody, frozen=True):
     capabilities: list[str] = []
     cgroupns_mode: Annotated[str, _go("container.CgroupnsMode")] = ""
     cgroup: Annotated[str, _go("container.CgroupSpec")] = ""
-    dns: list[str] = []
-    dns_options: list[str] = []
-    dns_search: list[str] = []
+    dns: list[str] | None = None
+    dns_options: list[str] | None = None
+    dns_search: list[str] | None = None
     extra_hosts: list[str] = []
     group_add: list[str] = []
     ipc_mode: Annotated[str, _go("container.IpcMode")] = ""

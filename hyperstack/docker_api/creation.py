@@ -50,6 +50,10 @@ _SIZE = re.compile(r"([0-9]{1,12})([bkmgt]?)b?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _ULIMITS = frozenset({"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss",
                       "rtprio", "rttime", "sigpending", "stack"})
+_SHOWN_AS_SAID = frozenset({
+    "port_bindings", "dns", "dns_options", "dns_search", "ulimits", "devices", "blkio_weight_device",
+    "blkio_device_read_bps", "blkio_device_write_bps", "blkio_device_read_iops", "blkio_device_write_iops"})
+"""Lists and maps that are shown as null, or as empty, as they were sent."""
 _MAX_STOP_TIMEOUT_S = 7 * 24 * 3600
 _MIN_HEALTH_NS, _MAX_HEALTH_NS, _MAX_RETRIES = 1_000_000, 7 * 24 * 3600 * 10**9, 1_000_000
 
@@ -150,7 +154,7 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         attach_stdout=body.attach_stdout, attach_stderr=body.attach_stderr, labels=body.labels,
         annotations=_annotations(host.annotations), mounts=parse_mounts(body),
         volumes_from=parse_volumes_from(host.volumes_from), resources=parse_resources(host),
-        security=parse_security(host), ulimits=tuple(parse_ulimit(item) for item in host.ulimits),
+        security=parse_security(host), ulimits=tuple(parse_ulimit(item) for item in host.ulimits or ()),
         sysctls=_sysctls(host.sysctls), stop_signal=body.stop_signal, stop_timeout=_stop_timeout(body.stop_timeout),
         oom_score_adj=_oom_score(host.oom_score_adj),
         restart=restart, auto_remove=host.auto_remove, init=host.init, log=_log_config(host),
@@ -158,7 +162,7 @@ def _container(body: CreateBody, name: str) -> ContainerSpec:
         exposed_ports=tuple(f"{port}/{protocol}" for port, protocol in
                             (parse_port(text, field="ExposedPorts") for text in body.exposed_ports)),
         healthcheck=parse_healthcheck(body.healthcheck), shell=_words(body.shell) or (), links=parse_links(body),
-        console_size=parse_console_size(host.console_size), sharing=parse_sharing(body))
+        console_size=parse_console_size(host.console_size), sharing=parse_sharing(body), unsaid=_unsaid(host))
 
 
 def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
@@ -172,10 +176,16 @@ def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
     return PodSpec(
         name=name, project=project, hostname=body.hostname, domainname=body.domainname,
         kernel=host.annotations.get(KERNEL_ANNOTATION, ""),
-        ports=parse_bindings(host.port_bindings), publish_all=host.publish_all_ports,
-        dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns), dns_search=tuple(host.dns_search),
-        dns_options=tuple(host.dns_options), extra_hosts=tuple(parse_extra_host(item) for item in host.extra_hosts)
+        ports=parse_bindings(host.port_bindings or {}), publish_all=host.publish_all_ports,
+        dns=tuple(_address(server, "HostConfig.Dns") for server in host.dns or ()),
+        dns_search=tuple(host.dns_search or ()), dns_options=tuple(host.dns_options or ()),
+        extra_hosts=tuple(parse_extra_host(item) for item in host.extra_hosts)
     ).on(parse_places(body))
+
+
+def _unsaid(host: HostConfigBody) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(host)
+                 if field.name in _SHOWN_AS_SAID and getattr(host, field.name) is None)
 
 
 def _annotations(annotations: dict[str, str]) -> dict[str, str]:

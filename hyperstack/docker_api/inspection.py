@@ -129,7 +129,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
             {"HostIp": port.host_ip, "HostPort": host_ports(port)})
     restart = spec.restart
     structured = [_structured(mount) for mount in spec.mounts if mount.structured]
-    return {
+    shown = {
         "Binds": [_bind(m) for m in spec.mounts if m.kind in _BOUND and not m.anonymous and not m.structured]
         or None,
         **({"Mounts": structured} if structured else {}),
@@ -167,6 +167,7 @@ def _host_config(spec: ContainerSpec, pod: PodSpec, links: Collection[str]) -> d
         "MaskedPaths": None if security.privileged else list(security.masked),
         "ReadonlyPaths": None if security.privileged else list(security.readonly),
     }
+    return shown | {name: shown[name] or None for name in spec.unsaid}
 
 
 def _bind(mount: Mount) -> str:

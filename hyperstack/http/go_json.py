@@ -149,7 +149,8 @@ def check_types(value: Any, info: types.Type) -> None:
     """:raise GoTypeError: a part of a JSON value is not of the type that `info` says."""
     for path, found, wanted in _mismatches(value, info, ()):
         root = "" if getattr(getattr(info, "cls", None), "GO_EMBEDS", False) else _go_name(info).rpartition(".")[2]
-        place = ".".join((root, *path)) if path else ""
+        steps = (step.replace("~", "~0").replace("/", "~1") for step in path)
+        place = ".".join((root, *steps)) if path else ""
         into = f"Go value of type {_go_name(wanted)}" if not path else \
             f"{'' if path[-1].isdecimal() else 'Go struct field '}{place} of type {_go_name(wanted)}"
         raise GoTypeError(f"json: cannot unmarshal {_kind(found, wanted)} into {into}", field=".".join(path))
@@ -192,7 +193,7 @@ def _fits(value: Any, info: types.Type) -> bool:
             return isinstance(value, bool)
         case types.IntType():
             low = -(2**63) if info.ge is None else info.ge
-            return type(value) is int and low <= value < 2**63
+            return type(value) is int and low <= value <= (2**63 - 1 if info.le is None else info.le)
         case types.FloatType():
             return type(value) in (int, float)
         case types.StructType() | types.DictType() | types.ListType():

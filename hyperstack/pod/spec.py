@@ -265,6 +265,8 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     """Of health checks in shell form; empty: the image's."""
     console_size: tuple[int, int] = (0, 0)
     """Rows and columns of its terminal when it starts."""
+    unsaid: tuple[str, ...] = ()
+    """Lists of Docker's HostConfig that were not sent at all: they are shown so."""
     links: tuple[str, ...] = ()
     """container:alias, on the default network: others that it is told of. Ids once it is admitted. On networks
     with names links are an `Endpoint`'s."""

@@ -231,7 +231,7 @@ async def test_an_exec_that_does_not_start_says_why_on_the_stream(served: Served
     ident = await create(served, "sleep", "100")
     await start(served, ident)
     exec_id, client = await exec_start(served, ident, "no-such-command")
-    assert b"executable file not found" in (await client.frames())[2]
+    assert b"executable file not found" in (await client.frames())[1]
     client.writer.close()
     _, found = await served.call("GET", f"/exec/{exec_id}/json")
     assert isinstance(found, dict)
