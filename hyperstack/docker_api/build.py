@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ from hyperstack.pod.errors import HyperStackError, InvalidArgument, UnsupportedO
 _NS = 1_000_000_000
 _MAX_TAGS = 64
 _MAX_HEADER = 64 * 1024
+_MAX_UNSAID = 1 << 20
+"""Characters."""
 _REFUSED = {
     "squash": ("layers stay as the steps made them", "export the container and import it again as one layer"),
     "cgroupparent": ("the container's cgroup lives inside its VM", ""),
@@ -43,6 +46,20 @@ _REFUSED = {
     "ssh": ("this is the classic builder", "COPY what the agent would fetch"),
 }
 """Parameters of a build that are not honoured, with the reason and what to do instead."""
+
+
+class Unsaid:
+    """What a quiet build says only once it has failed; the newest of it, where that is much."""
+
+    def __init__(self) -> None:
+        self.all: deque[str] = deque()
+        self._size = 0
+
+    def keep(self, text: str) -> None:
+        self.all.append(text)
+        self._size += len(text)
+        while self._size > _MAX_UNSAID:
+            self._size -= len(self.all.popleft())
 
 
 class BuildRoutes:
@@ -58,11 +75,13 @@ class BuildRoutes:
     async def build(self, call: Call) -> web.StreamResponse:
         request = parse_build(call)
         lines, pending = JsonLines(call.request), Pending()
-        quiet = call.flag("q")
+        quiet, unsaid = call.flag("q"), Unsaid()
         teller = asyncio.create_task(tell_progress(pending, lines))
 
         async def tell(event: BuildEvent) -> None:
-            if event.stream and not quiet:
+            if event.stream and quiet:
+                unsaid.keep(event.stream)
+            elif event.stream:
                 await lines.write({"stream": event.stream})
             elif event.image and not quiet:
                 await lines.write({"aux": {"ID": event.image}})
@@ -71,6 +90,8 @@ class BuildRoutes:
             image = await self._builds.build(call.who, request, call.stream(), tell,
                                              (lambda step: None) if quiet else pending.put)
         except HyperStackError as error:
+            for text in unsaid.all:
+                await lines.write({"stream": text})
             if not lines.opened:
                 raise
             line = error_line(error)

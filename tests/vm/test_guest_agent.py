@@ -107,6 +107,9 @@ async def test_a_command_that_cannot_be_run_is_an_error_with_its_errno(guest: Gu
 async def test_an_unknown_user_is_an_error_that_names_it(guest: Guest, stopped: str) -> None:
     with pytest.raises(GuestCallError, match="unable to find user nobody-knows"):
         await guest.begin(stopped, "true", user=b"nobody-knows")
+    for none in (b"2147483648", b"-1", b"1:2147483648", b"99999999999999999999"):
+        with pytest.raises(GuestCallError, match="uids and gids must be in range 0-2147483647"):
+            await guest.begin(stopped, "true", user=none)
 
 
 @pytest.mark.parametrize(("user", "expected"), [

@@ -105,5 +105,5 @@ def as_start_failure(error: BaseException) -> BaseException:
     if error.errno == _EACCES:
         return StartFailed(reason, exit_code=_NOT_EXECUTABLE, hint="is it an executable file?" if of_command else None)
     # Of a user or a group that the image lacks, Docker says no more than this.
-    lead = "" if reason.startswith("unable to find ") else "the guest could not start the process: "
+    lead = "" if reason.startswith(("unable to find ", "uids and gids ")) else "the guest could not start the process: "
     return StartFailed(f"{lead}{reason}", exit_code=SIGNALLED)

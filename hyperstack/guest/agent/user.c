@@ -86,6 +86,15 @@ static void add_memberships(const char *name, struct identity *identity)
         fclose(file);
 }
 
+/* Of a name that nobody has; a number is one that no id can have. */
+static bool fail_to_find(const char *what, const char *file, const char *wanted, struct problem *problem)
+{
+    const char *digits = wanted + (*wanted == '-' || *wanted == '+');
+    if (*digits && digits[strspn(digits, "0123456789")] == 0)
+        return fail(problem, EINVAL, "uids and gids must be in range 0-2147483647");
+    return fail(problem, EINVAL, "unable to find %s %.200s: no matching entries in %s file", what, wanted, file);
+}
+
 bool resolve_user(const struct process_spec *spec, struct identity *identity, struct problem *problem)
 {
     char name[256] = "", wanted[256];
@@ -97,10 +106,10 @@ bool resolve_user(const struct process_spec *spec, struct identity *identity, st
     if (!identity->groups)
         return fail(problem, ENOMEM, "no memory for groups");
     if (!find_user(*wanted ? wanted : "0", identity, name))
-        return fail(problem, EINVAL, "unable to find user %s: no matching entries in passwd file", wanted);
+        return fail_to_find("user", "passwd", wanted, problem);
     if (group && *group) {
         if (!find_group(group, &identity->gid))
-            return fail(problem, EINVAL, "unable to find group %s: no matching entries in group file", group);
+            return fail_to_find("group", "group", group, problem);
     } else if (*name) {
         add_memberships(name, identity);
     }
@@ -110,7 +119,7 @@ bool resolve_user(const struct process_spec *spec, struct identity *identity, st
     for (char **more = spec->group_names; more && *more; more++) {
         unsigned gid = 0;
         if (!find_group(*more, &gid))
-            return fail(problem, EINVAL, "unable to find group %.200s: no matching entries in group file", *more);
+            return fail_to_find("group", "group", *more, problem);
         if (!add_group(identity, gid))
             return fail(problem, E2BIG, "more than %d groups", GROUPS_MAX);
     }

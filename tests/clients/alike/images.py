@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+
 from tests.clients.alike import NOBODY, Row
 from tests.images import BUSYBOX
 
@@ -10,6 +13,44 @@ _NONE = "0" * 64
 _MALFORMED = ("BADNAME", "bad:name:x", "-x", "x:", "x:a%20b", "localhost:5000/UP", "a%20b", "nope@sha256:abc",
               f"nope@sha256:{'ab' * 31}", "a" * 300)
 _PLATFORM = 'platform={"os":"linux","architecture":"s390x"}'
+
+_FROM = f"FROM {BUSYBOX}\n"
+
+
+def build(dockerfile: str, query: str = "", **files: str) -> Row:
+    """A build of this Dockerfile in a context of these files."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, text in {"Dockerfile": dockerfile, **files}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return Row(f"POST /build?{query}", out.getvalue(), headers={"Content-Type": "application/x-tar"}, since=28,
+               same=True)
+
+
+BUILDS = (
+    *(build(text) for text in (
+        "", "# x\n", "RUN x\n", "ENV a=b\nFROM x\n", "FROM\n", "FROM a b\n", f"FROM {BUSYBOX} AS 1x\n",
+        "FROM BADNAME\n", "FROM $x\n", "FROM 127.0.0.1:5000/hs-none\n", f"FROM --foo=x {BUSYBOX}\n", "FROM scratch\n",
+        "# escape=x\nFROM x\n", "# escape=`\n# escape=`\nFROM x\n", _FROM)),
+    *(build(f"{_FROM}{text}\n") for text in (
+        "FOO bar", "RUNN echo", "ENV", "ENV a", "ENV a=b c", "ENV =b", "LABEL", "LABEL a", "ARG", "ARG =x", "EXPOSE",
+        "EXPOSE x", "EXPOSE 99999", "EXPOSE 80/foo", "VOLUME", 'VOLUME [""]', "USER", "WORKDIR", "STOPSIGNAL",
+        "STOPSIGNAL FOO", "SHELL", "SHELL sh", "SHELL []", "HEALTHCHECK", "HEALTHCHECK FOO", "HEALTHCHECK CMD",
+        "HEALTHCHECK NONE x",
+        "HEALTHCHECK --interval=x CMD a", "HEALTHCHECK --interval=1us CMD a", "HEALTHCHECK --retries=-1 CMD a",
+        "HEALTHCHECK --retries=x CMD a", "HEALTHCHECK --foo=1 CMD a", "ONBUILD", "ONBUILD ONBUILD RUN x",
+        "ONBUILD FROM x",
+        "MAINTAINER", 'CMD ["a",1]', "RUN --foo=1 x", "RUN <<EOF\nx", "COPY", "COPY a", "COPY --chown a /x",
+        "COPY --chown=1 --chown=2 a /x", "ADD --from=x a /x", "ENV a=${x:?need}", "ENV a=${x!y}", 'ENV a="b')),
+    *(build(f"{_FROM}{text}\n", a="1", b="2") for text in (
+        "COPY nope /x", "COPY no* /x", "COPY ../a /x", "COPY a b /x", "COPY --from=7 a /x", "COPY --from=BAD a /x",
+        "COPY --chown=nosuch a /x", "COPY --chown=a:b:c a /x", "COPY --chown=root:nosuch a /x", "ADD nope /x")),
+    *(build(_FROM, query) for query in (
+        "target=zzz", "target=5", "buildargs=x", "labels=x", "cachefrom=x", "ulimits=x", "version=3",
+        "platform=!!", "q=1")),
+)
 
 ROWS = (
     # References that are none, wherever they are named, and such as name nothing.
@@ -63,4 +104,5 @@ ROWS = (
     *(Row(f"GET /images/search?term=a&{query}") for query in (
         "limit=1000", 'filters={"x":["y"]}', 'filters={"is-official":["maybe"]}', 'filters={"stars":["maybe"]}',
         "filters=x")),
+    *BUILDS,
 )
