@@ -140,8 +140,8 @@ def _equal(theirs: Any, here: Any) -> bool:
     if not isinstance(theirs, dict) or not isinstance(here, dict) or "error" not in theirs or "error" not in here:
         return bool(theirs == here)
     said, code = theirs["error"], theirs.get("errorDetail", {}).get("code")
-    return code == here.get("errorDetail", {}).get("code") and (
-        here["error"] == said or here["error"].startswith(f"{said} ("))
+    return bool(code == here.get("errorDetail", {}).get("code") and (
+        here["error"] == said or here["error"].startswith(f"{said} (")))
 
 
 def unlike(theirs: Any, here: Any, path: str = "") -> Iterator[str]:
