@@ -317,12 +317,15 @@ class Daemon:
 
     def _taken(self) -> dict[str, str]:
         """Machines that stood ready -> the pods whose they are now."""
+        return {pod["machine_id"]: pod["id"] for pod in self.pod_records() if pod.get("machine_id")}
+
+    def pod_records(self) -> list[dict[str, Any]]:
+        """As they are stored."""
         store = self.state / "engine.db"
         if not store.exists():
-            return {}
+            return []
         with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-            pods = [json.loads(doc) for (doc,) in connection.execute("SELECT doc FROM pod")]
-        return {pod["machine_id"]: pod["id"] for pod in pods if pod.get("machine_id")}
+            return [json.loads(doc) for (doc,) in connection.execute("SELECT doc FROM pod")]
 
     def _machines(self) -> dict[int, str]:
         """Those of templates, and those that stand ready, as well."""

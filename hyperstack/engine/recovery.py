@@ -113,6 +113,7 @@ class Recovery:
                                paused: bool) -> None:
         if status is None:
             await self._undo_start(container)
+            await self._supervisor.undo_start(sandbox, container)
             return
         if paused and container.state is not ContainerState.PAUSED:
             # Held still for a commit that ended with its daemon, or by a pause that nobody was told of.

@@ -126,6 +126,24 @@ def test_a_running_vm_that_cannot_have_it_leaves_it_to_others(daemon: Daemon, vo
     assert daemon.text("exec", "in", "ls", "/d") == "f"
 
 
+def test_a_daemon_that_dies_meanwhile_leaves_it_to_others(daemon: Daemon, volume: str) -> None:
+    sleeper(daemon, "host")
+    [vm] = daemon.vms()
+    daemon.ctl("create", "--name", "in", "--network", "container:host", "-v", f"{volume}:/d", BUSYBOX, "sleep", "600")
+    os.kill(vm, signal.SIGSTOP)  # so that it cannot be given the disk
+    with ThreadPoolExecutor() as threads:
+        start = threads.submit(daemon.ctl, "start", "in", check=False)
+        wait_until(lambda: any(pod.get("owned") for pod in daemon.pod_records()), "it is to have the volume")
+        daemon.kill()
+        assert start.result().returncode != 0
+    os.kill(vm, signal.SIGCONT)
+    daemon.start()
+    sleeper(daemon, "other", "-v", f"{volume}:/d")
+    daemon.ctl("exec", "other", "touch", "/d/f")
+    daemon.ctl("start", "in")
+    assert daemon.text("exec", "in", "ls", "/d") == "f"
+
+
 def test_the_size_holds_for_all(daemon: Daemon, volume: str) -> None:
     daemon.ctl("volume", "create", "-o", "size=32m", volume)
     sleeper(daemon, "first", "-v", f"{volume}:/d")

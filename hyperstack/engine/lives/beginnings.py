@@ -77,6 +77,10 @@ class Beginnings:
                                                      linking.hosts(self._lives.store, pod)))
         sandbox.prepared.add(container.id)
 
+    async def undo(self, sandbox: Sandbox, container: ContainerRecord) -> None:
+        """A start that ended with its daemon, before there was a process."""
+        await self._seating.undo(sandbox, self._lives.pod(container.pod_id), container)
+
     async def _start_failed(self, container: ContainerRecord, error: BaseException) -> None:
         code = error.exit_code if isinstance(error, StartFailed) else SIGNALLED
         message = error.message if isinstance(error, HyperStackError) else f"{type(error).__name__}: {error}"

@@ -192,6 +192,10 @@ class Supervisor(Lives):
         """Its machine is gone with all that it had not told. The caller has the pod's lock."""
         await self._endings.lose(container, reason)
 
+    async def undo_start(self, sandbox: Sandbox, container: ContainerRecord) -> None:
+        """What an earlier daemon had begun."""
+        await self._beginnings.undo(sandbox, container)
+
     def schedule_restart(self, container: ContainerRecord) -> None:
         self._restarting.schedule(container)
 

@@ -43,6 +43,13 @@ class Seating:
             await asyncio.shield(self._give_back(sandbox, container, before))
             raise
 
+    async def undo(self, sandbox: Sandbox, pod: PodRecord, container: ContainerRecord) -> None:
+        """Of a start that ended with its daemon: what had not become of it is nobody's."""
+        there = pod.seated | pod.plugged
+        unused = {name for name, serial in self._disks.volumes_of([container]) if serial not in there}
+        idents = {self._disks.volumes.by_name(container.project, name).id for name in unused}
+        await self._give_back(sandbox, container, [ident for ident in pod.owned if ident not in idents])
+
     async def _give_back(self, sandbox: Sandbox, container: ContainerRecord, before: Collection[str]) -> None:
         """Volumes that the VM was to have from now on, and cannot use, are anybody's again."""
         if self._disks.serves(sandbox.pod_id):
