@@ -104,9 +104,11 @@ class AgentChannel:
     async def volume(self, volume: Volume, *, deadline_s: float = CALL_DEADLINE_S) -> None:
         await self._connection.call(volume, Reply, deadline_s)
 
-    async def serve(self, name: str, port: str, *, read_only: bool = False, deadline_s: float = CALL_DEADLINE_S
-                    ) -> None:
-        await self._connection.call(messages.Serve(name=name, port=port, read_only=read_only), Reply, deadline_s)
+    async def serve(self, name: str, port: str, *, read_only: bool = False, tray: str = "",
+                    deadline_s: float = CALL_DEADLINE_S) -> None:
+        """:raise GuestCallError: EINVAL, the agent knows no `tray`."""
+        call = messages.Serve(name=name, port=port, read_only=read_only, tray=tray)
+        await self._connection.call(call, Reply, deadline_s)
 
     async def unvolume(self, name: str, *, deadline_s: float = SLOW_CALL_DEADLINE_S) -> None:
         await self._connection.call(messages.Unvolume(name=name), Reply, deadline_s)

@@ -201,6 +201,8 @@ class Serve(Call, frozen=True, kw_only=True, tag="serve"):
     name: str
     port: str
     read_only: bool = False
+    tray: str = ""
+    """Serial of the disk by which the data of large reads and writes goes."""
 
 
 class Create(Call, frozen=True, kw_only=True, tag="create"):

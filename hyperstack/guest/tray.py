@@ -13,12 +13,12 @@ TRAY_BYTES = 8 * 256 * 1024
 
 
 @contextmanager
-def open_tray(name: str = "tray") -> Iterator[tuple[int, int]]:
+def open_tray(name: str = "tray", size: int = TRAY_BYTES) -> Iterator[tuple[int, int]]:
     """Descriptors of a new tray: to read and write it, and only to read it. It takes memory where it is used, and is as
     large as it is for ever, whoever holds it."""
     writable = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(writable, TRAY_BYTES)
+        os.ftruncate(writable, size)
         fcntl.fcntl(writable, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         readable = os.open(f"/proc/self/fd/{writable}", os.O_RDONLY | os.O_CLOEXEC)
         try:

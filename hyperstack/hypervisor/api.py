@@ -199,6 +199,10 @@ class Machine(Protocol):
     async def detach_disk(self, serial: str) -> None:
         """Idempotent; returns when the guest can no longer reach the disk."""
 
+    async def detach_disks(self, prefix: str) -> None:
+        """The same of all whose serials begin so. A guest may see a disk a moment longer than it can reach it: one that
+        comes in its place has another serial."""
+
     async def attach_port(self, name: str, fd: int) -> None:
         """A serial port that the guest knows by this name, with the connected stream socket at its other end. The
         machine holds that as long as it runs, so whoever serves the port lives and ends with it.

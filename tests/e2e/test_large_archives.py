@@ -25,9 +25,8 @@ _MIB = 1 << 20
 def machine_of(daemon: Daemon, name: str) -> int:
     """The pid of the container's VMM."""
     pod = text(daemon, "inspect", "--format", "{{.HyperStack.Pod}}", name)
-    found = [int(word) for file in Path("/sys/fs/cgroup").rglob(f"{daemon.cgroup_name}/{pod}/cgroup.procs")
-             for word in file.read_text().split()]
-    return found[0]
+    [pid] = [pid for pid, owner in daemon.vms().items() if owner == pod]
+    return pid
 
 
 def trays(pid: int) -> list[os.stat_result]:

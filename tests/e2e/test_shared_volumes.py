@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -40,6 +41,48 @@ def test_both_see_what_the_other_writes(daemon: Daemon, volume: str) -> None:
         daemon.ctl("exec", writer, "sh", "-c", f"echo by {writer} >/d/f; mkdir /d/{writer}")
         assert daemon.text("exec", reader, "cat", "/d/f") == f"by {writer}"
     assert daemon.text("exec", "second", "ls", "/d").split() == ["f", "first", "second"]
+
+
+def test_large_files_are_whole_on_both_sides(daemon: Daemon, volume: str) -> None:
+    """Their data goes by memory that the two VMs have in common, and no other."""
+    for name in ("first", "second", "third"):
+        sleeper(daemon, name, "-v", f"{volume}:/d")
+    daemon.ctl("exec", "first", "sh", "-c", "dd if=/dev/urandom of=/d/f bs=999999 count=7")
+    digest = daemon.text("exec", "first", "sha256sum", "/d/f")
+    for name in ("second", "third"):
+        assert daemon.text("exec", name, "sha256sum", "/d/f") == digest
+        # Blocks that are no multiple of anything, from both sides of a place's size, into a file that is there.
+        daemon.ctl("exec", name, "sh", "-c", "dd if=/d/f of=/d/g bs=5001; dd if=/d/f of=/d/g bs=300001 conv=notrunc; "
+                                             "tail -c 3000000 /d/f >>/d/g; truncate -s 6999993 /d/g; sync")
+        for reader in ("first", "second", "third"):
+            assert daemon.text("exec", reader, "sh", "-c", "sha256sum </d/g").split()[0] == digest.split()[0]
+    held = {pid: memory(pid) for pid in daemon.vms()}
+    pairs = [one & other for one, other in itertools.combinations(held.values(), 2)]
+    assert sorted(map(len, pairs)) == [0, 1, 1], "each client has one with the server, and none with the other"
+    daemon.ctl("restart", "-t", "0", "second")
+    assert daemon.text("exec", "second", "sha256sum", "/d/f") == digest
+    daemon.ctl("rm", "-f", "second", "third")
+    settled(daemon, 1)
+    wait_until(lambda: not any(memory(pid) for pid in daemon.vms()), "the server has let go of it")
+    assert daemon.text("exec", "first", "sha256sum", "/d/f") == digest
+
+
+def test_many_at_once_read_and_write(daemon: Daemon, volume: str) -> None:
+    """More than there are places."""
+    for name in ("first", "second"):
+        sleeper(daemon, name, "-v", f"{volume}:/d")
+    one = "dd if=/dev/urandom of=/d/$n bs=700001 count=3; cat /d/$n | sha256sum >/d/$n.sum"
+    daemon.ctl("exec", "second", "sh", "-c", f"for n in $(seq 12); do ({one}) & done; wait; sync")
+    check = 'for n in $(seq 12); do test "$(sha256sum </d/$n)" = "$(cat /d/$n.sum)" && echo $n & done; wait'
+    for name in ("first", "second"):
+        good = daemon.text("exec", name, "sh", "-c", check).split()
+        assert sorted(good, key=int) == [str(number) for number in range(1, 13)]
+
+
+def memory(pid: int) -> set[int]:
+    """Inodes of what a VM has in common with others for that."""
+    return {file.stat().st_ino for file in Path(f"/proc/{pid}/fd").iterdir()
+            if os.readlink(file).startswith("/memfd:shared")}
 
 
 def test_one_that_may_only_read_reads(daemon: Daemon, volume: str) -> None:

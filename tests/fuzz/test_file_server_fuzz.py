@@ -19,9 +19,9 @@ from hyperstack.guest.tray import TRAY_BYTES, open_tray
 from tests.harness import CACHE
 
 LOOKUP, GETATTR, SYMLINK, MKNOD, MKDIR, UNLINK = 1, 3, 6, 8, 9, 10
-OPEN, READ, INIT, CREATE = 14, 15, 26, 35
-TRAY_ASK = 0x79617274
-"""No operation of FUSE's: see files/tray.h."""
+OPEN, READ, INIT, CREATE, FALLOCATE = 14, 15, 26, 35, 43
+TRAY_ASK, TRAY_WRITE = 0x79617274, 0x77617274
+"""No operations of FUSE's: see files/tray.h."""
 _HEAD = struct.Struct("<IIQQIIIHH")
 _ANSWER = struct.Struct("<IiQ")
 _EPERM, _EINVAL = 1, 22
@@ -199,6 +199,20 @@ def test_data_of_large_reads_comes_by_the_tray_where_it_is_asked_for(area: Path)
         assert os.fstat(readable).st_size == TRAY_BYTES == 8 << 18
 
 
+def test_writes_by_a_tray_are_refused_where_it_has_no_places_for_them(area: Path) -> None:
+    (area / "share/f").write_bytes(b"kept")
+    with open_tray() as (writable, _), serving(area / "share", tray=writable) as guest:
+        guest.begin()
+        guest.send(TRAY_ASK, 0)
+        _, file = guest.find("f", guest.find("0")[1])
+        handle = struct.unpack_from("<Q", guest.ask(OPEN, file, struct.pack("<II", os.O_RDWR, 0))[1])[0]
+        for place, size, told in ((0, 8192, 8192), (8, 8192, 8192), (0, 8192, 8191), (0, 1 << 31, 1 << 31)):
+            body = struct.pack("<QQIIQIIII", handle, 0, size, 0, 0, 0, 0, place, told)
+            assert guest.ask(TRAY_WRITE, file, body)[0] == _EINVAL
+        assert guest.ask(TRAY_WRITE, file, body[:-1])[0] != 0
+    assert (area / "share/f").read_bytes() == b"kept"
+
+
 def test_nothing_is_done_before_the_first_word(area: Path) -> None:
     with serving(area / "share") as guest:
         assert guest.find("0")[0] != 0
@@ -219,6 +233,8 @@ def test_garbage_ends_in_errors_and_reaches_nothing(area: Path, seed: int, turn:
             body = b"".join(struct.pack("<Q", draw.choice([0, 1, draw.getrandbits(64), draw.getrandbits(12),
                                                             draw.choice(handles), draw.choice(nodes)]))
                             for _ in range(draw.randrange(0, 12)))
+            if opcode == FALLOCATE:  # blocks that are taken are the host's: as many as it has, if it is asked for them
+                body = body[:16] + struct.pack("<QQ", draw.getrandbits(20), draw.getrandbits(3))
             name = draw.choice([b"f\0", b"below\0", b"up\0", b"new\0", b"..\0", b"../secret\0", b"a\0b\0", b"n" * 300])
             error, answer = guest.ask(opcode, node, draw.choice([name, body, body + name, body[:draw.randrange(99)]]),
                                       uid=draw.choice([0, 1000, 0xFFFFFFFF]))

@@ -149,8 +149,7 @@ class Endings:
         async with self._lives.pod_lock(pod_id):
             sandbox = self._lives.sandboxes.get(pod_id)
             if sandbox is not None:
-                with contextlib.suppress(HyperStackError):
-                    await sandbox.machine.detach_port(port)
+                await self._lives.sharing.release(sandbox, port)
                 await self._seating.release(sandbox, self._lives.sandboxes.containers_of(pod_id))
             await self.settle(pod_id)
 

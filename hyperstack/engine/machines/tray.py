@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 PLACES, PLACE = 4, 512 * 1024
 """As in guest/agent/bulk.h: how many, and bytes of each."""
-_SERIAL = b"bulk"
-_SERIAL_SIZE, _MARK_SIZE = 20, 16
-NOTHING = bytes(_SERIAL_SIZE + _MARK_SIZE)
+_NAME = "bulk"
+_SERIAL_SIZE = 20
+NOTHING = bytes(_SERIAL_SIZE)
 """An offer of no tray."""
 
 
@@ -30,6 +30,7 @@ class Tray:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._fd = -1
+        self._serial = ""
         self._taken = self._closed = False
 
     async def take(self) -> bytes:
@@ -41,8 +42,6 @@ class Tray:
         try:
             if self._fd < 0:
                 await self._plug()
-            mark = secrets.token_bytes(_MARK_SIZE)
-            os.pwrite(self._fd, mark, 0)
         except (HyperStackError, OSError) as error:
             log.warning("machine %s: an archive goes by the stream: %s", self._machine.id[:12], error)
             self._taken = False
@@ -50,12 +49,13 @@ class Tray:
         except BaseException:
             self._taken = False
             raise
-        return _SERIAL.ljust(_SERIAL_SIZE, b"\0") + mark
+        return self._serial.encode().ljust(_SERIAL_SIZE, b"\0")
 
     async def _plug(self) -> None:
-        await self._machine.detach_disk(_SERIAL.decode())  # of a daemon that died
-        with open_tray(_SERIAL.decode()) as (tray, _):
-            await self._machine.attach_disk(Disk(serial=_SERIAL.decode(), fd=tray, read_only=False))
+        await self._machine.detach_disks(f"{_NAME}-")  # of a daemon that died
+        self._serial = f"{_NAME}-{secrets.token_hex(4)}"
+        with open_tray(_NAME) as (tray, _):
+            await self._machine.attach_disk(Disk(serial=self._serial, fd=tray, read_only=False))
             if self._closed:
                 raise GuestError("the machine is gone")
             self._fd = os.dup(tray)

@@ -13,20 +13,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
+import secrets
 import socket
 from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
 
+from hyperstack.engine.locks import KeyedLocks
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
 from hyperstack.engine.records import ContainerRecord, PodRecord, VolumeRecord
 from hyperstack.engine.storage.disks import PodDisks, served_volumes
 from hyperstack.engine.store import Store
 from hyperstack.guest import messages
 from hyperstack.guest.channel import GuestCallError
+from hyperstack.guest.tray import TRAY_BYTES, open_tray
+from hyperstack.hypervisor.api import Disk
 from hyperstack.pod.errors import HyperStackError, Unavailable
 
 _LOOK_S = 0.05
+_TRAY_BYTES = 2 * TRAY_BYTES
+"""Places for what is read, and behind them for what is written."""
 
 
 class VolumeSharing:
@@ -36,6 +43,7 @@ class VolumeSharing:
         self._sandboxes = sandboxes
         self._disks = disks
         self._patience_s = patience_s
+        self._ports = KeyedLocks()
 
     async def attach(self, sandbox: Sandbox, container: ContainerRecord, seat: Callable[[], Awaitable[None]]) -> None:
         """Connect the container's VM with those that have the disks of its volumes. The caller has the pod's lock.
@@ -54,8 +62,10 @@ class VolumeSharing:
         deadline = asyncio.get_running_loop().time() + self._patience_s
         while True:
             server = self._server(sandbox.pod_id, volume, port)
-            if server is not None and await self._connect(sandbox, server, volume, port, read_only=read_only):
-                break
+            if server is not None:
+                tray = await self._connect(sandbox, server, volume, port, read_only=read_only)
+                if tray is not None:
+                    break
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(f"the VM that has the volume {volume.name} neither starts nor stops", field="volume",
                                   value=volume.name)
@@ -63,23 +73,37 @@ class VolumeSharing:
             await seat()
             if volume.id in self._pod(sandbox.pod_id).owned:
                 return
-        await sandbox.channel.volume(messages.Volume(name=name, port=port))
+        await sandbox.channel.volume(messages.Volume(name=name, port=port, tray=tray))
 
     async def _connect(self, sandbox: Sandbox, server: Sandbox, volume: VolumeRecord, port: str, *, read_only: bool
-                       ) -> bool:
-        """Whether the server's guest has the volume: one that runs is to have the disk before it has mounted it."""
-        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs, ours:
-            await server.machine.attach_port(port, theirs.fileno())
-            try:
-                await server.channel.serve(volume.name, port, read_only=read_only)
-            except GuestCallError as error:
-                if error.errno != errno.ENOENT:
-                    raise
-                await server.machine.detach_port(port)
-                return False
-            await sandbox.machine.attach_port(port, ours.fileno())
-        return True
+                       ) -> str | None:
+        """The tray that large reads and writes go by, empty where there is none. None: the server's guest has no such
+        volume yet; one that runs is to have the disk before it has mounted it."""
+        async with self._ports.hold(port):
+            await _let_go(server, port)  # of the container's former life, whom nobody may have told yet
+            theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            with theirs, ours:
+                await server.machine.attach_port(port, theirs.fileno())
+                try:
+                    tray = await _serve(server, volume, port, read_only=read_only)
+                except GuestCallError as error:
+                    if error.errno != errno.ENOENT:
+                        raise
+                    await server.machine.detach_port(port)
+                    return None
+                await sandbox.machine.attach_port(port, ours.fileno())
+            if tray:
+                with open_tray("shared", _TRAY_BYTES) as (memory, _):
+                    for machine in (server.machine, sandbox.machine):
+                        await machine.attach_disk(Disk(serial=tray, fd=memory, read_only=False))
+        return tray
+
+    async def release(self, server: Sandbox, port: str) -> None:
+        """Take away what was at the port of one that serves, unless somebody is there again. Idempotent."""
+        async with self._ports.hold(port):
+            if not any(pod.shared.get(port) == server.pod_id for pod in self._store.pods.all()):
+                with contextlib.suppress(HyperStackError):
+                    await _let_go(server, port)
 
     def _server(self, pod_id: str, volume: VolumeRecord, port: str) -> Sandbox | None:
         """The running sandbox that has the disk, once it is stored that it serves: so it stays. None: it starts, or
@@ -100,7 +124,7 @@ class VolumeSharing:
             with contextlib.suppress(HyperStackError):
                 await sandbox.channel.unvolume(f"_{port}")
             with contextlib.suppress(HyperStackError):
-                await sandbox.machine.detach_port(port)
+                await _let_go(sandbox, port)
             now = self._pod(sandbox.pod_id)
             self._store.pods.put(replace(now, shared={p: s for p, s in now.shared.items() if p != port}))
             self._sandboxes.let_go({port: server})
@@ -110,6 +134,31 @@ class VolumeSharing:
         if pod is None:
             raise Unavailable(f"Pod {pod_id[:12]} is gone", field="pod", value=pod_id)
         return pod
+
+
+async def _serve(server: Sandbox, volume: VolumeRecord, port: str, *, read_only: bool) -> str:
+    """The tray; empty where the agent is from before there were such."""
+    tray = _trays(port) + secrets.token_hex(4)
+    try:
+        await server.channel.serve(volume.name, port, read_only=read_only, tray=tray)
+        return tray
+    except GuestCallError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    await server.channel.serve(volume.name, port, read_only=read_only)
+    return ""
+
+
+async def _let_go(sandbox: Sandbox, port: str) -> None:
+    """One end of it. Idempotent."""
+    await sandbox.machine.detach_port(port)
+    await sandbox.machine.detach_disks(_trays(port))
+
+
+def _trays(port: str) -> str:
+    """How the serial begins of the disk beside the port, in both machines: memory that the two have in common, and
+    nobody else has. What follows is new each time."""
+    return f"s{hashlib.sha256(port.encode()).hexdigest()[:10]}-"
 
 
 def _prefix(container: ContainerRecord) -> str:

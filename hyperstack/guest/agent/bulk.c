@@ -9,11 +9,8 @@
 
 #include "disks.h"
 
-#define LOOK_US 1000
-#define WAIT_NS (5 * NSEC_PER_SEC) /* for a disk that was plugged in: some 10 ms */
 #define SECTOR 512
 #define SERIAL_SIZE 20
-#define MARK_SIZE 16
 
 static struct {
     bool offered;         /* and not decided yet */
@@ -71,43 +68,19 @@ static bool write_whole(int fd, const void *data, size_t size)
     return true;
 }
 
-/* A disk of the same serial may be on its way out, so it is the right one by what is on it. */
-static bool is_marked(int disk, const char mark[static MARK_SIZE])
-{
-    return pread(disk, bulk.data, SECTOR, 0) == SECTOR && memcmp(bulk.data, mark, MARK_SIZE) == 0;
-}
-
-/* It may still be on its way. */
-static int open_disk(const char *serial, const char mark[static MARK_SIZE])
-{
-    int64_t deadline = now_ns() + WAIT_NS;
-    for (;;) {
-        int fd = disk_open(bulk.blocks, bulk.devices, serial, O_RDWR | O_DIRECT | O_CLOEXEC);
-        if (fd >= 0 && is_marked(fd, mark))
-            return fd;
-        close_fd(&fd);
-        if (now_ns() > deadline)
-            return -1;
-        usleep(LOOK_US);
-    }
-}
 
 /* The host says by which disk the rest goes, or by none, and is told whether it does. */
 static bool decide(void)
 {
-    struct {
-        char serial[SERIAL_SIZE], mark[MARK_SIZE];
-    } offer;
     char serial[SERIAL_SIZE + 1] = "";
     bulk.offered = false;
-    ssize_t got = read_whole(STDIN_FILENO, &offer, sizeof(offer));
+    ssize_t got = read_whole(STDIN_FILENO, serial, SERIAL_SIZE);
     if (got == 0)
         return true; /* nothing more comes */
-    if (got != sizeof(offer))
+    if (got != SERIAL_SIZE)
         return errno = EPROTO, false;
-    memcpy(serial, offer.serial, SERIAL_SIZE);
     if (*serial && (bulk.data = aligned_alloc(4096, BULK_PLACE)))
-        bulk.disk = open_disk(serial, offer.mark);
+        bulk.disk = disk_wait(bulk.blocks, bulk.devices, serial, O_RDWR | O_DIRECT | O_CLOEXEC);
     bulk.vacant = BULK_PLACES;
     const uint8_t word = bulk.disk >= 0;
     return write_whole(STDOUT_FILENO, &word, sizeof(word));

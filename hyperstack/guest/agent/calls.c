@@ -20,7 +20,7 @@
 
 /* Every key that any call but the large ones (configure, create, volume) has. Each operation lists its own. */
 struct request {
-    char *op, *container, *name, *path, *form, *resolver, *user, *port;
+    char *op, *container, *name, *path, *form, *resolver, *user, *port, *tray;
     int64_t handle, signal, rows, columns, stdout_from, stderr_from, grace_ns, vcpus, memory_reserve;
     bool all, no_overwrite_dir_non_dir, copy_uid_gid, read_only, bulk;
     struct slice process, limits, nets, files;
@@ -69,7 +69,7 @@ static bool do_unvolume(const struct call *call, struct request *request, struct
 
 static bool do_serve(const struct call *call, struct request *request, struct problem *problem)
 {
-    if (!volume_serve(request->name, request->port, request->read_only, problem))
+    if (!volume_serve(request->name, request->port, request->read_only, request->tray, problem))
         return false;
     reply_done(call);
     return true;
@@ -367,7 +367,7 @@ static const struct {
     {"serve",
      do_serve,
      {KEY_OP, KEY("name", FIELD_TEXT, false, name, 1, 255), KEY("port", FIELD_TEXT, false, port, 1, 63),
-      KEY("read_only", FIELD_BOOL, true, read_only, 0, 0)}},
+      KEY("read_only", FIELD_BOOL, true, read_only, 0, 0), KEY("tray", FIELD_TEXT, true, tray, 1, 63)}},
     {"start", do_start, {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("process", FIELD_MAP, false, process, 0, 0)}},
     {"exec", do_exec, {KEY_OP, KEY_CONTAINER, KEY_HANDLE, KEY("process", FIELD_MAP, false, process, 0, 0)}},
     {"attach",

@@ -74,7 +74,8 @@ int container_root(const struct container *container); /* a new descriptor of it
 bool volume_mount(struct slice arguments, struct problem *problem); /* ENXIO as above */
 bool volume_unmount(const char *name, struct problem *problem);
 /* Serves a volume's files to another machine, which is at the other end of a port, until it lets go of that. */
-bool volume_serve(const char *name, const char *port, bool read_only, struct problem *problem);
+/* `tray`: serial of the disk that large reads and writes go by; NULL: they go by the port. */
+bool volume_serve(const char *name, const char *port, bool read_only, const char *tray, struct problem *problem);
 void volumes_unmount(void);
 bool volumes_exist(void);
 bool is_name(const char *text, size_t max); /* of [a-zA-Z0-9_.-], not "." or ".." */

@@ -11,6 +11,7 @@
 
 #define DISKS_MAX 4096
 #define RENAMED_MAX 64
+#define LOOK_US 1000
 
 /* virtio-blk tells its serial itself; a SCSI disk in page 0x80 of its vital product data, after a header of four. */
 static bool read_serial(int block, const char *name, char serial[static 64])
@@ -120,7 +121,7 @@ static bool opens(const char *device)
     return there;
 }
 
-int disk_open(int blocks, int devices, const char *serial, int flags)
+static int disk_open(int blocks, int devices, const char *serial, int flags)
 {
     char found[64];
     int fd = -1, listed = openat(blocks, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -133,6 +134,15 @@ int disk_open(int blocks, int devices, const char *serial, int flags)
         closedir(listing);
     else
         close_fd(&listed);
+    return fd;
+}
+
+int disk_wait(int blocks, int devices, const char *serial, int flags)
+{
+    int64_t deadline = now_ns() + DISK_WAIT_NS;
+    int fd;
+    while ((fd = disk_open(blocks, devices, serial, flags)) < 0 && now_ns() < deadline)
+        usleep(LOOK_US);
     return fd;
 }
 

@@ -22,8 +22,8 @@ void disks_free(struct disk_table *table);
 /* NULL with ENXIO in `problem`: not there (yet). */
 const char *disk_device(const struct disk_table *table, const char *serial, struct problem *problem);
 
-/* The disk itself, found in these two (/sys/block and /dev), by its own serial; -1: not there (yet). */
-int disk_open(int blocks, int devices, const char *serial, int flags);
+/* The disk itself, by its own serial, found in these two (/sys/block and /dev), and waited for; -1: it does not come. */
+int disk_wait(int blocks, int devices, const char *serial, int flags);
 
 /* Have the kernel look for disks that came without a sign, as a clone's do, which were there before it woke. */
 void disks_look(void);

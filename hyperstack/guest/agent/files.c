@@ -26,7 +26,6 @@
 #define READ_AHEAD_KIB "512" /* two of the largest reads: while one is copied, the other is on its way */
 #define NAMES_MAX 64
 #define STATX_DONT_SYNC 0x4000 /* <linux/fcntl.h> does not go together with <fcntl.h> */
-#define SECTOR 512 /* of the tray: a read without the cache is of whole ones */
 
 static bool served;
 
@@ -72,16 +71,19 @@ int files_port(const char *name)
 
 /* What is on its way in one direction: one request, or answers as they come. Both begin with their size. */
 struct lane {
-    char data[ANSWER_MAX + PIECE];
+    _Alignas(4096) char before[4096 - sizeof(struct fuse_in_header) - sizeof(struct fuse_write_in)];
+    char data[ANSWER_MAX + PIECE]; /* of a write, they are aligned for the tray */
     size_t size, sent;
 };
 
-/* Reads whose data may come by the tray, by what their requests are called; no more at once than it has places. */
+/* Reads whose data may come by the tray, by what their requests are called; no more at once than it has places. And
+ * writes whose data goes by it: at most as many, each in the place of its number here, where the tray has such. */
 static struct {
     int fd;          /* -1: there is none */
     unsigned device; /* minor number of the file system, until the kernel has its first answer */
-    uint64_t reads[TRAY_PLACES];
-    unsigned count;
+    uint64_t reads[TRAY_PLACES], writes[TRAY_PLACES]; /* 0: none */
+    unsigned count, written;
+    bool takes_writes;
 } tray = {.fd = -1};
 
 /* What the server waits for before it uses the tray. */
@@ -102,6 +104,12 @@ static void note_read(const char *request)
 
 static void note_answer(uint64_t unique)
 {
+    for (unsigned i = 0; tray.written && i < TRAY_PLACES; i++)
+        if (tray.writes[i] == unique) {
+            tray.writes[i] = 0;
+            tray.written--;
+            return;
+        }
     for (unsigned i = 0; i < tray.count; i++)
         if (tray.reads[i] == unique) {
             tray.reads[i] = tray.reads[--tray.count];
@@ -128,7 +136,7 @@ static bool answer_from_tray(int fuse, const char *answer, size_t size)
     memcpy(&where, answer + sizeof(head), sizeof(where));
     if (where.place >= TRAY_PLACES || where.size > TRAY_PLACE)
         return false;
-    size_t whole = (where.size + SECTOR - 1U) / SECTOR * SECTOR;
+    size_t whole = TRAY_WHOLE(where.size);
     ssize_t got = pread(tray.fd, data, whole, (off_t)where.place * TRAY_PLACE);
     bool good = got == (ssize_t)whole;
     head.error = good ? 0 : -EIO;
@@ -157,6 +165,29 @@ static bool pass_answer(int fuse, const char *answer, size_t size)
     return good;
 }
 
+/* Puts a large write's data on the tray, and says in its place where it is. Where that fails it goes as it is. */
+static void write_by_tray(struct lane *out)
+{
+    struct fuse_in_header head;
+    const size_t begin = sizeof(head) + sizeof(struct fuse_write_in);
+    memcpy(&head, out->data, sizeof(head));
+    if (head.opcode != FUSE_WRITE || out->size <= begin + TRAY_LEAST || out->size > begin + TRAY_PLACE)
+        return;
+    struct tray_answer where = {.size = (uint32_t)(out->size - begin)};
+    while (tray.writes[where.place]) /* one is vacant, or no request was taken */
+        where.place++;
+    ssize_t whole = (ssize_t)TRAY_WHOLE(where.size);
+    if (pwrite(tray.fd, out->data + begin, (size_t)whole, (off_t)(TRAY_PLACES + where.place) * TRAY_PLACE) != whole)
+        return;
+    tray.writes[where.place] = head.unique;
+    tray.written++;
+    head.opcode = TRAY_WRITE;
+    out->size = begin + sizeof(where);
+    head.len = (uint32_t)out->size;
+    memcpy(out->data, &head, sizeof(head));
+    memcpy(out->data + begin, &where, sizeof(where));
+}
+
 /* From the kernel: a whole request, or nothing. False: the file system is unmounted. */
 static bool take_request(int fuse, struct lane *out)
 {
@@ -165,6 +196,8 @@ static bool take_request(int fuse, struct lane *out)
         out->size = (size_t)got;
     if (got >= (ssize_t)sizeof(struct fuse_in_header))
         note_read(out->data);
+    if (got > 0 && tray.takes_writes)
+        write_by_tray(out);
     return got > 0 || errno == EAGAIN || errno == EINTR || errno == ENOENT;
 }
 
@@ -209,7 +242,7 @@ static void carry(int fuse, int port)
     if (tray.fd >= 0)
         ask_for_tray(&out);
     for (;;) {
-        struct pollfd ends[] = {{.fd = out.size || tray.count == TRAY_PLACES ? -1 : fuse, .events = POLLIN},
+        struct pollfd ends[] = {{.fd = out.size || tray.count == TRAY_PLACES || tray.written == TRAY_PLACES ? -1 : fuse, .events = POLLIN},
                                 {.fd = port, .events = (short)(POLLIN | (out.size ? POLLOUT : 0))}};
         if (poll(ends, COUNT_OF(ends), -1) < 0 && errno != EINTR)
             return;
@@ -232,13 +265,22 @@ int files_alone(int fd)
     return 3;
 }
 
+/* One of a server in another machine has places for writes behind the others. */
+static void open_tray(const char *device)
+{
+    tray.fd = open(device, O_RDWR | O_DIRECT | O_CLOEXEC);
+    tray.takes_writes = tray.fd >= 0 && lseek(tray.fd, 0, SEEK_END) >= 2LL * TRAY_PLACES * TRAY_PLACE;
+    if (tray.fd < 0)
+        tray.fd = open(device, O_RDONLY | O_DIRECT | O_CLOEXEC);
+}
+
 static _Noreturn void relay(int fuse, const char *name, const char *tray_device, unsigned device)
 {
     fuse = files_alone(fuse);
     prctl(PR_SET_NAME, "files");
     prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0); /* memory that it needs must not wait for files that it carries */
     if (tray_device)
-        tray.fd = open(tray_device, O_RDONLY | O_DIRECT | O_CLOEXEC);
+        open_tray(tray_device);
     tray.device = device;
     int port = files_port(name);
     if (port >= 0)

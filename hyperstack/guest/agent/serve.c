@@ -12,6 +12,7 @@
 
 #include "../files/serve.h"
 #include "container.h"
+#include "disks.h"
 #include "mounts.h"
 
 #define HANDLES 4096
@@ -28,7 +29,17 @@ void die(const char *format, ...)
     _exit(1);
 }
 
-static _Noreturn void serve(int directory, bool read_only, const char *port_name)
+static int wait_for(const char *tray)
+{
+    int blocks = open("/sys/block", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int devices = open("/dev", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = disk_wait(blocks, devices, tray, O_RDWR | O_DIRECT | O_CLOEXEC);
+    close_fd(&blocks);
+    close_fd(&devices);
+    return fd;
+}
+
+static _Noreturn void serve(int directory, bool read_only, const char *port_name, const char *tray)
 {
     struct share share = {.fd = directory, .read_only = read_only};
     sigset_t none;
@@ -42,13 +53,17 @@ static _Noreturn void serve(int directory, bool read_only, const char *port_name
     int flags = fcntl(port, F_GETFL);
     if (flags < 0 || fcntl(port, F_SETFL, flags & ~O_NONBLOCK) < 0)
         die("the port %s: %s", port_name, strerror(errno));
+    /* What it carries is the other machine's: nothing is lost where it is not to be had. */
+    int disk = tray ? wait_for(tray) : -1;
+    if (disk >= 0)
+        session_tray_disk(disk);
     confine(&share, 1, NULL, 0, false, 0, 0, NULL, 0, &root);
     if (!handles_init(HANDLES) || !nodes_init(root, DESCRIPTORS))
         die("no memory");
     _exit(session_run(port));
 }
 
-bool volume_serve(const char *name, const char *port, bool read_only, struct problem *problem)
+bool volume_serve(const char *name, const char *port, bool read_only, const char *tray, struct problem *problem)
 {
     char path[PATH_LIMIT];
     snprintf(path, sizeof(path), RUN_PATH "/volumes/%s", name);
@@ -57,7 +72,7 @@ bool volume_serve(const char *name, const char *port, bool read_only, struct pro
         return fail(problem, ENOENT, "there is no volume %.64s", name);
     pid_t pid = fork();
     if (pid == 0)
-        serve(files_alone(directory), read_only, port);
+        serve(files_alone(directory), read_only, port, tray);
     close_fd(&directory);
     return pid > 0 || fail(problem, errno, "cannot start a file server: %s", strerror(errno));
 }

@@ -169,7 +169,7 @@ static const uint16_t allowed[] = {
     /* the stream */
     SYS_read, SYS_readv, SYS_write, SYS_writev, SYS_poll, SYS_ppoll,
     /* files that are open */
-    SYS_pread64, SYS_pwritev2, SYS_lseek, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_fallocate, SYS_copy_file_range,
+    SYS_pread64, SYS_pwrite64, SYS_pwritev2, SYS_lseek, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_fallocate, SYS_copy_file_range,
     SYS_getdents64, SYS_fstat, SYS_fstatfs, SYS_fcntl, SYS_flock, SYS_close, SYS_fadvise64,
     /* and names */
     SYS_open, SYS_openat, SYS_newfstatat, SYS_readlinkat, SYS_mknodat, SYS_mkdirat, SYS_symlinkat, SYS_linkat,

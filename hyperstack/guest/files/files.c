@@ -8,7 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TRAY_LEAST 4096      /* bytes: what one turn of the stream carries */
 #define FRESH_NS 100000000LL /* a change within the clock's tick before could have the same time */
 
 #ifndef RWF_APPEND
@@ -80,13 +79,10 @@ int do_read(const struct request *request)
     return place && size > TRAY_LEAST ? reply_by_tray(request, (size_t)size) : reply(request, to, (size_t)size);
 }
 
-int do_write(const struct request *request)
+static int write_data(const struct request *request, const struct fuse_write_in *in, const struct handle *handle,
+                      const void *data)
 {
-    const struct fuse_write_in *in = BODY(request, struct fuse_write_in);
-    struct handle *handle = in ? handle_get(in->fh) : NULL;
-    if (!handle || in->size > request->size - sizeof(*in) || in->offset > INT64_MAX)
-        return handle ? EINVAL : EBADF;
-    const struct iovec part = {(void *)(in + 1), in->size};
+    const struct iovec part = {(void *)data, in->size};
     bool appends = in->flags & O_APPEND && !(in->write_flags & FUSE_WRITE_CACHE);
     ssize_t size = syscall(SYS_pwritev2, handle->fd, &part, 1UL, (unsigned long)in->offset, 0UL,
                            appends ? RWF_APPEND : 0);
@@ -94,6 +90,29 @@ int do_write(const struct request *request)
         return errno;
     struct fuse_write_out out = {.size = (uint32_t)size};
     return reply(request, &out, sizeof(out));
+}
+
+int do_write(const struct request *request)
+{
+    const struct fuse_write_in *in = BODY(request, struct fuse_write_in);
+    struct handle *handle = in ? handle_get(in->fh) : NULL;
+    if (!handle || in->size > request->size - sizeof(*in) || in->offset > INT64_MAX)
+        return handle ? EINVAL : EBADF;
+    return write_data(request, in, handle, in + 1);
+}
+
+int do_tray_write(const struct request *request)
+{
+    static _Alignas(4096) char data[TRAY_PLACE];
+    struct tray_answer where;
+    const struct fuse_write_in *in = take_body(request, sizeof(*in) + sizeof(where));
+    struct handle *handle = in ? handle_get(in->fh) : NULL;
+    if (!handle || in->offset > INT64_MAX)
+        return handle ? EINVAL : EBADF;
+    memcpy(&where, in + 1, sizeof(where));
+    if (where.size != in->size)
+        return EINVAL;
+    return tray_fetch(&where, data) ? write_data(request, in, handle, data) : errno;
 }
 
 int do_fsync(const struct request *request)

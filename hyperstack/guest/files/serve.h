@@ -50,6 +50,7 @@ int reply(const struct request *request, const void *data, size_t size);
 int reply_parts(const struct request *request, struct iovec *parts, int count); /* parts[0] is for the header */
 void reply_later(uint64_t unique, int error);                                    /* a request that had to wait */
 void session_tray(char *memory); /* of TRAY_PLACES places */
+void session_tray_disk(int fd);  /* in its place: a disk of twice as many, opened with O_DIRECT */
 char *tray_place(void);          /* where data of MAX_DATA may be put; NULL: nobody would look there */
 int reply_by_tray(const struct request *request, size_t size); /* what was put there */
 
@@ -110,6 +111,8 @@ int do_create(const struct request *request);
 int do_open(const struct request *request);
 int do_read(const struct request *request);
 int do_write(const struct request *request);
+int do_tray_write(const struct request *request);
+bool tray_fetch(const struct tray_answer *where, void *data); /* what a write has put there, whole sectors; else errno */
 int do_release(const struct request *request);
 int do_fsync(const struct request *request);
 int do_syncfs(const struct request *request);

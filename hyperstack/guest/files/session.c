@@ -17,6 +17,7 @@
 static int stream = -1;
 static bool begun;
 static char *tray;
+static int tray_disk = -1;
 static bool tray_wanted;
 static unsigned tray_turn;
 
@@ -68,13 +69,37 @@ void session_tray(char *memory)
     tray = memory;
 }
 
+void session_tray_disk(int fd)
+{
+    static _Alignas(4096) char place[TRAY_PLACE];
+    tray_disk = fd;
+    tray = place;
+}
+
 char *tray_place(void)
 {
-    return tray && tray_wanted ? tray + (size_t)(tray_turn % TRAY_PLACES) * TRAY_PLACE : NULL;
+    if (!tray || !tray_wanted)
+        return NULL;
+    return tray_disk >= 0 ? tray : tray + (size_t)(tray_turn % TRAY_PLACES) * TRAY_PLACE;
+}
+
+bool tray_fetch(const struct tray_answer *where, void *data)
+{
+    errno = EINVAL;
+    if (tray_disk < 0 || where->place >= TRAY_PLACES || where->size > TRAY_PLACE)
+        return false;
+    size_t whole = TRAY_WHOLE(where->size);
+    ssize_t got = pread(tray_disk, data, whole, (off_t)(TRAY_PLACES + where->place) * TRAY_PLACE);
+    if (got >= 0 && got != (ssize_t)whole)
+        errno = EIO;
+    return got == (ssize_t)whole;
 }
 
 int reply_by_tray(const struct request *request, size_t size)
 {
+    if (tray_disk >= 0 && pwrite(tray_disk, tray, TRAY_WHOLE(size), (off_t)(tray_turn % TRAY_PLACES) * TRAY_PLACE) !=
+                              (ssize_t)TRAY_WHOLE(size))
+        return reply(request, tray, size);
     struct tray_answer where = {.place = tray_turn++ % TRAY_PLACES, .size = (uint32_t)size};
     struct iovec parts[2] = {{NULL, 0}, {&where, sizeof(where)}};
     send_reply(request->head->unique, -TRAY_ANSWER, parts, 2);
@@ -196,6 +221,8 @@ static void handle(struct request *request)
     }
     if (!begun && opcode != FUSE_INIT)
         error = EPROTO;
+    else if (opcode == TRAY_WRITE)
+        error = do_tray_write(request);
     else if (opcode < COUNT_OF(operations) && operations[opcode])
         error = operations[opcode](request);
     if (error > 0)

@@ -61,3 +61,9 @@ def device_id(serial: str) -> str:
 
 def node_name(serial: str) -> str:
     return f"node-{serial}"
+
+
+def serial_of(name: str) -> str:
+    """Of a device's id, or of a node's name; empty where it is no disk's."""
+    kind, _, serial = name.partition("-")
+    return serial if kind in ("disk", "node") else ""

@@ -358,6 +358,9 @@ class QemuMachine:
     async def detach_disk(self, serial: str) -> None:
         await self._plugs.detach_disk(serial)
 
+    async def detach_disks(self, prefix: str) -> None:
+        await self._plugs.detach_disks(prefix)
+
     async def attach_port(self, name: str, fd: int) -> None:
         await self._plugs.attach_port(name, fd)
 

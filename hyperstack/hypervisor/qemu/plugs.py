@@ -60,6 +60,13 @@ class Plugs:
             await self._unplug(device)
         await self._drop_image(serial)
 
+    async def detach_disks(self, prefix: str) -> None:
+        nodes = await self._monitor.order("query-named-block-nodes", {"flat": True}) or ()
+        names = {str(item.get("node-name")) for item in nodes} | await self._devices()
+        for serial in sorted({disks.serial_of(name) for name in names}):
+            if serial.startswith(prefix):
+                await self.detach_disk(serial)
+
     async def _unplug(self, device: str) -> None:
         event = self._unplugged[device] = asyncio.Event()
         try:
