@@ -27,6 +27,7 @@ from hyperstack.guest.messages import LayerForm
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import Image, NewLayer
 from hyperstack.image.changes import apply_changes
+from hyperstack.image.names import parse
 from hyperstack.pod.errors import Conflict, Exhausted, GuestError, HyperStackError
 from hyperstack.pod.states import ContainerState
 
@@ -63,7 +64,8 @@ class LayerService:
                        created_by=" ".join(launch.command_line(container)))
         async with contextlib.aclosing(self._read(container, LayerForm.TAR, still=pause)) as layer:
             image = await self._images.commit(who, container.image_id, layer, new)
-        self._supervisor.emit(container, "commit", comment=message, imageID=image.id, imageRef=reference)
+        self._supervisor.emit(container, "commit", comment=message, imageID=image.id,
+                              imageRef=parse(reference).familiar() if reference else "")
         return image
 
     def layer(self, container: ContainerRecord) -> AsyncGenerator[bytes, None]:

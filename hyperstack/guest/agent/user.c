@@ -113,6 +113,9 @@ bool resolve_user(const struct process_spec *spec, struct identity *identity, st
     } else if (*name) {
         add_memberships(name, identity);
     }
+    /* Among the others, too: a process that takes another group for its first one must not lose what denies it here. */
+    if (!add_group(identity, identity->gid))
+        return fail(problem, E2BIG, "more than %d groups", GROUPS_MAX);
     for (size_t i = 0; i < spec->group_count; i++)
         if (!add_group(identity, (unsigned)spec->groups[i]))
             return fail(problem, E2BIG, "more than %d groups", GROUPS_MAX);
