@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from hyperstack.docker_api.bodies import Body
 from hyperstack.docker_api.filters import Filters
 from hyperstack.http.call import Call
 from hyperstack.http.responses import json_response
 from hyperstack.http.routing import Handler, Route
-from hyperstack.pod.errors import Unsupported
+from hyperstack.pod.errors import InvalidArgument, NotFound, Unsupported
 
-_SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
+_UPDATED = {"swarm": "swarm version '{}': strconv.ParseUint: parsing \"{}\": {}",
+            "services": "service version '{}': strconv.ParseUint: parsing \"{}\": {}",
+            "nodes": "node version '{}': strconv.ParseUint: parsing \"{}\": {}", "secrets": "secret version",
+            "configs": "config version"}
+"""What an update must name the version of, and how Docker says that it is none."""
+_SWARM = (("GET", "/swarm"), ("GET", "/swarm/unlockkey"), ("POST", "/swarm/unlock"),
+          ("GET", "/services/{id}/logs"), ("GET", "/tasks/{id}/logs"), ("DELETE", "/nodes/{id}"),
+          *(("GET", f"/{kind}{tail}") for kind in ("services", "nodes", "tasks", "secrets", "configs")
+            for tail in ("", "/{id}")),
+          *((method, f"/{kind}/{tail}") for kind in ("services", "secrets", "configs")
+            for method, tail in (("POST", "create"), ("DELETE", "{id}"))))
 _NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to '
              "swarm and try again.")
 _LATER = {
@@ -23,7 +34,22 @@ _LATER = {
 
 
 async def _no_swarm(call: Call) -> web.StreamResponse:
+    if call.request.path.endswith("/create"):
+        await call.body(Body)
     return json_response({"message": _NO_SWARM}, status=503)
+
+
+def _no_update(words: str) -> Handler:
+    async def handler(call: Call) -> web.StreamResponse:
+        text = call.text("version")
+        fault = "invalid syntax" if not text.isascii() or not text.isdecimal() else \
+            "value out of range" if int(text[:32]) >= 2**64 else ""
+        if fault:
+            raise InvalidArgument(f"invalid {words.format(text[:32], text[:32], fault)}", field="version",
+                                  value=text[:32])
+        return json_response({"message": _NO_SWARM}, status=503)
+
+    return handler
 
 
 async def _no_swarm_to_leave(call: Call) -> web.StreamResponse:
@@ -31,13 +57,12 @@ async def _no_swarm_to_leave(call: Call) -> web.StreamResponse:
 
 
 async def _no_plugins(call: Call) -> web.StreamResponse:
-    Filters.parse(call, known=("capability", "enable"))
+    Filters.parse(call, known=("capability", "enabled")).truth("enabled")
     return json_response([])
 
 
 async def _no_such_plugin(call: Call) -> web.StreamResponse:
-    name = call.part("name")[:128]
-    return json_response({"message": f'plugin "{name}" not found: HyperStack has no plugins'}, status=404)
+    raise NotFound("plugin", call.part("name"), hint="HyperStack has no plugins")
 
 
 def _unsupported(what: str) -> Handler:
@@ -50,8 +75,10 @@ def _unsupported(what: str) -> Handler:
 def table() -> list[Route]:
     """Routes of what is not here."""
     joining = [Route("POST", f"/swarm/{verb}", _unsupported("being part of a swarm")) for verb in ("init", "join")]
+    updates = [Route("POST", f"/{kind}/update" if kind == "swarm" else f"/{kind}/{{id}}/update", _no_update(words))
+               for kind, words in _UPDATED.items()]
     swarm = [*joining, Route("POST", "/swarm/leave", _no_swarm_to_leave), Route("PUT", "/volumes/{name}", _no_swarm),
-             *(Route("*", f"/{kind}{tail}", _no_swarm) for kind in _SWARM for tail in ("", "/{tail:.*}"))]
+             *updates, *(Route(method, path, _no_swarm) for method, path in _SWARM)]
     plugins = [Route("GET", "/plugins", _no_plugins), Route("GET", "/plugins/{name:.+}/json", _no_such_plugin),
                Route("DELETE", "/plugins/{name:.+}", _no_such_plugin),
                *(Route("POST", f"/plugins/{{name:.+}}/{verb}", _no_such_plugin)

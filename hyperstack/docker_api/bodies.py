@@ -349,6 +349,12 @@ class IpamConfigBody(Body, frozen=True):
     options: dict[str, str] = {}
 
 
+class ConfigReferenceBody(Body, frozen=True):
+    GO: ClassVar = "network.ConfigReference"
+
+    network: str = ""
+
+
 class NetworkCreateBody(Body, frozen=True):
     """POST /networks/create. `CheckDuplicate` is not read: names are unique here."""
     GO: ClassVar = "network.CreateRequest"
@@ -360,7 +366,7 @@ class NetworkCreateBody(Body, frozen=True):
     attachable: bool = False
     ingress: bool = False
     config_only: bool = False
-    config_from: dict[str, str] = {}
+    config_from: ConfigReferenceBody = msgspec.field(default_factory=ConfigReferenceBody)
     ipam: IpamConfigBody = msgspec.field(default_factory=IpamConfigBody, name="IPAM")
     enable_ipv4: bool | None = msgspec.field(default=None, name="EnableIPv4")
     enable_ipv6: bool = msgspec.field(default=False, name="EnableIPv6")

@@ -92,8 +92,8 @@ def parse_endpoint(endpoint: EndpointBody, field: str, *, network: str = "", mac
             raise UnsupportedOption(f"{field}.{wrong}", "the built-in bridge has no such thing")
     mac = endpoint.mac_address or mac
     if mac and not _MAC.match(mac):
-        raise InvalidArgument(f"invalid config for network {network[:64]}: invalid MAC address {mac[:64]}",
-                              field="MacAddress", value=mac[:64])
+        where = f"invalid config for network {network[:64]}: " if network else ""
+        raise InvalidArgument(f"{where}invalid MAC address {mac[:64]}", field="MacAddress", value=mac[:64])
     four, six = endpoint.ipam_config.ipv4_address, endpoint.ipam_config.ipv6_address
     return Endpoint(
         network=network, mac_address=mac.lower(), priority=endpoint.gw_priority,

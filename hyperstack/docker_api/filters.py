@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import re
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from hyperstack.http.call import Call, timestamp_ns
+from hyperstack.docker_api.moments import moment_ns
+from hyperstack.http.call import Call
 from hyperstack.pod.errors import InvalidArgument
 
 MAX_VALUES = 256
@@ -17,9 +17,11 @@ MAX_PATTERN = 256
 _QUANTIFIERS = re.compile(r"[*+?]")
 _GROUPS = re.compile(r"[(){}\\]")
 
-_STEP = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)")
-_DURATION = re.compile(rf"(?:{_STEP.pattern}){{1,4}}\Z")
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_TRUE, _FALSE = frozenset({"1", "true"}), frozenset({"0", "false"})
+GO_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+GO_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+"""What Go's `strconv.ParseBool` takes."""
+_FORM = '{"label": ["a=b"]}'
 
 
 class Filters:
@@ -29,20 +31,19 @@ class Filters:
         self._values = values
 
     @classmethod
-    def parse(cls, call: Call, *, known: Iterable[str]) -> Filters:
-        """:raise InvalidArgument: not JSON of that shape, or an unknown filter; names it."""
+    def parse(cls, call: Call, *, known: Iterable[str], of: str = "") -> Filters:
+        """:param of: what Docker says before its words about a malformed parameter.
+        :raise InvalidArgument: not JSON of that shape, or an unknown filter; names it."""
         text = call.text("filters")
-        try:
-            found = msgspec.json.decode(text or "{}", type=dict[str, dict[str, bool] | list[str]])
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidArgument("invalid filter", field="filters", hint='it is JSON: {"label": ["a=b"]}') from error
-        values = {}
-        for name, given in found.items():
+        values = _decoded(text) if text else {}
+        if values is None:
+            raise InvalidArgument(f"{of}invalid filter", field="filters", hint=f"for instance {_FORM}")
+        for name, given in values.items():
             if name not in known:
-                raise InvalidArgument(f"invalid filter '{name[:64]}'", field="filters", value=name[:64],
+                shown = f" '{name[:64]}'" if name else ""
+                raise InvalidArgument(f"invalid filter{shown}", field="filters", value=name[:64],
                                       hint=f"one of {', '.join(sorted(known))}")
-            values[name] = tuple(given) if isinstance(given, list) else tuple(key for key, on in given.items() if on)
-            if len(values[name]) > MAX_VALUES:
+            if len(given) > MAX_VALUES:
                 raise InvalidArgument(f"more than {MAX_VALUES} values in filter {name}", field="filters")
         return cls(values)
 
@@ -58,12 +59,16 @@ class Filters:
         values = self.get(name)
         return not values or any(candidate.startswith(value) for value in values)
 
-    def any_within(self, name: str, candidate: str) -> bool:
+    def any_match(self, name: str, candidate: str) -> bool:
+        """One of the values is the candidate, or as a regular expression found in it. Raises as `patterns`."""
         values = self.get(name)
-        return not values or any(value in candidate for value in values)
+        return not values or candidate in values or any(pattern.search(candidate) for pattern in self.patterns(name))
 
     def patterns(self, name: str) -> list[re.Pattern[str]]:
-        """The values, which are regular expressions. :raise InvalidArgument: one is none, or too complicated."""
+        """The values, which are regular expressions; what is none matches nothing but itself.
+
+        :raise InvalidArgument: one is too complicated.
+        """
         return [_pattern(value, name) for value in self.get(name)]
 
     def labels(self, labels: Mapping[str, str], name: str = "label") -> bool:
@@ -71,51 +76,48 @@ class Filters:
         return all(_has_label(labels, value) for value in self.get(name))
 
     def not_labels(self, labels: Mapping[str, str]) -> bool:
-        """None of the `label!` values holds."""
-        return not any(_has_label(labels, value) for value in self.get("label!"))
+        """Not all of the `label!` values hold."""
+        unwanted = self.get("label!")
+        return not (unwanted and all(_has_label(labels, value) for value in unwanted))
 
     def truth(self, name: str) -> bool | None:
-        """A yes-or-no filter. :raise InvalidArgument: another value."""
-        values = self.get(name)
-        if not values:
+        """A yes-or-no filter. :raise InvalidArgument: another value, or both."""
+        if name not in self._values:
             return None
-        if any(value.lower() not in ("1", "true", "0", "false") for value in values) or len(set(values)) != 1:
-            raise InvalidArgument(f"invalid filter '{name}=[{' '.join(values)[:64]}]'", field="filters",
-                                  value=values[0][:64], hint="true or false")
-        return values[0].lower() in ("1", "true")
+        values = {*self.get(name)}
+        yes, no = bool(values & _TRUE), bool(values & _FALSE)
+        if yes == no:
+            shown = f"={shown_list(self.get(name))}" if values else ""
+            raise InvalidArgument(f"invalid filter '{name}{shown}'", field="filters", hint="true or false")
+        return yes
 
     def until_ns(self) -> int:
         """The `until` filter, 0 where absent. :raise InvalidArgument: no time, or several."""
         values = self.get("until")
         if len(values) > 1:
             raise InvalidArgument("more than one until filter specified", field="filters")
-        return _moment_ns(values[0]) if values else 0
+        return moment_ns(values[0], field="until") if values else 0
 
     def first_until_ns(self) -> int:
         """The earliest of several `until`, 0 where absent. :raise InvalidArgument: one is no time."""
-        return min(map(_moment_ns, self.get("until")), default=0)
+        return min((moment_ns(value, field="until") for value in self.get("until")), default=0)
 
 
-def _moment_ns(text: str) -> int:
-    """Of seconds since the epoch, a duration before now ("24h", "1h30m"), or an ISO date and time."""
-    if _DURATION.match(text):
-        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _STEP.findall(text))
-        return max(time.time_ns() - int(seconds * 1e9), 1)
-    if "-" in text and len(text) <= 40:
+def shown_list(values: Sequence[str]) -> str:
+    """As Go prints it."""
+    return f"[{' '.join(values)[:64]}]"
+
+
+def _decoded(text: str) -> dict[str, tuple[str, ...]] | None:
+    """None: it is nothing of the kind. What is said of a value (`{"a=b": false}`) does not matter, as in Docker."""
+    kinds: tuple[Any, ...] = (dict[str, dict[str, bool] | None], dict[str, list[str] | None])
+    for kind in kinds:
         try:
-            moment = datetime.datetime.fromisoformat(text)
-        except ValueError as error:
-            raise _no_time(text) from error
-        return max(int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()), 0) * 10**9
-    try:
-        return timestamp_ns(text, field="until")
-    except InvalidArgument as error:
-        raise _no_time(text) from error
-
-
-def _no_time(text: str) -> InvalidArgument:
-    return InvalidArgument(f'failed to parse value as time or duration: "{text[:64]}"', field="filters",
-                           value=text[:64], hint="24h, 2024-01-31T12:00:00 or seconds since the epoch")
+            found = msgspec.json.decode(text, type=kind | None)
+        except (msgspec.DecodeError, RecursionError):
+            continue
+        return {name: tuple(dict.fromkeys(given or ())) for name, given in (found or {}).items()}
+    return None
 
 
 def _has_label(labels: Mapping[str, str], wanted: str) -> bool:
@@ -131,5 +133,5 @@ def _pattern(text: str, name: str) -> re.Pattern[str]:
                               hint="letters, ^, $, [...], | and at most three of * + ?")
     try:
         return re.compile(text)
-    except (re.error, OverflowError) as error:
-        raise InvalidArgument(f"invalid filter '{name}': {error}", field="filters", value=text[:64]) from error
+    except (re.error, OverflowError):
+        return re.compile(re.escape(text) + r"\Z")

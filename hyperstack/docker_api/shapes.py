@@ -83,6 +83,11 @@ def image_row(body: Body, version: Version) -> Body:
     return {**body, "VirtualSize": body["Size"]} if version < (1, 44) else body
 
 
+def has_event(kind: str, action: str, version: Version) -> bool:
+    """Whether the version tells of it; that an image came to be, only since 1.46."""
+    return version >= (1, 46) or (kind, action) != ("image", "create")
+
+
 def event(body: Body, version: Version) -> Body:
     return body if version < (1, 52) else _without(body, _LEGACY_EVENT)
 

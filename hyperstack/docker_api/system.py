@@ -21,10 +21,13 @@ from hyperstack.http.call import Call
 from hyperstack.http.responses import JSON_SEQUENCE, JsonLines, json_response
 from hyperstack.http.routing import Route
 from hyperstack.http.times import rfc3339
+from hyperstack.pod.errors import InvalidArgument
 
 _NAMED = ("config", "container", "daemon", "network", "node", "plugin", "pod", "secret", "service", "volume")
 """Kinds of objects that a filter may name; of some of them nothing ever happens here."""
 _EVENT_FILTERS = (*_NAMED, "event", "image", "label", "scope", "type")
+_WITH_DETAIL = frozenset({"health_status", "exec_create", "exec_start"})
+"""Actions that go on after a colon, which a filter may leave out."""
 _NS = 1_000_000_000
 
 
@@ -63,13 +66,17 @@ class SystemRoutes:
         return json_response(_info(self._engine.system.info(call.who)))
 
     async def events(self, call: Call) -> web.StreamResponse:
+        since, until = call.time_ns("since"), call.time_ns("until")
+        if until and until < since:
+            raise InvalidArgument(f"`since` time ({call.text('since')[:64]}) cannot be after `until` time "
+                                  f"({call.text('until')[:64]})", field="since", value=call.text("since")[:64])
         wanted = Filters.parse(call, known=_EVENT_FILTERS)
-        events = self._engine.events(call.who, since_ns=call.time_ns("since"), until_ns=call.time_ns("until"))
+        events = self._engine.events(call.who, since_ns=since, until_ns=until)
         lines = JsonLines(call.request, media_type=_media_type(call))
         async with streams.closing(events):
             await lines.open()
             async for event in events:
-                if _wanted(event, wanted):
+                if _wanted(event, wanted) and shapes.has_event(event.kind, event.action, call.version):
                     await lines.write(shapes.event(_event(event), call.version))
         return await lines.close()
 
@@ -141,22 +148,26 @@ def _event(event: Event) -> dict[str, Any]:
         legacy = {"status": event.action, "id": event.ident}
         if event.kind == "container":
             legacy["from"] = event.attributes.get("image", "")
-    return {**legacy, "Type": event.kind, "Action": event.action,
+    return {**{name: value for name, value in legacy.items() if value}, "Type": event.kind, "Action": event.action,
             "Actor": {"ID": event.ident, "Attributes": event.attributes}, "scope": "local",
             "time": event.time_ns // _NS, "timeNano": event.time_ns}
 
 
 def _wanted(event: Event, wanted: Filters) -> bool:
-    names = (event.ident, event.attributes.get("name", ""))
-    asked = [kind for kind in _NAMED if wanted.get(kind)]
-    if asked and not any(event.kind == kind and _names_it(names, wanted.get(kind)) for kind in asked):
-        return False
-    images = (event.ident if event.kind == "image" else "", event.attributes.get("image", ""))
-    return (wanted.any_is("type", event.kind) and wanted.any_is("event", event.action, event.action.partition(":")[0])
+    """A name in a filter is the beginning of an object's id or name; an object of another kind that begins so counts
+    as well, as in Docker."""
+    name = event.attributes.get("name", "")
+    image = name if event.kind == "image" else event.attributes.get("image", "")
+    images = {event.ident, image, _repository(event.ident), _repository(image)}
+    actions = wanted.get("event")
+    prefixes = actions if _WITH_DETAIL & {*actions} else ()
+    return (all(wanted.any_prefix(kind, event.ident) or wanted.any_prefix(kind, name) for kind in _NAMED)
+            and wanted.any_is("type", event.kind)
+            and (wanted.any_is("event", event.action) or event.action.startswith(prefixes or "\0"))
             and wanted.any_is("scope", "local") and wanted.labels(event.attributes)
-            and (not wanted.get("image") or _names_it((*images, names[1]), wanted.get("image"))))
+            and wanted.any_is("image", *images))
 
 
-def _names_it(names: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """By name, or by a prefix of the id (the first of `names`)."""
-    return any(value in names or (len(value) >= 4 and names[0].startswith(value)) for value in wanted)
+def _repository(image: str) -> str:
+    """A name without its tag."""
+    return image[:image.rfind(":")] if image.rfind(":") > image.rfind("/") else image

@@ -33,7 +33,7 @@ class UsageRoutes:
 
     async def disk_usage(self, call: Call) -> web.StreamResponse:
         """Everything, or what `type` names; what was not asked for is null, as Docker has it."""
-        asked = call.texts("type")
+        asked = call.texts("type", empty=True) if call.version >= (1, 42) else []
         for kind in asked:
             if kind not in _TYPES:
                 raise InvalidArgument(f"unknown object type: {kind[:64]}", field="type", value=kind[:64],

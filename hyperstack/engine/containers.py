@@ -18,7 +18,7 @@ from hyperstack.engine.lives.common import ACTIVE, ALIVE
 from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.logdrivers import check_readable
 from hyperstack.engine.logreader import read_lines
-from hyperstack.engine.lookup import find, has_label
+from hyperstack.engine.lookup import find, selected
 from hyperstack.engine.machines import cpusets, launch, linking
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.records import ContainerRecord, HealthRecord, LogRecord, PodRecord
@@ -271,7 +271,7 @@ class ContainerService:
             if kept or (until_ns and container.created_at > until_ns):
                 continue
             own = container.image_config.labels | container.spec.labels
-            if not all(has_label(own, label) for label in labels) or any(has_label(own, label) for label in without):
+            if not selected(own, labels, without):
                 continue
             freed += self._disks.used(container)
             await self._supervisor.remove(container.id, force=False)

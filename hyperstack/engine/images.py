@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 
 from hyperstack.engine.events import EventBus
@@ -18,6 +19,7 @@ from hyperstack.image.api import (
     Pushed,
     RemoteImage,
 )
+from hyperstack.pod.errors import InvalidArgument, NotFound
 from hyperstack.pod.states import ContainerState
 
 _RUNS = frozenset({ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING, ContainerState.STARTING})
@@ -82,37 +84,46 @@ class ImageService:
         return await self._backend.search(term, limit=limit)
 
     async def remove(self, who: Principal, name: str, *, force: bool = False) -> list[tuple[str, str]]:
-        ident = self._backend.get(name).id
+        image = self._backend.get(name)
         removed = self._backend.remove(name, force=force, in_use=self._holders(who))
-        for action, what in removed:
-            self.emit(who, "untag" if action == "Untagged" else "delete", ident, name=what)
+        for action, _ in removed:
+            if action == "Untagged":
+                self._events.emit("image", "untag", image.id, who.project, {**image.config.labels, "name": image.id})
+            else:
+                self.emit(who, "delete", image.id, name=image.id)
         return removed
 
     async def tag(self, who: Principal, name: str, reference: str) -> None:
         self._backend.tag(name, reference)
-        self.emit(who, "tag", self._backend.get(reference).id, name=reference)
+        self.emit(who, "tag", self._backend.get(reference).id,
+                  name=self._backend.display(self._backend.normalise(reference)))
 
     async def load(self, who: Principal, stream: AsyncIterator[bytes], progress: ProgressSink | None = None
                    ) -> list[Image]:
         images = await self._backend.load(stream, progress)
         for image in images:
-            self.emit(who, "load", image.id, name=image.references[0] if image.references else image.id)
+            self.emit(who, "load", image.id, name=image.id)
         return images
 
     def save(self, who: Principal, names: Collection[str]) -> AsyncIterator[bytes]:
         for name in names:
-            self.emit(who, "save", self._backend.get(name).id, name=name)
+            ident = self._backend.get(name).id
+            self.emit(who, "save", ident, name=ident)
         return self._backend.save(names)
 
     async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image:
         image = await self._backend.import_tar(stream, reference=reference, message=message, changes=changes)
-        self.emit(who, "import", image.id, name=reference or image.id)
+        self.emit(who, "import", image.id, name=image.id)
+        if reference:
+            self.emit(who, "tag", image.id, name=self._backend.display(self._backend.normalise(reference)))
         return image
 
     async def commit(self, who: Principal, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
         image = await self._backend.commit(parent, layer, new)
-        self.emit(who, "create", image.id, name=new.reference or image.id)
+        self.emit(who, "create", image.id, name=image.id)
+        if new.reference:
+            self.emit(who, "tag", image.id, name=self._backend.display(self._backend.normalise(new.reference)))
         return image
 
     async def prune(self, who: Principal, *, dangling_only: bool = True,
@@ -149,7 +160,11 @@ class ImageService:
         return found
 
     def emit(self, who: Principal, action: str, ident: str, **attributes: str) -> None:
-        self._events.emit("image", action, ident, who.project, attributes)
+        """:param ident: of an image, or a name of one; its labels are told, where it is there."""
+        labels: dict[str, str] = {}
+        with contextlib.suppress(NotFound, InvalidArgument):
+            labels = self._backend.get(ident).config.labels if ident else {}
+        self._events.emit("image", action, ident, who.project, {**labels, **attributes})
 
 
 def _runs(container: ContainerRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from hyperstack.engine.store import R, Table
 from hyperstack.pod.errors import InvalidArgument, NotFound
@@ -31,7 +32,13 @@ def find(table: Table[R], kind: str, project: str, ref: str) -> R:
     return fits[0]
 
 
-def has_label(labels: dict[str, str], wanted: str) -> bool:
+def _has_label(labels: dict[str, str], wanted: str) -> bool:
     """`wanted` is a name, or name=value."""
     name, equals, value = wanted.partition("=")
     return name in labels and (not equals or labels[name] == value)
+
+
+def selected(labels: dict[str, str], wanted: Collection[str], unwanted: Collection[str]) -> bool:
+    """Whether a prune takes what has these labels: it has all of `wanted`, and not all of `unwanted`."""
+    return (all(_has_label(labels, label) for label in wanted)
+            and not (unwanted and all(_has_label(labels, label) for label in unwanted)))

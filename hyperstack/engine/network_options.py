@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,12 @@ _MASQUERADE = f"{_BRIDGE}enable_ip_masquerade"
 _HOST_IP = f"{_BRIDGE}host_binding_ipv4"
 _GATEWAY_MODES = (f"{_BRIDGE}gateway_mode_ipv4", f"{_BRIDGE}gateway_mode_ipv6")
 KNOWN = (_MTU, _ICC, _MASQUERADE, _HOST_IP, *_GATEWAY_MODES)
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,9}\Z")
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+_MODES = ("nat", "nat-unprotected", "routed", "isolated")
+_ANYWHERE = "0.0.0.0"  # noqa: S104 - read, not bound
 
 _REASONS = {
     f"{_BRIDGE}name": "the host's devices are named by the daemon, so that two projects never meet in one",
@@ -38,6 +45,8 @@ def parse_options(options: Mapping[str, str]) -> NetworkOptions:
             raise UnsupportedOption(f"the network option {name[:128]}", _REASONS.get(name, "the built-in bridge has no "
                                     "such option"), hint=f"one of {', '.join(KNOWN)}")
     for mode in _GATEWAY_MODES:
+        if options.get(mode, "nat") not in _MODES:
+            raise _unparsed(mode, options[mode], f"unknown gateway mode {options[mode][:32]}", hint="nat")
         if options.get(mode, "nat") != "nat":
             raise UnsupportedOption(f"{mode}={options[mode][:32]}", "the host translates addresses, or routes them",
                                     hint=f"nat, or {_MASQUERADE}=false")
@@ -46,26 +55,30 @@ def parse_options(options: Mapping[str, str]) -> NetworkOptions:
 
 
 def _number(options: Mapping[str, str], name: str, default: int) -> int:
-    text = options.get(name, "")
-    if not text:
-        return default
-    if not text.isascii() or not text.isdecimal() or len(text) > 6:
-        raise InvalidArgument(f"{name}: {text[:32]!r} is no number of bytes", field=name, value=text[:32])
+    text = options.get(name, str(default))
+    if not _INTEGER.match(text):
+        raise _unparsed(name, text, f'strconv.Atoi: parsing "{text[:32]}": invalid syntax', hint="a number of bytes")
+    if int(text) < 0:
+        raise InvalidArgument(f"invalid MTU number: {text}", field=name, value=text)
     return int(text)
 
 
 def _truth(options: Mapping[str, str], name: str) -> bool:
-    text = options.get(name, "true").lower()
-    if text not in ("true", "1", "t", "false", "0", "f"):
-        raise InvalidArgument(f"{name}: {text[:32]!r} is neither true nor false", field=name, value=text[:32])
-    return text in ("true", "1", "t")
+    text = options.get(name, "true")
+    if text not in _TRUE | _FALSE:
+        raise _unparsed(name, text, f'strconv.ParseBool: parsing "{text[:32]}": invalid syntax', hint="true or false")
+    return text in _TRUE
 
 
 def _address(options: Mapping[str, str], name: str) -> str:
-    text = options.get(name, "")
+    text = options.get(name, _ANYWHERE)
     try:
-        address = ipaddress.IPv4Address(text or 0)
+        address = ipaddress.IPv4Address(text)
     except ValueError:
-        raise InvalidArgument(f"{name}: {text[:64]!r} is no IPv4 address", field=name, value=text[:64],
-                              hint="name an address of this host") from None
+        raise _unparsed(name, text, "nil ip", hint="an IPv4 address of this host") from None
     return "" if address.is_unspecified else str(address)
+
+
+def _unparsed(name: str, value: str, why: str, *, hint: str) -> InvalidArgument:
+    return InvalidArgument(f"failed to parse {name} value: {value[:32]} ({why})", field=name, value=value[:32],
+                           hint=hint)

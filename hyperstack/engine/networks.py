@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
@@ -44,10 +44,9 @@ class NetworkService:
         """The tap's descriptor, the caller's to close; None without a network."""
         if not pod.bindings:
             return None
-        records = [await self._network_of(binding) for binding in pod.bindings]
-        descriptor = await self._backend.plug(*pod.bindings, uid=pod.vm_uid)
-        self._tell_all(records, "connect", pod)
-        return descriptor
+        for binding in pod.bindings:
+            await self._network_of(binding)
+        return await self._backend.plug(*pod.bindings, uid=pod.vm_uid)
 
     async def make_spare(self, machine: str, *, uid: int) -> int:
         """A tap for a machine that is no pod's yet; its descriptor, the caller's to close."""
@@ -56,9 +55,9 @@ class NetworkService:
     async def plug_spare(self, pod: PodRecord) -> None:
         """The tap that the pod's machine had before it was the pod's. Nothing without a network."""
         if pod.bindings:
-            records = [await self._network_of(binding) for binding in pod.bindings]
+            for binding in pod.bindings:
+                await self._network_of(binding)
             await self._backend.plug_spare(*pod.bindings, ident=pod.machine)
-            self._tell_all(records, "connect", pod)
 
     async def rewire(self, pod: PodRecord) -> None:
         """Have the running pod's tap in exactly the networks of its record, and its ports open there. Idempotent.
@@ -69,15 +68,6 @@ class NetworkService:
             await self._network_of(binding)
         await self._backend.rewire(pod.id, *pod.bindings)
         await (self.publish(pod) if pod.ports else self._backend.unpublish(pod.id))
-
-    async def abandon(self, before: PodRecord, now: PodRecord) -> None:
-        """Have the running pod on none of the networks that it was on.
-
-        :raise Unavailable: the host refuses.
-        """
-        await self.rewire(now)
-        found = (self._store.networks.get(binding.network_id) for binding in before.bindings)
-        self._tell_all([record for record in found if record is not None], "disconnect", before)
 
     async def _network_of(self, binding: Binding) -> NetworkRecord:
         """It is there then. :raise NotFound: it was removed."""
@@ -98,8 +88,6 @@ class NetworkService:
         if pod.ports:
             await self._backend.unpublish(pod.id)
         await self._backend.unplug(*pod.bindings)
-        found = (self._store.networks.get(binding.network_id) for binding in pod.bindings)
-        self._tell_all([record for record in found if record is not None], "disconnect", pod)
 
     async def sweep(self) -> list[str]:
         """Bring the host to what the records say; returns what was removed."""
@@ -133,10 +121,10 @@ class NetworkService:
         if ipv6 and not six:
             cidr, gateway = self._backend.choose_subnet6(
                 network.id, [subnet.cidr for other in others for subnet in other.subnets6])
-            six = (Subnet(cidr=cidr, gateway=gateway),)
+            six = (Subnet(cidr=cidr, gateway=gateway, chosen=True),)
         if not four:
             cidr, gateway = self._backend.choose_subnet([subnet.cidr for other in others for subnet in other.subnets])
-            four = (Subnet(cidr=cidr, gateway=gateway),)
+            four = (Subnet(cidr=cidr, gateway=gateway, chosen=True),)
         made = dataclasses.replace(network, subnets=four, subnets6=six)
         self._backend.check(made, others)
         return made
@@ -185,13 +173,8 @@ class NetworkService:
         names = dict.fromkeys(name.lower() for name in self.placement.names(pod, endpoint))
         return dataclasses.replace(binding, names=tuple(names))
 
-    def _tell_all(self, records: Sequence[NetworkRecord], action: str, pod: PodRecord) -> None:
-        for record in records:
-            if not record.builtin:  # every start of every pod would tell it
-                self.tell(record, action, pod)
-
     def tell(self, record: NetworkRecord, action: str, pod: PodRecord) -> None:
-        """That the pod's containers come to the network, or leave it."""
+        """That the running pod's containers come to the network, or leave it."""
         for container in self._store.containers.all():
             if container.pod_id == pod.id and not container.spec.sharing.network:
                 self._events.emit("network", action, record.id, record.project, {

@@ -6,10 +6,11 @@ by name. Its ports are published there, as in Docker.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -18,7 +19,7 @@ from hyperstack.engine.network_options import parse_options
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding, Network, NetworkBackend, Published, Subnet
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, UnsupportedOption
+from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.spec import NO_NETWORK, Endpoint, PodSpec, PortBinding
 
 DEFAULT_NETWORK = "bridge"
@@ -58,7 +59,7 @@ class Placement:
             return ()
         cidr, gateway = self._backend.choose_subnet6(
             network_id, [subnet.cidr for n in self._store.networks.all() for subnet in n.subnets6])
-        return (Subnet(cidr=cidr, gateway=gateway),)
+        return (Subnet(cidr=cidr, gateway=gateway, chosen=True),)
 
     def admit(self, project: str, spec: PodSpec) -> PodSpec:
         """A new pod's spec, its networks by name.
@@ -107,9 +108,11 @@ class Placement:
             pod = replace(pod, spec=pod.spec.on((Endpoint(network=pod.spec.home or DEFAULT_NETWORK),)))
         endpoints = pod.spec.endpoints
         others = [p for p in self._store.pods.all() if p.id != pod.id]
-        placed = [self._place(pod, self._record(pod.project, endpoint.network), endpoint, others, device=f"eth{number}",
-                              shared=len(endpoints) > 1) for number, endpoint in enumerate(endpoints)]
-        return self._with(replace(pod, ports=(), nic=bool(placed)), placed, exposed, running=False)
+        with _told_of("failed to set up container networking"):
+            placed = [self._place(pod, self._record(pod.project, endpoint.network), endpoint, others,
+                                  device=f"eth{number}", shared=len(endpoints) > 1)
+                      for number, endpoint in enumerate(endpoints)]
+            return self._with(replace(pod, ports=(), nic=bool(placed)), placed, exposed, running=False)
 
     def joined(self, pod: PodRecord, endpoint: Endpoint, exposed: tuple[str, ...]) -> PodRecord:
         """A running pod that is on one more network, which its spec names already. Raises as `plan`."""
@@ -196,8 +199,10 @@ class Placement:
             wanted = tuple(PortBinding(container_port=port.container_port, protocol=port.protocol,  # type: ignore[arg-type] # as it was given
                                        host_ip=port.host_ip, host_port=port.host_port) for port in pod.ports)
         others = [port for p in self._store.pods.all() if p.id != pod.id for port in p.ports]
-        return self._backend.choose_ports(_at(wanted, record), pod_id=pod.id, address=_plain(binding.address),
-                                          address6=_plain(binding.address6), taken=others)
+        endpoint = f"{pod.name} ({pod.endpoint_id(binding)})"
+        with _told_of(f"driver failed programming external connectivity on endpoint {endpoint}"):
+            return self._backend.choose_ports(_at(wanted, record), pod_id=pod.id, address=_plain(binding.address),
+                                              address6=_plain(binding.address6), taken=others)
 
     def _record(self, project: str, name: str) -> NetworkRecord:
         record = self._store.networks.named(project, name)
@@ -208,8 +213,17 @@ class Placement:
         cidr, gateway = self._backend.choose_subnet(
             [subnet.cidr for n in self._store.networks.all() for subnet in n.subnets], large=True)
         fresh = default_record(project)
-        return self._store.networks.put(replace(fresh, subnets=(Subnet(cidr=cidr, gateway=gateway),),
+        return self._store.networks.put(replace(fresh, subnets=(Subnet(cidr=cidr, gateway=gateway, chosen=True),),
                                                 subnets6=self._subnets6(fresh.id), created_at=time.time_ns()))
+
+
+@contextlib.contextmanager
+def _told_of(where: str) -> Iterator[None]:
+    """What clashes with others is told with the step in which it did."""
+    try:
+        yield
+    except (Conflict, Forbidden) as error:
+        raise type(error)(f"{where}: {error.message}", field=error.field, value=error.value, hint=error.hint) from error
 
 
 def default_record(project: str, name: str = DEFAULT_NETWORK) -> NetworkRecord:

@@ -7,6 +7,7 @@ anybody acts on it.
 from __future__ import annotations
 
 import enum
+import hashlib
 
 import msgspec
 
@@ -71,6 +72,10 @@ class PodRecord(Struct, frozen=True, kw_only=True):
     def rewired(self) -> bool:
         """Its VM is on other networks than one VM's first and only, or may have been."""
         return self.nic and (self.binding is None or any(binding.branch for binding in self.bindings))
+
+    def endpoint_id(self, binding: Binding) -> str:
+        """What the pod's place on a network goes by."""
+        return hashlib.sha256(f"{self.id}/{binding.address.partition('/')[0]}".encode()).hexdigest()
 
     @property
     def machine(self) -> str:

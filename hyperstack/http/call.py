@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}\Z")
-_TIME = re.compile(r"([+-]?[0-9]{1,12})(?:\.([0-9]{1,18}))?\Z")
+_INT64 = re.compile(r"[+-]?[0-9]{1,32}\Z")
 _NS = 1_000_000_000
 
 
@@ -46,9 +46,9 @@ class Call:
             raise InvalidArgument(f"{name} contains a NUL byte", field=name)
         return value
 
-    def texts(self, name: str) -> list[str]:
-        """All values of a repeated parameter."""
-        return [value for value in self.request.query.getall(name, []) if value]
+    def texts(self, name: str, *, empty: bool = False) -> list[str]:
+        """All values of a repeated parameter. :param empty: those too that are empty."""
+        return [value for value in self.request.query.getall(name, []) if value or empty]
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean, in Docker's reading: anything but 0, no, false and none is true."""
@@ -65,11 +65,9 @@ class Call:
         return int(value)
 
     def time_ns(self, name: str) -> int:
-        """Seconds since the epoch with an optional fraction; 0 where absent."""
-        value = self.request.query.get(name, "").strip()
-        if not value:
-            return 0
-        return timestamp_ns(value, field=name)
+        """Seconds since the epoch with an optional fraction, as positive nanoseconds; 0 where absent."""
+        value = self.request.query.get(name, "")
+        return max(timestamp_ns(value, field=name), 1) if value else 0
 
     async def body(self, kind: type[T], *, required: bool = False) -> T:
         """The JSON body. :raise InvalidArgument: see `body.read_json`."""
@@ -82,10 +80,12 @@ class Call:
 
 def timestamp_ns(value: str, *, field: str) -> int:
     """Nanoseconds since the epoch of "1700000000.000000001". :raise InvalidArgument: it is something else."""
-    found = _TIME.match(value)
-    if not found:
-        seconds, _, fraction = value.partition(".")
-        shown = (fraction if _INTEGER.match(seconds) else seconds)[:64]
-        raise InvalidArgument(f'strconv.ParseInt: parsing "{shown}": invalid syntax', field=field, value=value[:64],
-                              hint=f"{field} is seconds since the epoch, for instance 1700000000 or 1700000000.5")
-    return int(found[1]) * _NS + int((found[2] or "")[:9].ljust(9, "0"))
+    seconds, dot, fraction = value.partition(".")
+    for part in (seconds, fraction) if dot else (seconds,):
+        wrong = None if _INT64.match(part) else "invalid syntax"
+        if wrong is None and not -(2**63) <= int(part) < 2**63:
+            wrong = "value out of range"
+        if wrong is not None:
+            raise InvalidArgument(f'strconv.ParseInt: parsing "{part[:64]}": {wrong}', field=field, value=value[:64],
+                                  hint=f"{field} is seconds since the epoch, 1700000000 or 1700000000.5")
+    return min(int(seconds) * _NS + int(fraction.lstrip("+-")[:9].ljust(9, "0")), 2**63 - 1)

@@ -35,6 +35,10 @@ class Subnet:
     cidr: str
     gateway: str
     """The host's address in it."""
+    chosen: bool = False
+    """Nobody asked for it: it was free."""
+    gateway_named: bool = True
+    """Whether somebody asked for that gateway, or chose it with the subnet."""
     ip_range: str = ""
     """CIDR within it that addresses nobody asked for come from; empty: all of it."""
     reserved: dict[str, str] = field(default_factory=dict)
@@ -135,7 +139,8 @@ class NetworkBackend(Protocol):
     def check(self, network: Network, others: Collection[Network]) -> None:
         """Whether a network that a user describes can be made beside all others of the host.
 
-        :raise InvalidArgument: a subnet, gateway, range or MTU is unusable. :raise Conflict: it overlaps another one.
+        :raise InvalidArgument: a subnet, gateway, range or MTU is unusable. :raise Forbidden: it overlaps another one.
+        :raise Conflict: it is where the host goes.
         :raise UnsupportedOption: it has IPv6, and the host does not.
         """
 
@@ -151,7 +156,7 @@ class NetworkBackend(Protocol):
         `names`, `links` and `servers` mean nothing on a network without names.
 
         :param shared: the pod's tap is, or will be, that of several bindings.
-        :raise Exhausted: the subnet is full. :raise InvalidArgument: `address` is outside it. :raise Conflict: in use.
+        :raise Exhausted: the subnet is full. :raise InvalidArgument: `address` is outside it. :raise Forbidden: in use.
         """
 
     async def plug(self, *bindings: Binding, uid: int) -> int:

@@ -60,7 +60,8 @@ class Forbidden(HyperStackError):
 
 
 _NOT_FOUND = {"network": "network {} not found", "volume": "get {}: no such volume",
-              "path": "Could not find the file {}"}
+              "path": "Could not find the file {}", "plugin": 'plugin "{}" not found',
+              "endpoint": "endpoint {} not found", "configuration network": 'configuration network "{}" does not exist'}
 """Docker's sentences for kinds that it words in ways of their own."""
 
 

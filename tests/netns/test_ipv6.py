@@ -13,7 +13,7 @@ import pytest
 from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge.addressing import bridge_mac
 from hyperstack.network.bridge.ruleset6 import link_local
-from hyperstack.pod.errors import Conflict, InvalidArgument, UnsupportedOption
+from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument, UnsupportedOption
 from hyperstack.pod.spec import PortBinding
 from tests.netns.conftest import Site
 from tests.netns.lab import Lab, PodPeer, checksum, mac, nothing_there, within
@@ -81,9 +81,9 @@ async def test_several_subnets_of_a_network_are_filled_one_after_the_other_and_r
     assert asks(wide, three.namespace, six(one), 7000) == six(three)
     assert asks(wide, three.namespace, six(four), 7000) == six(three)
     assert asks(wide, three.namespace, OUTSIDE6, 7000) == HOST6
-    with pytest.raises(Conflict, match="in use"):
+    with pytest.raises(Forbidden, match="in use"):
         site.plan(network, address6="fd00:2::99")
-    with pytest.raises(InvalidArgument, match=r"not usable in network bridge \(fd00:1::/64, fd00:2::/64\)"):
+    with pytest.raises(InvalidArgument, match=r"give an address of fd00:1::/64, fd00:2::/64"):
         site.plan(network, address6="fd00:3::9")
 
 
@@ -229,7 +229,7 @@ async def test_what_cannot_be_a_subnet_or_an_address_is_refused(site: Site, wide
 
     for subnet, words in ((Subnet(cidr="2a00::/64", gateway="2a00::1"), "no private range"),
                           (Subnet(cidr="fd00::/16", gateway="fd00::1"), "no private range"),
-                          (Subnet(cidr="fd00:1::/64", gateway="fd00:2::1"), "cannot be the gateway"),
+                          (Subnet(cidr="fd00:1::/64", gateway="fd00:2::1"), "failed to allocate gateway"),
                           (Subnet(cidr="fd00:1::/64", gateway="x"), "gateway|not permitted|At least"),
                           (Subnet(cidr="fd00:1::/64", gateway="fd00:1::1", ip_range="fd00:2::/80"), "not within")):
         with pytest.raises(InvalidArgument, match=words):
@@ -237,13 +237,13 @@ async def test_what_cannot_be_a_subnet_or_an_address_is_refused(site: Site, wide
     with pytest.raises(Conflict, match="which this host has a route to"):
         site.backend.check(network(Subnet(cidr="2001:db8:ffff::/64", gateway="2001:db8:ffff::2")), [])
     other = replace(network(FRONT, "other"), subnets=(Subnet(cidr="10.8.0.0/24", gateway="10.8.0.1"),))
-    with pytest.raises(Conflict, match="overlaps that of network n"):
+    with pytest.raises(Forbidden, match="that of network n"):
         site.backend.check(network(FRONT), [other])
     made = await site.network(subnets6=(FRONT,))
     await site.pod(made, address6="fd00:1::77")
     plan = site.backend.plan
-    for wanted, error in (("fd00:1::77", Conflict), ("fd00:1::1", Conflict), ("fd00:2::5", InvalidArgument),
-                          ("fd00:1::", InvalidArgument), ("10.0.0.1", InvalidArgument)):
+    for wanted, error in (("fd00:1::77", Forbidden), ("fd00:1::1", Forbidden), ("fd00:2::5", InvalidArgument),
+                          ("fd00:1::", Forbidden), ("10.0.0.1", InvalidArgument)):
         with pytest.raises(error):
             plan(made, pod_id="x", taken=["fd00:1::77"], address6=wanted)
     with pytest.raises(InvalidArgument, match="has no IPv6"):

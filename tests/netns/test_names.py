@@ -15,7 +15,7 @@ import dns.rcode
 import pytest
 
 from hyperstack.network.api import Network, Published, Subnet
-from hyperstack.pod.errors import Conflict, InvalidArgument
+from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument
 from hyperstack.pod.spec import PortBinding
 from tests.netns.conftest import Site
 from tests.netns.lab import Lab, PodPeer, entered, within
@@ -310,7 +310,7 @@ async def test_a_tenant_takes_no_address_of_the_hosts_or_the_worlds(site: Site) 
     check("10.8.0.0/24", "10.8.0.7", ip_range="10.8.0.128/25", reserved={"router": "10.8.0.9"})
     with pytest.raises(InvalidArgument, match="not a private range"):
         check("8.8.8.0/24", "8.8.8.1")
-    with pytest.raises(Conflict, match="overlaps a network of another project"):
+    with pytest.raises(Forbidden, match="and a network of another project"):
         check("10.0.0.0/8", "10.0.0.1")
     site.lab.ip(site.lab.host, "route add 10.66.0.0/16 via 192.0.2.9")
     with pytest.raises(Conflict, match="which this host has a route to"):

@@ -170,9 +170,9 @@ async def test_a_port_conflict_names_the_port_and_who_has_it(site: Site, lab: La
         await site.publish(other, network, PortBinding(container_port=80, host_port=8080))
     for wanted in (PortBinding(container_port=80, host_port=9090),
                    PortBinding(container_port=80, host_port=9090, protocol="udp")):
-        with pytest.raises(Conflict, match=rf"9090/{wanted.protocol} is already in use by \S+ \(pid \d+\)"):
+        with pytest.raises(Conflict, match=rf":9090:\S+/{wanted.protocol}: address already in use .by \S+ \(pid"):
             await site.publish(other, network, wanted)
-    with pytest.raises(InvalidArgument, match=r"no address 203\.0\.113\.7"):
+    with pytest.raises(InvalidArgument, match=r"has no address 203\.0\.113\.7"):
         await site.publish(other, network, PortBinding(container_port=80, host_port=1, host_ip="203.0.113.7"))
 
 

@@ -143,7 +143,7 @@ async def test_images_volumes_networks_and_the_system(served: Served) -> None:
     for words, reason in ((("--ipv6", "six"), b"IPv6 on this host is not supported"),
                           (("-d", "macvlan", "m"), b"macvlan"),
                           (("front",), b"network with name front already exists"), (("host",), b"predefined host"),
-                          (("--subnet", "10.77.9.0/24", "o"), b"overlaps that of network front"),
+                          (("--subnet", "10.77.9.0/24", "o"), b"Pool overlaps with other one on this address space"),
                           (("-o", "com.docker.network.bridge.name=br0", "o"), b"bridge.name is not supported")):
         code, _, err = await cli(served, "network", "create", *words)
         assert (code, reason in err) == (1, True), err

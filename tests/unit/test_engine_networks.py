@@ -130,7 +130,7 @@ def test_what_is_not_to_be_had_is_said_when_the_pod_is_made(site: Site) -> None:
     admit = site.service.placement.admit
     assert admit("alpha", PodSpec(network="ffff")).network == "front"
     for spec, words in ((PodSpec(network="absent"), "network absent not found"),
-                        (PodSpec(network="front", ip_address="10.9.9.9"), "not usable in network front"),
+                        (PodSpec(network="front", ip_address="10.9.9.9"), "contain the IP address 10.9.9.9"),
                         (PodSpec(network="front", mac_address="ff:ff:ff:ff:ff:ff"), "invalid MAC address"),
                         (PodSpec(aliases=("x",)), "network-scoped alias is supported only"),
                         (PodSpec(network="none", links=("x:y",)), "network-scoped alias is supported only")):

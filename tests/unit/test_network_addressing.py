@@ -13,7 +13,7 @@ from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge import BridgeNetwork
 from hyperstack.network.bridge import addressing as a
 from hyperstack.network.bridge.names import Names
-from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
+from hyperstack.pod.errors import Exhausted, Forbidden, InvalidArgument
 
 
 def network(subnet: str = "10.1.2.0/29", gateway: str = "10.1.2.1", *, internal: bool = False) -> Network:
@@ -53,8 +53,8 @@ def test_addresses_are_given_lowest_first_and_none_twice() -> None:
 
 
 @pytest.mark.parametrize(("wanted", "error"), [
-    ("10.1.2.0", InvalidArgument), ("10.1.2.7", InvalidArgument), ("10.1.3.4", InvalidArgument),
-    ("fe80::1", InvalidArgument), ("x" * 1000, InvalidArgument), ("10.1.2.1", Conflict), ("10.1.2.3", Conflict)])
+    ("10.1.2.0", Forbidden), ("10.1.2.7", Forbidden), ("10.1.3.4", InvalidArgument),
+    ("fe80::1", InvalidArgument), ("x" * 1000, InvalidArgument), ("10.1.2.1", Forbidden), ("10.1.2.3", Forbidden)])
 def test_an_unusable_address_is_refused(wanted: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         a.choose_address(network(), ["10.1.2.3"], wanted)

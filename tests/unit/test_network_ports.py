@@ -32,7 +32,7 @@ def test_ports_nobody_named_come_from_the_ephemeral_range_and_differ() -> None:
 def test_a_listener_is_seen_and_named() -> None:
     with socket.create_server((LOOPBACK, 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(Conflict, match=rf"{LOOPBACK}:{port}/tcp is already in use by .*\(pid \d+\)"):
+        with pytest.raises(Conflict, match=rf"{LOOPBACK}:{port}:\S+ address already in use .by .*\(pid \d+\)"):
             choose(PortBinding(container_port=80, host_port=port, host_ip=LOOPBACK))
         with pytest.raises(Conflict):
             choose(PortBinding(container_port=80, host_port=port))

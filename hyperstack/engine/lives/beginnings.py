@@ -58,7 +58,7 @@ class Beginnings:
             raise failure from error
         self._lives.put(replace(container, pid=pid, started_at=time.time_ns(), next_restart_at=0,
                                 state=check_container(container.id, container.state, ContainerState.RUNNING)))
-        self._lives.emit_mounts(container)
+        self._lives.emit_arrival(container)
         self._lives.emit(container, "start")
         await self._lives.sandboxes.follow_links(linking.linkers(self._lives.store, container))
 

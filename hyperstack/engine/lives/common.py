@@ -21,12 +21,13 @@ from hyperstack.engine.lives.waiters import Waiters
 from hyperstack.engine.locks import KeyedLocks
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.machines.volume_sharing import VolumeSharing
+from hyperstack.engine.placement import default_record
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.storage.binds import BindService
 from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store
 from hyperstack.pod.errors import HyperStackError, NotFound
-from hyperstack.pod.spec import Mount, MountKind
+from hyperstack.pod.spec import NO_NETWORK, Mount, MountKind
 from hyperstack.pod.states import ContainerState, check_container
 
 log = logging.getLogger(__name__)
@@ -120,17 +121,32 @@ class Lives:
         labels |= {"image": container.spec.image, "name": container.name} | attributes
         self.events.emit("container", action, container.id, container.project, labels)
 
-    def emit_mounts(self, container: ContainerRecord) -> None:
-        """Events of its volumes, which a process has from now on."""
+    def emit_arrival(self, container: ContainerRecord) -> None:
+        """Events of its volumes and of its networks, which a process has from now on."""
         for mount in self._volumes(container):
             self.events.emit("volume", "mount", mount.source, container.project, {
                 "container": container.id, "destination": mount.target, "driver": "local", "propagation": "",
                 "read/write": str(not mount.read_only).lower()})
+        self._emit_places(container, "connect")
 
-    def emit_unmounts(self, container: ContainerRecord) -> None:
+    def emit_departure(self, container: ContainerRecord) -> None:
+        self._emit_places(container, "disconnect")
         for mount in self._volumes(container):
             self.events.emit("volume", "unmount", mount.source, container.project,
                              {"container": container.id, "driver": "local"})
+
+    def _emit_places(self, container: ContainerRecord, action: str) -> None:
+        pod = self.store.pods.get(container.pod_id)
+        if pod is None or container.spec.sharing.network:
+            return
+        here = {record.name: record for binding in pod.bindings
+                if (record := self.store.networks.get(binding.network_id)) is not None}
+        if pod.spec.network == NO_NETWORK:
+            here = {NO_NETWORK: default_record(pod.project, NO_NETWORK)}
+        for name in dict.fromkeys((pod.spec.network, *(endpoint.network for endpoint in pod.spec.endpoints))):
+            if (record := here.get(name)) is not None:
+                self.events.emit("network", action, record.id, record.project, {
+                    "container": container.id, "name": record.name, "type": record.driver})
 
     @staticmethod
     def _volumes(container: ContainerRecord) -> list[Mount]:

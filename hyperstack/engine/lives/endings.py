@@ -97,7 +97,7 @@ class Endings:
             state=check_container(container.id, container.state,
                                   ContainerState.RESTARTING if again else ContainerState.EXITED),
             next_restart_at=now + wait if again else 0, backoff_ns=wait))
-        self._lives.emit_unmounts(container)
+        self._lives.emit_departure(container)
         self._lives.emit(container, "die", exitCode=str(code),
                          execDuration=str(max(now - container.started_at, 0) // 10**9))
         self._lives.runs.end(container.id)

@@ -59,14 +59,20 @@ class Supervisor(Lives):
 
     async def stop(self, container_id: str, *, timeout: int | None = None, signal: str | None = None) -> None:
         """:raise NotModified: it does not run."""
+        ended = await self._end(container_id, timeout=timeout, signal=signal)
+        if ended is not None:
+            self.emit(ended, "stop")
+
+    async def _end(self, container_id: str, *, timeout: int | None, signal: str | None) -> ContainerRecord | None:
+        """The container whose process was ended; None: it had none, and will not have one. Raises as `stop`."""
         withdrawn = self._withdraw(container_id)
         async with self.locked(container_id) as container:
             if container.state is ContainerState.RESTARTING:
                 await self._give_up_restart(container)
-                return
+                return None
             if withdrawn and container.state not in ALIVE:
                 self.put(replace(container, manually_stopped=True))
-                return
+                return None
             if container.state not in ALIVE:
                 raise NotModified("Container already stopped", field="container", value=container_id)
             container = self.put(replace(container, manually_stopped=True))
@@ -74,7 +80,7 @@ class Supervisor(Lives):
         number = signal_number(signal or spec.stop_signal or container.image_config.stop_signal or "SIGTERM")
         grace = timeout if timeout is not None else spec.stop_timeout
         await self._endings.end(container, number, DEFAULT_STOP_TIMEOUT_S if grace is None else grace)
-        self.emit(container, "stop")
+        return container
 
     async def kill(self, container_id: str, number: int) -> None:
         """:raise Conflict: it does not run."""
@@ -118,7 +124,7 @@ class Supervisor(Lives):
                 raise Conflict(f'cannot remove container "{container.name}": {what}', field="state",
                                value=container.state)
             with contextlib.suppress(NotModified, Conflict, NotFound):
-                await self.stop(container_id, timeout=0, signal="SIGKILL")
+                await self._end(container_id, timeout=0, signal="SIGKILL")
 
         async def work() -> None:
             with contextlib.suppress(NotFound):  # --rm may have been faster

@@ -187,7 +187,7 @@ class Sandboxes:
         """
         pod = self._pod(pod_id)
         alone = self._store.pods.put(replace(pod, spec=pod.spec.on(()), binding=None, further=(), ports=()))
-        await self._networks.abandon(pod, alone)
+        await self._networks.rewire(alone)
         if (sandbox := self.get(pod_id)) is not None:
             try:
                 await tell_networks(sandbox.channel, alone)

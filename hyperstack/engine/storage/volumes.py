@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from hyperstack.engine.config import EngineConfig
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.locks import KeyedLocks
-from hyperstack.engine.lookup import has_label
+from hyperstack.engine.lookup import selected
 from hyperstack.engine.records import ContainerRecord, VolumeRecord
 from hyperstack.engine.storage.binds import NON_RECURSIVE, BindService
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
-from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound
+from hyperstack.pod.errors import Conflict, InvalidArgument, NotFound, UnsupportedOption
 from hyperstack.pod.ids import check_name, new_id
 from hyperstack.pod.spec import Mount, MountKind
 from hyperstack.volume.api import DiskForm, Form, HostForm, MemoryForm, Volume, VolumeBackend
@@ -51,15 +51,19 @@ class VolumeService:
     async def _create(self, who: Principal, name: str, driver: str, labels: dict[str, str], options: dict[str, str], *,
                       pending: bool, anonymous: bool) -> VolumeRecord:
         existing = self._store.volumes.named(who.project, name)
-        if existing is not None:
-            if existing.driver != driver:
-                raise Conflict(f"A volume named {name} already exists with the driver {existing.driver}",
-                               field="driver", value=driver)
-            return existing
         if driver != self._backend.name:
-            raise InvalidArgument(f"No such volume driver: {driver}", field="driver", value=driver,
-                                  hint=f'this host has "{self._backend.name}"')
-        form = self._backend.form(options)
+            absent = NotFound("plugin", driver, hint=f"this host has {self._backend.name}")
+            absent.message = f"create {name}: error looking up volume plugin {driver[:64]}: {absent.message}"
+            raise absent
+        if existing is not None:
+            return existing
+        try:
+            form = self._backend.form(options)
+        except UnsupportedOption:
+            raise
+        except InvalidArgument as error:
+            error.message = f"create {name}: {error.message}"
+            raise
         if isinstance(form, HostForm):
             await self._binds.permit(who, form.path)
         record = self._store.volumes.put(VolumeRecord(
@@ -155,8 +159,7 @@ class VolumeService:
                     without: Collection[str] = ()) -> tuple[list[str], int]:
         names, freed = [], 0
         for record in self.list_all(who):
-            wanted = ((record.anonymous or all_unused) and all(has_label(record.labels, label) for label in labels)
-                      and not any(has_label(record.labels, label) for label in without))
+            wanted = (record.anonymous or all_unused) and selected(record.labels, labels, without)
             if wanted and not record.pending and not self.users(record):
                 freed += max(0, await self.used(record))
                 await self.remove(who, record.name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict, TypeVar
 
 from hyperstack.network.api import Network, Subnet
-from hyperstack.pod.errors import Conflict, Exhausted, InvalidArgument
+from hyperstack.pod.errors import Exhausted, Forbidden, InvalidArgument
 
 SUBNET_PREFIX = 24
 """Length of an ordinary subnet: 253 pods."""
@@ -44,7 +44,7 @@ def check_mac(mac: str, network: Network) -> str:
     """
     canonical = mac.lower().replace("-", ":")
     if not _MAC.match(canonical) or int(canonical[:2], 16) & 1 or canonical == "00:00:00:00:00:00":
-        raise InvalidArgument(f"invalid MAC address: {mac[:32]!r}", field="mac_address", value=mac[:32],
+        raise InvalidArgument(f"invalid MAC address {mac[:32]}", field="mac_address", value=mac[:32],
                               hint="give six octets of a unicast address, such as 02:11:22:33:44:55")
     if canonical == bridge_mac(network):
         raise InvalidArgument(f"MAC address {canonical} is the gateway's", field="mac_address", value=canonical,
@@ -56,8 +56,8 @@ def choose_address(network: Network, taken: Collection[str], wanted: str = "") -
     """The address `wanted`, or the lowest free one of the first subnet that has any; and its subnet.
 
     :raise Exhausted: the subnets are full.
-    :raise InvalidArgument: `wanted` is no usable address of any.
-    :raise Conflict: `wanted` is in use.
+    :raise InvalidArgument: `wanted` is no address of any.
+    :raise Forbidden: `wanted` is in use, or is none that a pod can have.
     """
     if wanted:
         chosen, subnet = _wanted(network, network.subnets, IPv4Network, taken, wanted, "ip_address")
@@ -115,15 +115,16 @@ def _wanted(network: Network, subnets: Collection[Subnet], kind: type[Cidr], tak
     try:
         address = type(cidrs[0][0].network_address)(wanted.partition("/")[0])
     except ValueError:
-        raise InvalidArgument(f"invalid IPv{cidrs[0][0].version} address: {wanted[:64]!r}", field=field,
-                              value=wanted[:64], hint=f"give one of {shown}") from None
-    subnet = next((subnet for cidr, subnet in cidrs if usable(address, cidr)), None)
-    if subnet is None:
-        raise InvalidArgument(f"address {address} is not usable in network {network.name} ({shown})", field=field,
-                              value=str(address), hint=f"give a host address of {shown}")
-    if str(address) in taken or str(address) in _kept(subnet):
-        raise Conflict(f"address {address} is in use in network {network.name}", field=field, value=str(address),
-                       hint="choose another, or none to be given a free one")
+        raise InvalidArgument(f"invalid endpoint settings:\ninvalid IPv{cidrs[0][0].version} address: {wanted[:64]}",
+                              field=field, value=wanted[:64], hint=f"give one of {shown}") from None
+    cidr, subnet = next(((cidr, subnet) for cidr, subnet in cidrs if address in cidr), (None, None))
+    if cidr is None or subnet is None:
+        raise InvalidArgument(f"invalid endpoint settings:\nno configured subnet or ip-range contain the IP address "
+                              f"{address}", field=field, value=str(address),
+                              hint=f"give an address of {shown}, of network {network.name}")
+    if str(address) in taken or str(address) in _kept(subnet) or not usable(address, cidr):
+        raise Forbidden("Address already in use", field=field, value=str(address),
+                        hint=f"{address} in network {network.name}; choose another, or none to be given a free one")
     return str(address), subnet
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from hyperstack.network.api import Network, Subnet
 from hyperstack.network.bridge.addressing import usable
-from hyperstack.pod.errors import Conflict, InvalidArgument
+from hyperstack.pod.errors import Conflict, Forbidden, InvalidArgument
 
 PRIVATE = tuple(IPv4Network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))
 """RFC 1918."""
@@ -28,6 +28,7 @@ MAX_RESERVED = 256
 MIN_MTU, MAX_MTU = 576, 9216
 """What every IPv4 host must take in one piece (RFC 791); what jumbo frames have."""
 
+_OVERLAPS = "invalid pool request: Pool overlaps with other one on this address space"
 _OTHER = "choose another, or none to be given one"
 Parsed = TypeVar("Parsed")
 Cidr = TypeVar("Cidr", IPv4Network, IPv6Network)
@@ -74,8 +75,8 @@ def _check_subnets(name: str, subnets: Collection[Subnet], kind: type[Cidr]) -> 
     for subnet in subnets:
         cidr = _check_subnet(name, subnet, kind)
         if any(cidr.overlaps(other) for other in cidrs):
-            raise InvalidArgument(f"network {name}: {cidr} overlaps another of its subnets", field="subnet",
-                                  value=subnet.cidr, hint="give subnets that are apart")
+            raise Forbidden(_OVERLAPS, field="subnet", value=subnet.cidr,
+                            hint=f"{cidr} and another of network {name}: give subnets that are apart")
         cidrs.append(cidr)
 
 
@@ -89,19 +90,21 @@ def _check_subnet(name: str, subnet: Subnet, kind: type[Cidr]) -> Cidr:
     hint = f"give an IPv{manner.version} address of the subnet"
     gateway = _parsed(address, name, subnet.gateway, "gateway", hint)
     if not usable(gateway, cidr):
-        raise InvalidArgument(f"network {name}: {gateway} cannot be the gateway of {cidr}", field="gateway",
-                              value=subnet.gateway, hint="give a host address of the subnet")
+        raise InvalidArgument(f"failed to allocate gateway ({gateway}): Address already in use", field="gateway",
+                              value=subnet.gateway, hint=f"give a host address of {cidr}")
     if subnet.ip_range and not _parsed(kind, name, subnet.ip_range, "ip_range", manner.example).subnet_of(cidr):
         raise InvalidArgument(f"network {name}: the range {subnet.ip_range} is not within {cidr}", field="ip_range",
                               value=subnet.ip_range, hint="give a part of the subnet")
     if len(subnet.reserved) > MAX_RESERVED:
         raise InvalidArgument(f"network {name}: more than {MAX_RESERVED} auxiliary addresses", field="aux_address",
                               value=len(subnet.reserved), hint="leave them out of the range of addresses: ip_range")
+    kept = {gateway}
     for label, text in subnet.reserved.items():
         reserved = _parsed(address, name, text, "aux_address", hint)
-        if not usable(reserved, cidr) or reserved == gateway:
-            raise InvalidArgument(f"network {name}: {reserved} ({label[:64]}) cannot be kept free in {cidr}",
-                                  field="aux_address", value=text[:64], hint="give a host address of the subnet")
+        if not usable(reserved, cidr) or reserved in kept:
+            raise InvalidArgument(f"failed to allocate secondary ip address ({label[:64]}:{reserved}): Address already "
+                                  "in use", field="aux_address", value=text[:64], hint=f"give a host address of {cidr}")
+        kept.add(reserved)
     return cidr
 
 
@@ -113,7 +116,7 @@ def _is_for_hosts(cidr: IPv4Network | IPv6Network) -> bool:
 
 
 def check_apart(network: Network, others: Collection[Network]) -> None:
-    """:raise Conflict: a subnet overlaps another network's. Those of other projects are not named."""
+    """:raise Forbidden: a subnet overlaps another network's. Those of other projects are not named."""
     for other in others:
         if other.id == network.id:
             continue
@@ -127,7 +130,7 @@ def _check_apart(mine: Collection[Subnet], theirs: Collection[Subnet], whose: st
         for other in theirs:
             if kind(own.cidr).overlaps(kind(other.cidr)):
                 shown = f"that {whose} ({other.cidr})" if whose else "a network of another project"
-                raise Conflict(f"subnet {own.cidr} overlaps {shown}", field="subnet", value=own.cidr, hint=_OTHER)
+                raise Forbidden(_OVERLAPS, field="subnet", value=own.cidr, hint=f"{own.cidr} and {shown}: {_OTHER}")
 
 
 def check_beside_host(network: Network, avoid: Collection[IPv4Network], pools: Collection[IPv4Network],

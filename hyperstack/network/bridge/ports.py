@@ -42,7 +42,10 @@ class PortChooser:
             if binding.host_port_end:
                 port = _free_of_range(binding, host_ip, [*others, *chosen])
             elif binding.host_port:
-                _require_free(binding, host_ip, [*others, *chosen])
+                if any((p.container_port, p.protocol, p.host_ip, p.host_port) == (
+                        binding.container_port, binding.protocol, host_ip, binding.host_port) for p in chosen):
+                    continue  # said twice
+                _require_free(binding, host_ip, [*others, *chosen], address)
                 port = binding.host_port
             else:
                 port = self._free(binding.protocol, host_ip, [*others, *chosen])
@@ -99,21 +102,22 @@ def _free_of_range(binding: PortBinding, host_ip: str, taken: Collection[Publish
                    field="host_port", value=binding.host_port, hint="give another range, or remove pods")
 
 
-def _require_free(binding: PortBinding, host_ip: str, taken: Collection[Published]) -> None:
+def _require_free(binding: PortBinding, host_ip: str, taken: Collection[Published], address: str) -> None:
     port, protocol = binding.host_port, binding.protocol
-    shown = f"{f'[{host_ip}]' if ':' in host_ip else host_ip or _ANYWHERE}:{port}/{protocol}"
+    shown = f"{host_ip or _ANYWHERE}:{port}:{address}:{binding.container_port}/{protocol}"
     owner = _owner(protocol, host_ip, port, taken)
     if owner is not None:
-        raise Conflict(f"Bind for {host_ip or _ANYWHERE}:{port} failed: port is already allocated", field="host_port",
-                       value=port,
+        raise Conflict(f"Bind for {owner.host_ip or _ANYWHERE}:{port} failed: port is already allocated",
+                       field="host_port", value=port,
                        hint=f"by pod {owner.pod_id[:12]}; choose another host port, or remove that pod")
     error = _bind_error(protocol, host_ip, port)
     if error == errno.EADDRINUSE:
-        raise Conflict(f"port {shown} is already in use by {_listener(protocol, port)}", field="host_port", value=port,
-                       hint="choose another host port, or stop that listener")
+        raise Conflict(f"failed to bind host port for {shown}: address already in use", field="host_port", value=port,
+                       hint=f"by {_listener(protocol, port)}; choose another host port, or stop that listener")
     if error == errno.EADDRNOTAVAIL:
-        raise InvalidArgument(f"this host has no address {host_ip} to publish on", field="host_ip", value=host_ip,
-                              hint="name an address of this host (`ip address`), or none for all")
+        raise InvalidArgument(f"failed to bind host port for {shown}: cannot assign requested address",
+                              field="host_ip", value=host_ip,
+                              hint=f"this host has no address {host_ip}; name one of `ip address`, or none for all")
 
 
 def _owner(protocol: str, host_ip: str, port: int, taken: Collection[Published]) -> Published | None:
