@@ -12,7 +12,7 @@ import contextlib
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from hyperstack.engine.machines.tray import NOTHING, PLACE, PLACES, Tray
+from hyperstack.engine.machines.tray import NOTHING, PLACE, PLACES, TURN, Tray
 from hyperstack.pod.errors import Conflict, GuestError
 
 AFTER = 1024 * 1024
@@ -72,8 +72,9 @@ class Exchange:
                 raise GuestError(f"the guest has put {size} bytes into a place of {PLACE}", field="archive", value=size)
             data = self._tray.read(self._emptied, size)
             self._emptied += 1
-            with contextlib.suppress(Conflict):  # it waits for no more places
-                await self._tell(_EMPTIED)
+            if self._emptied % TURN == 0:
+                with contextlib.suppress(Conflict):  # it waits for no more places
+                    await self._tell(TURN * _EMPTIED)
             yield data
 
     # --- into the machine

@@ -18,8 +18,9 @@ from hyperstack.pod.errors import GuestError, HyperStackError
 
 log = logging.getLogger(__name__)
 
-PLACES, PLACE = 4, 512 * 1024
-"""As in guest/agent/bulk.h: how many, and bytes of each."""
+PLACES, PLACE = 4, 1024 * 1024
+TURN = 2
+"""As in guest/agent/bulk.h: how many, bytes of each, and how many are emptied before that is said."""
 _NAME = "bulk"
 _SERIAL_SIZE = 20
 NOTHING = bytes(_SERIAL_SIZE)
@@ -54,7 +55,7 @@ class Tray:
     async def _plug(self) -> None:
         await self._machine.detach_disks(f"{_NAME}-")  # of a daemon that died
         self._serial = f"{_NAME}-{secrets.token_hex(4)}"
-        with open_tray(_NAME) as (tray, _):
+        with open_tray(_NAME, PLACES * PLACE) as (tray, _):
             await self._machine.attach_disk(Disk(serial=self._serial, fd=tray, read_only=False))
             if self._closed:
                 raise GuestError("the machine is gone")

@@ -109,8 +109,9 @@ static off_t next_place(void)
 /* The next place that the host has filled. False: there is none, with errno 0 at the end. */
 static bool fetch(void)
 {
-    uint8_t record[4], word = 1;
-    if (bulk.size && !write_whole(STDOUT_FILENO, &word, sizeof(word)))
+    static const uint8_t words[BULK_TURN] = {1, 1};
+    uint8_t record[4];
+    if (bulk.size && bulk.turn % BULK_TURN == 0 && !write_whole(STDOUT_FILENO, words, sizeof(words)))
         return false;
     bulk.size = bulk.used = 0;
     ssize_t got = read_whole(STDIN_FILENO, record, sizeof(record));

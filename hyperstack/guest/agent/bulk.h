@@ -6,7 +6,8 @@
 #include "util.h"
 
 #define BULK_PLACES 4
-#define BULK_PLACE (512 * 1024) /* bytes; what a disk moves at once costs half of what two such do */
+#define BULK_PLACE (1024 * 1024) /* bytes; that it is filled or emptied costs the guest as much as to move it does */
+#define BULK_TURN 2 /* places that are emptied before that is said */
 #define BULK_AFTER (1024 * 1024) /* bytes that go by the stream: a small archive needs no disk */
 
 /* The host may give this process a disk. Before it enters a container's namespaces: disks are found from outside. */
