@@ -44,7 +44,8 @@ from hyperstack.pod.spec import (
 MIN_MEMORY = 6 * 1024 * 1024
 """Docker's own lower bound; what a VM needs beyond it is the engine's business."""
 
-_HOST_LABEL = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?\Z")
+_HOST_NAME = re.compile(r"[!-~]{1,64}\Z")
+"""What the kernel takes, and what does not break the lines of /etc/hosts."""
 _SYSCTL = re.compile(r"[a-z0-9_]+([./][a-zA-Z0-9_-]+)+\Z")
 _SIZE = re.compile(r"([0-9]{1,12})([bkmgt]?)b?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -170,9 +171,9 @@ def _pod(body: CreateBody, name: str, project: str) -> PodSpec:
     if parse_sharing(body).donors:
         return PodSpec(name=name, project=project)
     for field, value in (("Hostname", body.hostname), ("Domainname", body.domainname)):
-        if value and not _HOST_LABEL.match(value):
+        if value and not _HOST_NAME.match(value):
             raise InvalidArgument(f"invalid {field}: {value[:64]!r}", field=field, value=value[:64],
-                                  hint="letters, digits, '-' and '.', at most 63 characters")
+                                  hint="letters, digits and punctuation, at most 64 characters")
     return PodSpec(
         name=name, project=project, hostname=body.hostname, domainname=body.domainname,
         kernel=host.annotations.get(KERNEL_ANNOTATION, ""),
