@@ -142,13 +142,13 @@ class ImageRoutes:
         check_host_platform(call, host_architecture(), encoded=True)
 
         async def work(tell: ProgressSink) -> list[Image]:
-            return await self._images.load(call.who, call.stream(), None if call.flag("quiet") else tell)
+            return await self._images.load(call.who, call.stream(), None if call.flag("quiet", default=True) else tell)
 
         def finish(images: list[Image]) -> list[dict[str, Any]]:
             return [{"stream": f"Loaded image: {name}\n" if name else f"Loaded image ID: {image.id}\n"}
                     for image in images for name in [self._images.display(ref) for ref in image.references] or [""]]
 
-        return await report(call.request, work, finish)
+        return await report(call.request, work, finish, always=True)
 
     def _named(self, call: Call, name: str, since: tuple[int, int] = (1, 48)) -> Image:
         """:param since: the version from which on a platform may be named.

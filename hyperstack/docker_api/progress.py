@@ -44,9 +44,12 @@ class Pending:
 
 
 async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[T]],
-                 finish: Callable[[T], list[dict[str, Any]]]) -> web.StreamResponse:
+                 finish: Callable[[T], list[dict[str, Any]]], *, always: bool = False) -> web.StreamResponse:
     """Do `work`, tell its progress, then the lines of `finish`. An error before the first line is an HTTP error, later
-    a line of its own, as Docker's clients expect. A client that goes away cancels the work."""
+    a line of its own, as Docker's clients expect. A client that goes away cancels the work.
+
+    :param always: an error is a line in any case.
+    """
     pending, lines = Pending(), JsonLines(request)
     task = asyncio.ensure_future(work(pending.put))
     teller = asyncio.create_task(tell_progress(pending, lines))
@@ -58,7 +61,7 @@ async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[
         try:
             result = await task
         except HyperStackError as error:
-            if not lines.opened and not pending:
+            if not lines.opened and not pending and not always:
                 raise
             await _write(lines, pending.take_now())
             await lines.write(error_line(error))

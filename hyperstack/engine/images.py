@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 
+from hyperstack.engine.builds.changes import apply_changes
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.store import Store
@@ -113,7 +114,7 @@ class ImageService:
 
     async def import_tar(self, who: Principal, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
                          changes: Collection[str] = ()) -> Image:
-        image = await self._backend.import_tar(stream, reference=reference, message=message, changes=changes)
+        image = await self._backend.import_tar(stream, reference=reference, message=message, run=apply_changes(changes))
         self.emit(who, "import", image.id, name=image.id)
         if reference:
             self.emit(who, "tag", image.id, name=self._backend.display(self._backend.normalise(reference)))

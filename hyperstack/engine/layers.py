@@ -15,6 +15,7 @@ from typing import Any
 
 from hyperstack.engine.api import Change, ChangeKind
 from hyperstack.engine.archive import ArchiveProcess
+from hyperstack.engine.builds.changes import apply_changes
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.lookup import find
@@ -26,7 +27,6 @@ from hyperstack.guest.channel import GuestCallError
 from hyperstack.guest.messages import LayerForm
 from hyperstack.identity.api import Principal
 from hyperstack.image.api import Image, NewLayer
-from hyperstack.image.changes import apply_changes
 from hyperstack.image.names import parse
 from hyperstack.pod.errors import Conflict, Exhausted, GuestError, HyperStackError
 from hyperstack.pod.states import ContainerState

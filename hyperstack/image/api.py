@@ -290,14 +290,15 @@ class ImageBackend(Protocol):
         """Remove what no container uses, of the images that are `wanted`. Returns what was removed, and bytes freed."""
 
     async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
-        """`docker save` archives and OCI layouts, plain or compressed (gzip, zstd)."""
+        """`docker save` archives and OCI layouts, plain or compressed (gzip, zstd). Of each image the names that it has
+        in the archive."""
 
     def save(self, names: Collection[str]) -> AsyncIterator[bytes]:
         """One tar that both `docker load` and OCI tools read."""
 
     async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
-                         changes: Collection[str] = ()) -> Image:
-        """A root file system tar as a one-layer image; `changes` are Dockerfile-like (CMD, ENV, ...)."""
+                         run: Mapping[str, Any] | None = None) -> Image:
+        """A root file system tar as a one-layer image. :param run: the `config` part of its config document."""
 
     async def commit(self, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
         """The image `parent` with one more layer: a tar with OCI's whiteouts, believed no more than one of a registry.

@@ -39,6 +39,11 @@ class Disk:
 class WrongDiffId(InvalidArgument):
     """A layer does not unpack to what its image's config promises."""
 
+    def __init__(self, layer: str, *, expected: str, actual: str) -> None:
+        super().__init__(f"layer {layer} unpacks to {actual}; its image's config says {expected}", field="layer",
+                         value=expected, hint="the image is broken: build or push it again")
+        self.actual = actual
+
 
 class ConversionFailed(HyperStackError):
     """The unpacking process died or this host let it down; the layer is not to blame."""
@@ -114,8 +119,7 @@ class Converter:
                 if size != report.size or size % _BLOCK or not is_digest(report.diff_id):
                     raise ConversionFailed(f"layer {name}: the unpacking process left {size} bytes, not {report.size}")
                 if expected is not None and report.diff_id != expected:
-                    raise WrongDiffId(f"layer {name} unpacks to {report.diff_id}; its image's config says {expected}",
-                                      field="layer", value=expected, hint="the image is broken: build or push it again")
+                    raise WrongDiffId(name, expected=expected, actual=report.diff_id)
                 return Disk(diff_id=report.diff_id, size=size, entries=report.entries)
             case "refused":
                 raise InvalidArgument(f"layer {name} is refused: {printable(report.message)}", field="layer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from hyperstack.image import names as references
 from hyperstack.image.api import Progress, ProgressSink
 from hyperstack.image.archive import Archive, ArchivedImage, read_archive, store_stream
 from hyperstack.image.blobs import BlobStore, discard
-from hyperstack.image.changes import apply_changes
 from hyperstack.image.config import ImageConfigOptions
+from hyperstack.image.convert import WrongDiffId
 from hyperstack.image.digest import short
 from hyperstack.image.index import ImageIndex, ImageRow, LayerRow
 from hyperstack.image.names import Reference
@@ -38,8 +38,8 @@ class Loader:
         self._pins = pins
         self._options = options
 
-    async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink) -> list[str]:
-        """Ids of the archive's images; errors as `ImageBackend.load` has them."""
+    async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink) -> list[tuple[str, tuple[str, ...]]]:
+        """Ids of the archive's images with their tags in it; errors as `ImageBackend.load` has them."""
         limits = self._options.limits
         archive = await with_stream(
             stream, functools.partial(read_archive, store=self._blobs, max_bytes=limits.archive_bytes))
@@ -51,13 +51,19 @@ class Loader:
         finally:
             await in_thread(archive.drop)
 
-    async def _load_image(self, archive: Archive, image: ArchivedImage, progress: ProgressSink) -> str:
+    async def _load_image(self, archive: Archive, image: ArchivedImage, progress: ProgressSink
+                          ) -> tuple[str, tuple[str, ...]]:
         names = list(dict.fromkeys(references.parse(name) for name in image.names))
         document = await in_thread(archive.document, archive.blob(image.config))
         parsed = manifests.parse_config(document)
-        if len(parsed.diff_ids) != len(image.layers) or len(image.layers) > self._options.limits.layers:
-            raise manifests.DocumentError(f"an image has {len(image.layers)} layers and {len(parsed.diff_ids)} in its "
-                                          f"config (at most {self._options.limits.layers})")
+        if parsed.platform.os not in ("", "linux"):
+            raise InvalidArgument(f"cannot load {parsed.platform.os} image on linux", field="archive")
+        if len(parsed.diff_ids) != len(image.layers):
+            raise InvalidArgument(f"invalid manifest, layers length mismatch: expected {len(image.layers)}, got "
+                                  f"{len(parsed.diff_ids)}", field="archive", hint="the second is its config's")
+        if len(image.layers) > self._options.limits.layers:
+            raise manifests.DocumentError(f"an image has {len(image.layers)} layers (at most "
+                                          f"{self._options.limits.layers})")
         rows = tuple(LayerRow(diff_id=diff_id, blob=blob)
                      for diff_id, blob in zip(parsed.diff_ids, image.layers, strict=True))
         manifest = (archive.document(archive.blob(image.manifest)) if image.manifest
@@ -66,25 +72,26 @@ class Loader:
         with self._pins.hold([image.config, manifest_digest, *image.layers, *parsed.diff_ids]):
             await in_thread(self._adopt, archive, [image.config, *image.layers])
             await in_thread(self._blobs.put, manifest, manifest_digest)
-            await together([self._unpack(row, progress) for row in dict.fromkeys(rows)])
+            await together([self._unpack(rows.index(row), row, progress) for row in dict.fromkeys(rows)])
             kept = [str(name) for name in names if not name.digest]
             kept += [str(name.at(manifest_digest)) for name in names if image.manifest]
             self._index.put_image(
                 ImageRow(id=image.config, config=document, manifest=manifest_digest, layers=rows), kept)
-        shown = [f"Loaded image: {name.familiar()}" for name in names] or [f"Loaded image ID: {image.config}"]
-        for status in shown:
-            progress(Progress(ident="", status=status))
-        return image.config
+        return image.config, tuple(str(name) for name in names if not name.digest)
 
     def _adopt(self, archive: Archive, wanted: list[str]) -> None:
         for digest in dict.fromkeys(wanted):
             if not self._blobs.has(digest):
                 self._blobs.adopt(archive.blob(digest).path, digest)
 
-    async def _unpack(self, row: LayerRow, progress: ProgressSink) -> None:
+    async def _unpack(self, number: int, row: LayerRow, progress: ProgressSink) -> None:
         def tell(status: str, current: int, total: int) -> None:
             progress(Progress(ident=short(row.diff_id), status="Loading layer", current=current, total=total))
-        await self._puller.ensure_unpacked(row.blob, row.diff_id, tell)
+        try:
+            await self._puller.ensure_unpacked(row.blob, row.diff_id, tell)
+        except WrongDiffId as error:
+            raise InvalidArgument(f'invalid diffID for layer {number}: expected "{row.diff_id}", got "{error.actual}"',
+                                  field="layer", value=row.diff_id, hint=error.hint) from error
 
     def _make_manifest(self, archive: Archive, image: ArchivedImage, config_size: int) -> bytes:
         """An OCI manifest for an image of an archive that has none (`docker save` before Docker 25)."""
@@ -95,11 +102,10 @@ class Loader:
         return manifest_document(image.config, config_size, layers)
 
     async def import_tar(self, stream: AsyncIterator[bytes], reference: Reference | None, message: str,
-                         changes: Collection[str]) -> str:
+                         run: Mapping[str, Any]) -> str:
         """The id of the new image; errors as `ImageBackend.import_tar` has them."""
         if reference is not None and reference.digest:
             raise InvalidArgument("an import cannot be named by a digest", field="reference", value=str(reference))
-        run = apply_changes(changes)
         limit = self._options.limits.blob_bytes
         member = await with_stream(stream, functools.partial(store_stream, store=self._blobs, max_bytes=limit))
         try:
@@ -108,8 +114,9 @@ class Loader:
             with self._pins.hold_all():
                 await in_thread(self._blobs.adopt, member.path, member.digest)
                 diff_id = await self._puller.ensure_unpacked(member.digest, None, lambda status, current, total: None)
-                return await self._commit_import(reference, _config(run, message, diff_id, self._options.platform),
-                                                 LayerRow(diff_id=diff_id, blob=member.digest), member.size, kind)
+                config = _config(dict(run), message, diff_id, self._options.platform)
+                return await self._commit_import(reference, config, LayerRow(diff_id=diff_id, blob=member.digest),
+                                                 member.size, kind)
         finally:
             await in_thread(discard, member.path)
 

@@ -249,8 +249,7 @@ class Puller:
         known = self._index.diff_id_of(blob)
         if known is not None and self._is_unpacked(blob, known):
             if diff_id not in (None, known):
-                raise WrongDiffId(f"layer {short(blob)} unpacks to {known}; its image's config says {diff_id}",
-                                  field="layer", value=diff_id, hint="the image is broken: build or push it again")
+                raise WrongDiffId(short(blob), expected=diff_id or "", actual=known)
             return known
         return await self._conversions.run((blob, diff_id), work, tell)
 

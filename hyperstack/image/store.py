@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hyperstack.image import inquiry, removal
 from hyperstack.image import manifest as manifests
@@ -222,13 +223,14 @@ class ImageStore:
 
     async def load(self, stream: AsyncIterator[bytes], progress: ProgressSink | None = None) -> list[Image]:
         with full_disk_told(self._root, "archive's images"):
-            return [self._image(ident) for ident in await self._loader.load(stream, progress or _unheard)]
+            loaded = await self._loader.load(stream, progress or _unheard)
+            return [replace(self._image(ident), references=names) for ident, names in loaded]
 
     async def import_tar(self, stream: AsyncIterator[bytes], *, reference: str = "", message: str = "",
-                         changes: Collection[str] = ()) -> Image:
+                         run: Mapping[str, Any] | None = None) -> Image:
         parsed = references.with_tag(reference, "") if reference else None
         with full_disk_told(self._root, "imported image"):
-            return self._image(await self._loader.import_tar(stream, parsed, message, changes))
+            return self._image(await self._loader.import_tar(stream, parsed, message, run or {}))
 
     async def commit(self, parent: str, layer: AsyncIterator[bytes], new: NewLayer) -> Image:
         parsed = references.with_tag(new.reference, "") if new.reference else None

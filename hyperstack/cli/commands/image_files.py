@@ -28,7 +28,7 @@ def load(app: App, *, source: str, quiet: bool) -> None:
     if not source and sys.stdin.isatty():
         raise CliError("requested load from stdin, but stdin is empty", hint="Name a file with -i, or redirect one.")
     with _opened(source or "-") as archive:
-        response = app.client.request("POST", "/images/load", query={"quiet": quiet}, body=archive,
+        response = app.client.request("POST", "/images/load", query={"quiet": "1" if quiet else "0"}, body=archive,
                                       headers={"Content-Type": "application/x-tar"})
         texts = pulling.show(response.json_lines(), quiet=quiet)
     if quiet:

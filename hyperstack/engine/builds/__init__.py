@@ -3,6 +3,7 @@
     request   what a client asks for, and what it is told
     service   builds, their cache, and what a killed daemon left of them
     builder   one build: stages and steps, cached or carried out
+    changes   what a commit or an import is told of it
     config    what instructions change of an image's configuration
     arguments build arguments and the variables of a stage
     runner    RUN: a container in a machine of its own, whose changes become a layer
