@@ -188,9 +188,9 @@ def _refusals(what: str, store: BlobStore) -> Iterator[None]:
     try:
         with full_disk_told(store.tmp.parent, what):
             yield
-    except tar.TarError as error:
+    except tar.HeaderError as error:
         raise InvalidArgument("archive/tar: invalid tar header", field=what, hint=printable(str(error))) from error
-    except CompressionError as error:
+    except (tar.TarError, CompressionError) as error:
         raise InvalidArgument(f"the {what} is refused: {printable(str(error))}", field=what) from error
 
 

@@ -234,10 +234,9 @@ def _outcome(job: Job) -> Outcome:
         return _WORK[job.kind](job)
     except CopyError as error:
         return Outcome(outcome="refused", message=str(error))
-    except tar.TarError as error:
-        what = "archive/tar: invalid tar header" if job.kind == "open" else "the archive is malformed"
-        return Outcome(outcome="refused", message=f"{what} ({error})")
-    except (TreeError, CompressionError, DiskError) as error:
+    except tar.HeaderError as error:
+        return Outcome(outcome="refused", message=f"archive/tar: invalid tar header ({error})")
+    except (tar.TarError, TreeError, CompressionError, DiskError) as error:
         what = "the build context is refused: " if job.kind == "open" else ""
         return Outcome(outcome="refused", message=what + str(error))
     except InvalidArgument as error:

@@ -36,6 +36,10 @@ class TarError(ValueError):
     """The stream is not a well-formed tar, or oversteps a bound. The message is one sentence without a full stop."""
 
 
+class HeaderError(TarError):
+    """What should be a header is none, as where the whole is no tar."""
+
+
 @dataclass(slots=True)
 class Entry:
     """One member; its data is read with `TarStream.take` or `TarStream.pieces` before the next one is asked for."""
@@ -72,11 +76,11 @@ def _number(raw: bytes) -> int:
     if not text:
         return 0
     if not text.isdigit():
-        raise TarError(f"a number in a tar header is not octal: {raw!r}")
+        raise HeaderError(f"a number in a tar header is not octal: {raw!r}")
     try:
         return int(text, 8)
     except ValueError:
-        raise TarError(f"a number in a tar header is not octal: {raw!r}") from None
+        raise HeaderError(f"a number in a tar header is not octal: {raw!r}") from None
 
 
 def _decimal(key: bytes, raw: bytes) -> tuple[int, int]:
