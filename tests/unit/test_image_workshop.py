@@ -119,7 +119,7 @@ async def test_hostile_contexts_are_refused(bench: Workbench, members: list[Any]
 @pytest.mark.parametrize("data", [b"garbage" * 200, gzip.compress(bytes(64 << 20)), gzip.compress(b"x" * 4096)[:100],
                                   lzma.compress(b"x" * 4096)[:60], bz2.compress(b"x" * 4096)[:30]])
 async def test_what_is_no_tar_or_a_bomb_is_refused(bench: Workbench, data: bytes) -> None:
-    with pytest.raises(InvalidArgument, match="the build context is refused"):
+    with pytest.raises(InvalidArgument, match=r"the build context is refused|archive/tar: invalid tar header"):
         await bench.context(packed=data)
 
 
@@ -230,7 +230,7 @@ async def test_copies_out_of_an_image_see_it_as_an_overlay_shows_it(bench: Workb
     assert set(await bench.layer(None, "/lib/upper", to="/f", origin=bench.base, base="")) == {"f"}
     copied = await bench.layer(None, "out/passwd", to="/f", origin=bench.base, base="")
     assert copied["f"].data.startswith(b"root")
-    with pytest.raises(InvalidArgument, match="gone: file does not exist in the image"):
+    with pytest.raises(InvalidArgument, match=r"gone: file does not exist \(in the image\)"):
         await bench.layer(None, "gone", to="/f", origin=bench.base)
     with pytest.raises(NotFound):
         await bench.layer(None, "x", to="/f", origin="sha256:" + "0" * 64)
