@@ -23,7 +23,7 @@ from hyperstack.docker_api.ports import parse_bindings, parse_port
 from hyperstack.docker_api.refusals import refuse_config, refuse_host_config, refuse_resources
 from hyperstack.docker_api.security import parse_security
 from hyperstack.docker_api.sharing import parse_sharing
-from hyperstack.engine.logdrivers import DRIVERS
+from hyperstack.engine.logs.drivers import DRIVERS
 from hyperstack.engine.machines import cpusets
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from hyperstack.pod.ids import check_name

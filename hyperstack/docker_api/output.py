@@ -15,7 +15,7 @@ from hyperstack.docker_api.inspection import is_live
 from hyperstack.docker_api.versions import HEADERS
 from hyperstack.docker_api.websocket import WebSocketConnection
 from hyperstack.engine.api import Attachment, ContainerStats, Engine
-from hyperstack.engine.logdrivers import details
+from hyperstack.engine.logs.drivers import details
 from hyperstack.engine.records import ContainerRecord, LogRecord
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JsonLines, Spent, json_response

@@ -15,7 +15,7 @@ from hyperstack.docker_api.containers import host_architecture
 from hyperstack.docker_api.filters import Filters
 from hyperstack.docker_api.versions import LATEST, OLDEST
 from hyperstack.engine.api import Engine
-from hyperstack.engine.logdrivers import DRIVERS
+from hyperstack.engine.logs.drivers import DRIVERS
 from hyperstack.engine.records import Event
 from hyperstack.http.call import Call
 from hyperstack.http.responses import JSON_SEQUENCE, JsonLines, json_response

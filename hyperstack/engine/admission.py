@@ -10,11 +10,11 @@ from msgspec.structs import replace
 
 from hyperstack.engine.images import ImageService
 from hyperstack.engine.lives import joining
-from hyperstack.engine.logdrivers import keeping
+from hyperstack.engine.logs.drivers import keeping
 from hyperstack.engine.lookup import find
 from hyperstack.engine.machines import cpusets, launch, linking
 from hyperstack.engine.machines.starting import Kernels
-from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.storage.binds import BindService
 from hyperstack.engine.storage.disks import PodDisks

@@ -335,7 +335,7 @@ class Networks(Protocol):
                      options: dict[str, str] | None = None, subnets: Collection[Subnet] = (), ipv6: bool = False
                      ) -> NetworkRecord:
         """:param subnets: a gateway may be left empty; none at all: a free one is chosen, and one of each with `ipv6`.
-        :param options: see `hyperstack.engine.network_options`.
+        :param options: see `hyperstack.engine.networks.options`.
 
         :raise Conflict: the name or a subnet is taken. :raise InvalidArgument, UnsupportedOption: names the option.
         :raise Forbidden: the name of a built-in one. :raise Exhausted: no subnet is left.

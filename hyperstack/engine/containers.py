@@ -16,8 +16,8 @@ from hyperstack.engine.events import EventBus
 from hyperstack.engine.lives.attachments import ContainerAttachment
 from hyperstack.engine.lives.common import ACTIVE, ALIVE
 from hyperstack.engine.lives.supervisor import Supervisor
-from hyperstack.engine.logdrivers import check_readable
-from hyperstack.engine.logreader import read_lines
+from hyperstack.engine.logs.drivers import check_readable
+from hyperstack.engine.logs.reader import read_lines
 from hyperstack.engine.lookup import find, selected
 from hyperstack.engine.machines import cpusets, launch, linking
 from hyperstack.engine.machines.sandboxes import Sandboxes

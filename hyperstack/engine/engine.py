@@ -23,12 +23,12 @@ from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.machines.start_queue import StartQueue
 from hyperstack.engine.machines.templates import Templates
 from hyperstack.engine.machines.uids import Uids
-from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.networks.projects import ProjectNetworks
+from hyperstack.engine.networks.rewiring import Rewiring
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.pods import PodService
-from hyperstack.engine.project_networks import ProjectNetworks
 from hyperstack.engine.records import Event
 from hyperstack.engine.recovery import Recovery
-from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.storage.binds import BindService
 from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.storage.volumes import VolumeService

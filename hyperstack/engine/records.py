@@ -204,7 +204,7 @@ class NetworkRecord(Struct, frozen=True, kw_only=True):
     attachable: bool = False
     """Kept and shown; means something to clusters alone."""
     options: dict[str, str] = {}
-    """As the user gave them; `hyperstack.engine.network_options` reads them."""
+    """As the user gave them; `hyperstack.engine.networks.options` reads them."""
     labels: dict[str, str] = {}
     removing: bool = False
     """Somebody asked for its removal, which has not come to its end yet."""

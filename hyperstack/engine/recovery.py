@@ -18,7 +18,7 @@ from hyperstack.engine.lives.common import ALIVE
 from hyperstack.engine.lives.exits import exit_of
 from hyperstack.engine.lives.supervisor import Supervisor
 from hyperstack.engine.machines.sandboxes import Sandbox, Sandboxes
-from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.pods import PodService
 from hyperstack.engine.records import ContainerRecord, ExecRecord, PodRecord
 from hyperstack.engine.storage.disks import PodDisks

@@ -15,10 +15,10 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.project_networks import ProjectNetworks
+from hyperstack.engine.networks.projects import ProjectNetworks
+from hyperstack.engine.networks.rewiring import Rewiring
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
-from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.network.api import Binding, Subnet

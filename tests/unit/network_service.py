@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.project_networks import ProjectNetworks
+from hyperstack.engine.networks.projects import ProjectNetworks
+from hyperstack.engine.networks.rewiring import Rewiring
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord
-from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
 from hyperstack.network.bridge import BridgeNetwork
 

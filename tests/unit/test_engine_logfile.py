@@ -17,11 +17,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hyperstack.engine.logdrivers import Keeping, keeping
-from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
-from hyperstack.engine.logreader import LINE_LIMIT, read_chunks, read_lines
+from hyperstack.engine.logs.drivers import Keeping, keeping
+from hyperstack.engine.logs.file import STDERR, STDOUT, LogFile
+from hyperstack.engine.logs.reader import LINE_LIMIT, read_chunks, read_lines
+from hyperstack.engine.logs.segments import open_segment, pack, segments_of
 from hyperstack.engine.records import LogRecord
-from hyperstack.engine.segments import open_segment, pack, segments_of
 from hyperstack.pod.errors import Exhausted, InvalidArgument
 from hyperstack.pod.spec import LogConfig
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_no_log_is_replaced(path: Path) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from hyperstack.engine.logfile import LogFile
+from hyperstack.engine.logs.file import LogFile
 log = LogFile.open(Path(sys.argv[1]))
 data = bytes(range(251)) * 40
 while True:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.placement import default_record
+from hyperstack.engine.networks.placement import default_record
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Subnet

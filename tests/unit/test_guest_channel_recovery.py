@@ -10,8 +10,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
-from hyperstack.engine.logreader import read_chunks
+from hyperstack.engine.logs.file import STDERR, STDOUT, LogFile
+from hyperstack.engine.logs.reader import read_chunks
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.pod.errors import GuestError
 from tests.unit.guest_peer import KEY, Peer

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hyperstack.docker_api.bodies import EndpointBody
 from hyperstack.docker_api.endpoints import parse_endpoint
-from hyperstack.engine.network_options import KNOWN, parse_options
+from hyperstack.engine.networks.options import KNOWN, parse_options
 from hyperstack.http.body import decode
 from hyperstack.pod.errors import InvalidArgument, UnsupportedOption
 from tests.unit.docker_api_server import Served, serve

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
-from hyperstack.engine.logreader import read_chunks
+from hyperstack.engine.logs.file import STDERR, STDOUT, LogFile
+from hyperstack.engine.logs.reader import read_chunks
 from hyperstack.guest.channel import DEFAULT_WINDOW
 from hyperstack.guest.linux import capability_numbers
 from hyperstack.guest.messages import ProcessStatus

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
 
 from hyperstack.engine.lives.runs import Run
-from hyperstack.engine.logreader import read_chunks
+from hyperstack.engine.logs.reader import read_chunks
 from hyperstack.engine.records import ExecRecord, LogRecord
 from hyperstack.engine.streams import ProcessStream
 from hyperstack.guest.channel import AgentChannel

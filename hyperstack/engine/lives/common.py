@@ -21,7 +21,7 @@ from hyperstack.engine.lives.waiters import Waiters
 from hyperstack.engine.locks import KeyedLocks
 from hyperstack.engine.machines.sandboxes import Sandboxes
 from hyperstack.engine.machines.volume_sharing import VolumeSharing
-from hyperstack.engine.placement import default_record
+from hyperstack.engine.networks.placement import default_record
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.storage.binds import BindService
 from hyperstack.engine.storage.disks import PodDisks

@@ -7,8 +7,8 @@ import contextlib
 import logging
 import time
 
-from hyperstack.engine.logdrivers import keeping
-from hyperstack.engine.logfile import STDERR, STDOUT, LogFile
+from hyperstack.engine.logs.drivers import keeping
+from hyperstack.engine.logs.file import STDERR, STDOUT, LogFile
 from hyperstack.engine.records import ContainerRecord
 from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.guest import messages

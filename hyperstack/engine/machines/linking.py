@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from hyperstack.engine.lookup import find
 from hyperstack.engine.machines import launch
-from hyperstack.engine.placement import DEFAULT_NETWORK, exposed_ports
+from hyperstack.engine.networks.placement import DEFAULT_NETWORK, exposed_ports
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding

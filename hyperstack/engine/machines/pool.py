@@ -32,7 +32,7 @@ from hyperstack.engine.machines.liveness import lost
 from hyperstack.engine.machines.start_queue import MACHINE_OVERHEAD_MIB, StartQueue
 from hyperstack.engine.machines.templates import Templates
 from hyperstack.engine.machines.uids import Uids
-from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.guest import messages
 from hyperstack.guest.channel import AgentChannel
 from hyperstack.guest.connection import EventHandler

@@ -25,7 +25,7 @@ from hyperstack.engine.machines.starting import Kernels, Machines, tell_networks
 from hyperstack.engine.machines.templates import Templates
 from hyperstack.engine.machines.tray import Tray
 from hyperstack.engine.machines.uids import Uids
-from hyperstack.engine.networks import NetworkService
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store

@@ -18,8 +18,8 @@ from hyperstack.engine.machines import cpusets, greeting, launch
 from hyperstack.engine.machines.pool import POOL_ORIGIN, Pool, Ready
 from hyperstack.engine.machines.templates import Templates
 from hyperstack.engine.machines.uids import Uids
-from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.placement import exposed_ports
+from hyperstack.engine.networks.placement import exposed_ports
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, PodRecord
 from hyperstack.engine.storage.disks import PodDisks
 from hyperstack.engine.store import Store

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Iterator
 from pathlib import Path
 
-from hyperstack.engine.logfile import (
+from hyperstack.engine.logs.file import (
     FILE_HEADER_SIZE,
     STDERR,
     STDOUT,
@@ -21,8 +21,8 @@ from hyperstack.engine.logfile import (
     decode_record_before,
     read_mark,
 )
+from hyperstack.engine.logs.segments import open_segment
 from hyperstack.engine.records import LogRecord
-from hyperstack.engine.segments import open_segment
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ Terms
     life        one run of the container's main process; the offsets of its streams begin at 0 with it. A marker record
                 begins a life.
     segment     one file of the log: `path`, then `path.1`, `path.2`...; numbers never change, and full ones may be
-                packed, see `hyperstack.engine.segments`. There is only the first unless a size limit is set.
+                packed, see `hyperstack.engine.logs.segments`. There is only the first unless a size limit is set.
 
 The daemon is the only writer. What `append` has returned from is in the kernel's hands, hence safe from the death of
 the daemon; a record that was half-written then is cut off by the next `open`, and the guest still has its bytes, as
@@ -19,7 +19,7 @@ Example
     log = LogFile.open(path)
     log.begin_life(time.time_ns())
     log.append(STDOUT, log.next_offset(STDOUT), b"hello\n", time.time_ns())
-    async for lines in read_lines(log, tail=10): ...    # hyperstack.engine.logreader
+    async for lines in read_lines(log, tail=10): ...    # hyperstack.engine.logs.reader
     log.end_life()                                      # followers come to their end
 """
 
@@ -35,7 +35,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperstack.engine.segments import pack, remove_segment, segment_path, segments_of, unfinished
+from hyperstack.engine.logs.segments import pack, remove_segment, segment_path, segments_of, unfinished
 from hyperstack.pod.errors import Exhausted
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def read_mark(fd: int) -> bytes | None:
 
 
 class LogFile:
-    """Made by `open`. Belongs to one event loop; readers are in `hyperstack.engine.logreader`."""
+    """Made by `open`. Belongs to one event loop; readers are in `hyperstack.engine.logs.reader`."""
 
     def __init__(self, path: Path, segments: list[int], max_size: int, max_files: int, compress: bool) -> None:
         self.path = path

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
 from hyperstack.engine.lookup import find, selected
-from hyperstack.engine.network_options import parse_options
-from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.placement import BUILTIN, default_record, network_of, none_and_others
+from hyperstack.engine.networks.options import parse_options
+from hyperstack.engine.networks.placement import BUILTIN, default_record, network_of, none_and_others
+from hyperstack.engine.networks.rewiring import Rewiring
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
-from hyperstack.engine.rewiring import Rewiring
 from hyperstack.engine.store import Store
 from hyperstack.identity.api import Principal
 from hyperstack.network.api import Subnet

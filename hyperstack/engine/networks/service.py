@@ -1,6 +1,6 @@
 """Pods on networks: plugged, rewired, unplugged. What `placement` decides is stored before it is done here.
 
-Making and removing networks is `hyperstack.engine.project_networks`'.
+Making and removing networks is `hyperstack.engine.networks.projects`'.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection
 from msgspec.structs import replace
 
 from hyperstack.engine.events import EventBus
-from hyperstack.engine.placement import Placement, network_of
+from hyperstack.engine.networks.placement import Placement, network_of
 from hyperstack.engine.records import Event, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding, Network, NetworkBackend, Subnet

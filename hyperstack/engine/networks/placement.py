@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from msgspec.structs import replace
 
 from hyperstack.engine.lookup import find
-from hyperstack.engine.network_options import parse_options
+from hyperstack.engine.networks.options import parse_options
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.network.api import Binding, Network, NetworkBackend, Published, Subnet

@@ -10,8 +10,8 @@ import contextlib
 import logging
 from typing import Protocol
 
-from hyperstack.engine.networks import NetworkService
-from hyperstack.engine.placement import exposed_ports
+from hyperstack.engine.networks.placement import exposed_ports
+from hyperstack.engine.networks.service import NetworkService
 from hyperstack.engine.records import ContainerRecord, NetworkRecord, PodRecord
 from hyperstack.engine.store import Store
 from hyperstack.pod.errors import HyperStackError, UnsupportedOption
