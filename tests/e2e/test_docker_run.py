@@ -55,7 +55,8 @@ def test_cpus_of_the_host_can_be_chosen(daemon: Daemon) -> None:
 
 
 def test_users_and_groups_are_the_images_own(daemon: Daemon) -> None:
-    assert text(daemon, "run", "--rm", "-u", "alice:staff", BUSYBOX, "id") == "uid=1000(alice) gid=50(staff)"
+    assert text(daemon, "run", "--rm", "-u", "alice:staff", BUSYBOX, "id") == (
+        "uid=1000(alice) gid=50(staff) groups=50(staff)")
     assert "unable to find group nosuch" in complaint(daemon, "run", "--rm", "--group-add", "nosuch", BUSYBOX)
     assert "unable to find user nobody-here" in complaint(daemon, "run", "--rm", "-u", "nobody-here", BUSYBOX)
 

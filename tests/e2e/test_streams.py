@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import time
+from functools import partial
 
 import aiohttp
 import pytest
@@ -55,6 +56,23 @@ def test_an_exec_takes_stdin_and_tells_its_exit_code(daemon: Daemon) -> None:
     assert daemon.ctl("exec", "host", "nothing-like-it", check=False).returncode == 127
     assert daemon.text("exec", "-e", "X=1", "-w", "/etc", "-u", "alice", "host", "sh", "-c", "echo $X $PWD $(id -un)") \
         == "1 /etc alice"
+
+
+def test_who_waits_is_answered_after_who_is_attached(daemon: Daemon) -> None:
+    """Clients that read both take the answer to the wait for the end of the output."""
+    with daemon.sdk() as client:
+        for number in range(5):
+            name = client.api.create_container(BUSYBOX, ["seq", "1", "2000"], tty=True)["Id"]
+            attached = client.api.attach_socket(name, params={"stdout": 1, "stderr": 1, "stream": 1})
+            try:
+                client.api.start(name)
+                client.api.wait(name)
+                attached._sock.setblocking(False)
+                output = b"".join(iter(partial(attached._sock.recv, 65536), b""))
+                assert output.split()[-1] == b"2000", f"of run {number} {len(output)} bytes"
+            finally:
+                attached._sock.close()
+                client.api.remove_container(name, force=True)
 
 
 def test_logs_are_the_output_byte_for_byte(daemon: Daemon) -> None:

@@ -76,6 +76,7 @@ class Runner:
                 text = decoders[record.stream].decode(record.data)
                 if text:
                     await tell(BuildEvent(stream=f"{_RED}{text}{_PLAIN}" if record.stream == STDERR else text))
+            await attachment.close()  # Who waits is answered once all of the output is taken.
             code, error = await ended
         finally:
             ended.cancel()

@@ -29,6 +29,8 @@ class ContainerAttachment:
         self._chunks: AsyncIterator[LogRecord] = read_chunks(
             run.log, start=run.log.start if past else run.log.end, streams=wanted, follow=follow, life=run.life)
         self._reading = bool(wanted)
+        self._open = True
+        run.joined()
 
     async def read(self) -> LogRecord | None:
         if not self._reading:
@@ -52,7 +54,10 @@ class ContainerAttachment:
         self._tell("detach")
 
     async def close(self) -> None:
-        """Detach. The iterator ends by itself when the run does."""
+        """Detach. The iterator ends by itself when the run does. Idempotent."""
+        if self._open:
+            self._open = False
+            self._run.left()
 
 
 class ExecAttachment:

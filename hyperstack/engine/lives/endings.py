@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 SIGKILL = 9
 KILL_DEADLINE_S = 30.0
 """For the death of a process after SIGKILL; a guest that takes longer is broken, and its machine is killed."""
+_TOLD_S = 0.5
+"""For clients that are attached to take the last output; who reads slower has it after the answer to a wait."""
 SIGNALLED = 128
 _LOST = 255
 """Exit code where nobody can know it any more, as containerd has it."""
@@ -101,6 +103,9 @@ class Endings:
         self._lives.emit(container, "die", exitCode=str(code),
                          execDuration=str(max(now - container.started_at, 0) // 10**9))
         self._lives.runs.end(container.id)
+        # Clients take the answer to a wait for the end of the output that they read on another connection.
+        if (run := self._lives.runs.get(container.id)) is not None:
+            await run.told(_TOLD_S)
         self._lives.waiters.exited(container.id, (code, error))
         if again:
             await self._forget_process(container)

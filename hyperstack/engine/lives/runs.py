@@ -37,6 +37,9 @@ class Run:
         self._attached = asyncio.Event()
         self._drained = asyncio.Event()
         self._over = asyncio.Event()
+        self._clients = 0
+        self._told = asyncio.Event()
+        self._told.set()
 
     # -- the supervisor's side
 
@@ -72,6 +75,10 @@ class Run:
         """Whether the run is over and its end stored, within that time; None: however long it takes."""
         return await _within(self._over, timeout)
 
+    async def told(self, timeout: float) -> bool:
+        """Whether every client that was attached has all of its output, within that time."""
+        return await _within(self._told, timeout)
+
     @property
     def over(self) -> bool:
         return self._over.is_set()
@@ -102,6 +109,17 @@ class Run:
             self._drained.set()
 
     # -- the clients' side
+
+    def joined(self) -> None:
+        """A client is attached."""
+        self._clients += 1
+        self._told.clear()
+
+    def left(self) -> None:
+        """It has all that it will have."""
+        self._clients -= 1
+        if not self._clients:
+            self._told.set()
 
     async def write_stdin(self, data: bytes) -> None:
         """Waits for the start, and while the process does not read. :raise Conflict: the input is closed."""
