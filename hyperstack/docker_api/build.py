@@ -108,21 +108,43 @@ class BuildRoutes:
         return await lines.close()
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        filters = Filters.parse(call, known=("until", "id", "label", "label!"))
-        until = filters.until_ns()
+        filters, until = _prune_filters(call)
 
         def wanted(step: CachedStep) -> bool:
             # A step has no labels, so it has none that are asked for, and lacks all that must not be there.
             old_enough = not until or step.used_at * _NS < until
             return not filters.get("label") and old_enough and filters.any_prefix("id", step.key)
 
-        if call.integer("min-free-space"):
+        if _bytes(call, "min-free-space"):
             raise UnsupportedOption("min-free-space", "a project does not see the host's free space",
                                     hint="max-used-space, or reserved-space")
-        reserved = call.integer("keep-storage") or call.integer("reserved-space") or 0
-        keep = max(reserved, call.integer("max-used-space") or 0)
+        reserved = _bytes(call, "keep-storage") or _bytes(call, "reserved-space")
+        keep = max(reserved, _bytes(call, "max-used-space"))
         removed, freed = await self._builds.prune(call.who, everything=call.flag("all"), wanted=wanted, keep_bytes=keep)
         return json_response({"CachesDeleted": removed or None, "SpaceReclaimed": freed})
+
+
+def _prune_filters(call: Call) -> tuple[Filters, int]:
+    """With the `until` among them, in nanoseconds. :raise InvalidArgument: one is unknown, or no time."""
+    try:
+        filters = Filters.parse(call, known=("until", "id", "label", "label!"))
+        return filters, filters.until_ns()
+    except InvalidArgument as error:
+        if error.message == "invalid filter":
+            raise
+        what = '"until" filter expects a duration (e.g., \'24h\') or a timestamp: ' \
+            if error.message.startswith("failed to parse") else ""
+        raise InvalidArgument(f"failed to prune build cache: {what}{error.message}", field="filters",
+                              value=error.value, hint=error.hint) from error
+
+
+def _bytes(call: Call, name: str) -> int:
+    """:raise InvalidArgument: it is no number."""
+    try:
+        return call.integer(name) or 0
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name} is in bytes and expects an integer, got {call.text(name)[:64]}: {error.message}",
+                              field=name, value=error.value) from error
 
 
 def describe(step: CachedStep) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class RegistryRoutes:
         wanted = Filters.parse(call, known=("is-automated", "is-official", "stars"))
         flags = [wanted.truth("is-automated"), wanted.truth("is-official")]
         stars = [_stars(text) for text in wanted.get("stars")]
-        term, limit = call.text("term"), call.integer("limit") or _SEARCH_LIMIT
+        term, limit = call.text("term"), _limit(call)
         if not 1 <= limit <= _MAX_SEARCH:
             raise InvalidArgument(f"limit {limit} is outside the range of [1, {_MAX_SEARCH}]", field="limit",
                                   value=limit)
@@ -58,6 +58,14 @@ class RegistryRoutes:
         body = await call.body(AuthBody)
         await self._images.check_login(call.who, registry_of(body), credentials(body))
         return json_response({"Status": "Login Succeeded", "IdentityToken": ""})
+
+
+def _limit(call: Call) -> int:
+    """:raise InvalidArgument: it is no number."""
+    try:
+        return call.integer("limit") or _SEARCH_LIMIT
+    except InvalidArgument as error:
+        raise InvalidArgument(f"invalid limit specified: {error.message}", field="limit", value=error.value) from error
 
 
 def _stars(text: str) -> int:

@@ -102,7 +102,7 @@ class Puller:
             resolved = await self._resolve(reference, wanted, credentials, progress)
             document = await self._config(resolved)
             parsed = manifests.parse_config(document)
-            self._check(reference, resolved.manifest, parsed, wanted, explicit=bool(platform))
+            other = self._check(reference, resolved.manifest, parsed, wanted, explicit=bool(platform))
         except manifests.DocumentError as error:
             raise RegistryError(f"{reference.familiar()}: {error}", field="image", value=reference.familiar(),
                                 hint="the image cannot be used; ask whoever pushed it") from error
@@ -125,6 +125,8 @@ class Puller:
         progress(Progress(ident="", status=f"Digest: {resolved.digest}", message=True))
         words = "Downloaded newer image for" if fresh else "Image is up to date for"
         progress(Progress(ident="", status=f"Status: {words} {reference.familiar()}", message=True))
+        if other:
+            progress(Progress(ident="", status=f"WARNING: {other}", message=True))
         return ident
 
     async def _resolve(self, reference: Reference, wanted: manifests.Platform, credentials: Credentials | None,
@@ -172,7 +174,11 @@ class Puller:
         return await in_thread(self._blobs.read, blob.digest)
 
     def _check(self, reference: Reference, manifest: Manifest, parsed: ParsedConfig, wanted: manifests.Platform, *,
-               explicit: bool) -> None:
+               explicit: bool) -> str:
+        """A warning, where the one image that there is is of another platform than the one that is asked for.
+
+        :raise ImageUnavailable: it is of another platform than this host. :raise DocumentError: it is malformed.
+        """
         limits = self._options.limits
         if len(manifest.layers) != len(parsed.diff_ids):
             raise manifests.DocumentError(f"its manifest has {len(manifest.layers)} layers and its config "
@@ -184,11 +190,14 @@ class Puller:
                 raise manifests.DocumentError(f"its layer {short(layer.digest)} is {layer.size} bytes long (at most "
                                               f"{limits.blob_bytes})")
         if parsed.platform.architecture and not parsed.platform.matches(wanted):
-            words = "the specified platform" if explicit else "this host"
+            if explicit:
+                return (f"image with reference {reference} was found but its platform ({parsed.platform}) "
+                        f"does not match the specified platform ({wanted})")
             raise ImageUnavailable(
-                f"image with reference {reference.familiar()} was found but does not match {words}: wanted {wanted}, "
+                f"image with reference {reference.familiar()} was found but does not match this host: wanted {wanted}, "
                 f"actual: {parsed.platform}", reference=reference.familiar(),
-                hint=None if explicit else f"--platform {parsed.platform} fetches it all the same; it cannot run here")
+                hint=f"--platform {parsed.platform} fetches it all the same; it cannot run here")
+        return ""
 
     async def _fetch_layers(self, resolved: _Resolved, layers: list[LayerRow], progress: ProgressSink) -> None:
         """Each distinct blob once: an image may hold the same layer several times."""

@@ -160,6 +160,11 @@ class Builder:
             image = await self._images.pull(self._who, reference, platform=platform,
                                             credentials=self._request.credentials.get(parse_reference(reference).host),
                                             progress=self._progress)
+            if platform and not _is_for(image, platform):
+                there = f"{image.os}/{image.architecture}"
+                raise InvalidArgument(f"image with reference {reference} was found but its platform ({there}) does not "
+                                      f"match the specified platform ({platform})", field="platform", value=platform,
+                                      hint="no step could run in it")
         self._held.add(image.id)
         return image
 

@@ -14,6 +14,8 @@ _MALFORMED = ("BADNAME", "bad:name:x", "-x", "x:", "x:a%20b", "localhost:5000/UP
               f"nope@sha256:{'ab' * 31}", "a" * 300)
 _PLATFORM = 'platform={"os":"linux","architecture":"s390x"}'
 
+_NOBODY_S_LOGIN = {"X-Registry-Auth": "e30="}
+"""Without the header, Docker 26 has no push."""
 _FROM = f"FROM {BUSYBOX}\n"
 
 
@@ -87,11 +89,14 @@ ROWS = (
       for host in (NOBODY, _REPOSITORY.partition("/")[0])),
     # Pulls and pushes.
     Row(f"POST /images/create?fromImage={_REPOSITORY}&tag=latest", same=True),
+    Row(f"POST /images/create?fromImage={_REPOSITORY}&tag=latest&platform=linux/s390x", same=True, since=28),
     Row(f"POST /images/create?fromImage={_REPOSITORY}&tag=latest", headers={"X-Registry-Auth": "nonsense"}, same=True),
-    *(Row(f"POST /images/{name}/push{tag}") for name in ("hs-none", "hs-none:tag", f"hs-none@sha256:{_NONE}")
+    *(Row(f"POST /images/{name}/push{tag}", headers=_NOBODY_S_LOGIN)
+      for name in ("hs-none", "hs-none:tag", f"hs-none@sha256:{_NONE}")
       for tag in ("", "?tag=x")),
-    *(Row(f"POST /images/{name}") for name in ("BAD/push", "BAD/push?tag=x", "-x/push", "hs-none/push?tag=x:y")),
-    Row(f"POST /images/{_REPOSITORY}/push?tag=hs-none", same=True),
+    *(Row(f"POST /images/{name}", headers=_NOBODY_S_LOGIN)
+      for name in ("BAD/push", "BAD/push?tag=x", "-x/push", "hs-none/push?tag=x:y")),
+    Row(f"POST /images/{_REPOSITORY}/push?tag=hs-none", headers=_NOBODY_S_LOGIN, same=True),
     # Lists.
     *(Row(f"GET /v{version}/images/json", since=28) for version in ("1.24", "1.42", "1.43", "1.51")),
     *(Row(f"GET /images/json?filters={text}") for text in (
@@ -102,7 +107,10 @@ ROWS = (
     Row(f"GET /images/{BUSYBOX}/history"),
     # Searches, as far as they ask nobody.
     *(Row(f"GET /images/search?term=a&{query}") for query in (
-        "limit=1000", 'filters={"x":["y"]}', 'filters={"is-official":["maybe"]}', 'filters={"stars":["maybe"]}',
-        "filters=x")),
+        "limit=1000", "limit=x", "filters=x", 'filters={"x":["y"]}', 'filters={"is-official":["maybe"]}',
+        'filters={"stars":["maybe"]}')),
+    *(Row(f"POST /build/prune?{query}", since=28) for query in (
+        "keep-storage=x", 'filters={"x":["y"]}', 'filters={"until":["x"]}', "filters=x")),
     *BUILDS,
+    Row("POST /build/prune?all=1", status_only=True),  # what the rows of others do not expect
 )
