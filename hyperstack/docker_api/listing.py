@@ -58,18 +58,18 @@ def all_rows(engine: Engine, who: Principal, written: Mapping[str, int]) -> list
 
 def _check_words(wanted: Filters) -> None:
     wanted.truth("is-task")
-    for value in wanted.get("status"):
-        if value not in _STATES:
-            raise InvalidArgument(f"invalid filter 'status={value[:64]}'", field="filters", value=value[:64],
-                                  hint=", ".join(_STATES))
-    for value in wanted.get("health"):
-        if value not in (*HealthStatus, "none"):
-            raise InvalidArgument(f"invalid filter 'health={value[:64]}'", field="filters", value=value[:64],
-                                  hint=", ".join((*HealthStatus, "none")))
+    for name, what, words in (("status", "state", _STATES), ("health", "health", ("none", *HealthStatus))):
+        for value in wanted.get(name):
+            if value not in words:
+                raise _no_filter(name, value, f"invalid value for {what} ({value[:64]}): must be one of "
+                                              f"{', '.join(words)}")
     for value in wanted.get("exited"):
         if not value.lstrip("-").isdecimal() or len(value) > 10:
-            raise InvalidArgument(f"invalid filter 'exited={value[:64]}'", field="filters", value=value[:64],
-                                  hint="an exit code")
+            raise _no_filter("exited", value, f'strconv.Atoi: parsing "{value[:64]}": invalid syntax')
+
+
+def _no_filter(name: str, value: str, why: str) -> InvalidArgument:
+    return InvalidArgument(f"invalid filter '{name}={value[:64]}': {why}", field="filters", value=value[:64])
 
 
 class _Selection:

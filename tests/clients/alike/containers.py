@@ -109,6 +109,8 @@ OF_LIFE = (
     Row("POST /containers/hs-life/start"), Row("POST /containers/hs-life/start"),
     *either("hs-life"), Row("POST /containers/hs-life/resize?h=10&w=10"),
     Row("GET /containers/json?filters=%7B%22name%22:%5B%22hs-life%22%5D%7D"),
+    *(Row(f"GET /containers/json?filters=%7B%22{name}%22:%5B%22foo%22%5D%7D", since=28) for name in (
+        "status", "health", "exited", "isolation", "foo", "before", "is-task")),
     Row("GET /containers/hs-life/json", lacked=frozenset({"ImageManifestDescriptor"})),
     Row("DELETE /containers/hs-life", since=28),
     Row("POST /containers/hs-life/pause"), Row("POST /containers/hs-life/pause"),
