@@ -44,7 +44,7 @@ class ExecService:
         record = self._store.execs.put(ExecRecord(id=new_id(), container_id=found.id, project=who.project,
                                                   request=request, created_at=time.time_ns()))
         self._forget_old(found.id)
-        self._supervisor.emit(found, f"exec_create: {' '.join(request.argv)}", execID=record.id)
+        self._supervisor.emit(found, f"exec_create: {request.told}", execID=record.id)
         return record
 
     def get(self, who: Principal, ident: str) -> ExecRecord:
@@ -80,7 +80,7 @@ class ExecService:
             self._store.execs.put(replace(record, exit_code=code))
             raise failure from error
         record = self._store.execs.put(replace(record, pid=pid, running=True))
-        self._supervisor.emit(container, f"exec_start: {' '.join(record.request.argv)}", execID=record.id)
+        self._supervisor.emit(container, f"exec_start: {record.request.told}", execID=record.id)
         stream = ProcessStream(1 if record.request.tty else 2)
         if detach:
             stream.close()

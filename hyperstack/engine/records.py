@@ -144,6 +144,11 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
     console_size: tuple[int, int] = (0, 0)
     """Rows and columns at its start, where that says nothing else."""
 
+    @property
+    def told(self) -> str:
+        """As events have it: the program, a blank, and what it is given."""
+        return f"{self.argv[0]} {' '.join(self.argv[1:])}"
+
 
 class ExecRecord(Struct, frozen=True, kw_only=True):
     id: str

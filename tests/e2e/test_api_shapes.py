@@ -95,8 +95,8 @@ def test_what_is_not_there(world: World, name: str) -> None:
     """Of an object that nobody made: 404, or what a host without the whole function says."""
     method, _, path = name.partition(" ")
     path = path.replace("{id}", NOBODY).replace("{name}", NOBODY)
-    body = {"Container": NOBODY, "Cmd": ["true"]} if method in ("POST", "PUT") else None
-    query = {"path": "/", "repo": "a", "name": "b"}
+    body = {"Container": NOBODY, "Cmd": ["true"]} if method in ("POST", "PUT") and path[-6:] != "/start" else None
+    query = {"path": "/", "repo": "a", "name": "b", "h": 1, "w": 1}
     if name == "PUT /containers/{id}/archive":
         answer = world.ask(method, path, raw=tar_of({"a": b"b"}), query=query)
     elif name.startswith("GET /distribution"):
@@ -324,7 +324,7 @@ def _exec_start(world: World) -> None:
     with sock:
         assert (answer.status, sock.recv(1)) == (101, b"")
     assert good(world.ask("GET", f"/exec/{ident}/json")).value["ExitCode"] == 4
-    good(world.ask("POST", f"/exec/{ident}/start", {}), 409)
+    good(world.ask("POST", f"/exec/{ident}/start", {"Detach": True}), 409)
 
 
 @drives("POST /exec/{id}/resize")

@@ -78,13 +78,14 @@ MOUNT = record(
     BindOptions=optional(ANY), VolumeOptions=optional(ANY), ImageOptions=optional(ANY), TmpfsOptions=optional(ANY))
 HOST_CONFIG = record(
     Binds=MAYBE_STRINGS, ContainerIDFile=TEXT, LogConfig=record(Type=TEXT, Config=WORDS), NetworkMode=TEXT,
-    PortBindings=PORT_MAP, RestartPolicy=record(
+    PortBindings=nullable(PORT_MAP), RestartPolicy=record(
         Name=one_of("", "no", "always", "unless-stopped", "on-failure"), MaximumRetryCount=COUNT),
     AutoRemove=BOOL, VolumeDriver=TEXT, VolumesFrom=MAYBE_STRINGS, Mounts=optional(array(MOUNT)),
     ConsoleSize=array(COUNT, minItems=2, maxItems=2), Annotations=optional(WORDS), CapAdd=MAYBE_STRINGS,
-    CapDrop=MAYBE_STRINGS, CgroupnsMode=one_of("", "private", "host"), Dns=STRINGS, DnsOptions=STRINGS,
-    DnsSearch=STRINGS, ExtraHosts=MAYBE_STRINGS, GroupAdd=MAYBE_STRINGS, IpcMode=TEXT, Cgroup=TEXT,
-    Links=MAYBE_STRINGS, OomScoreAdj=INT, PidMode=TEXT, Privileged=BOOL, PublishAllPorts=BOOL, ReadonlyRootfs=BOOL,
+    CapDrop=MAYBE_STRINGS, CgroupnsMode=one_of("", "private", "host"), Dns=MAYBE_STRINGS,
+    DnsOptions=MAYBE_STRINGS, DnsSearch=MAYBE_STRINGS, ExtraHosts=MAYBE_STRINGS, GroupAdd=MAYBE_STRINGS,
+    IpcMode=TEXT, Cgroup=TEXT, Links=MAYBE_STRINGS,
+    OomScoreAdj=INT, PidMode=TEXT, Privileged=BOOL, PublishAllPorts=BOOL, ReadonlyRootfs=BOOL,
     SecurityOpt=MAYBE_STRINGS, StorageOpt=optional(nullable(WORDS)), Tmpfs=optional(nullable(WORDS)), UTSMode=TEXT,
     UsernsMode=TEXT, ShmSize=COUNT, Sysctls=optional(nullable(WORDS)), Runtime=TEXT,
     Isolation=one_of("", "default", "process", "hyperv"), CpuShares=INT, Memory=INT, NanoCpus=INT, CgroupParent=TEXT,
@@ -132,7 +133,7 @@ CONTAINER_STATS = record(
 EXEC = record(
     ID=HEX64, Running=BOOL, ExitCode=nullable(INT), OpenStdin=BOOL, OpenStdout=BOOL, OpenStderr=BOOL, CanRemove=BOOL,
     ContainerID=HEX64, DetachKeys=TEXT, Pid=COUNT,
-    ProcessConfig=record(tty=BOOL, entrypoint=TEXT, arguments=STRINGS, privileged=BOOL, user=TEXT))
+    ProcessConfig=record(tty=BOOL, entrypoint=TEXT, arguments=STRINGS, privileged=BOOL, user=optional(TEXT)))
 
 # -- images
 

@@ -193,14 +193,13 @@ class HealthMonitor:
         """The exit code, as a shell has it. :raise HyperStackError: it could not be started."""
         pod = self._store.pods.get(container.pod_id)
         assert pod is not None, container.pod_id
-        handle, ident, words = sandbox.new_handle(), new_id(), " ".join(argv)
+        handle, ident, request = sandbox.new_handle(), new_id(), ExecRequest(argv=argv)
         ended = self._supervisor.exits.expect(container.pod_id, handle)
         try:
-            self._supervisor.emit(container, f"exec_create: {words}", execID=ident)  # As of every exec.
-            process = launch.exec_process(pod, container, ExecRequest(argv=argv),
-                                          linking.environment(self._store, container))
+            self._supervisor.emit(container, f"exec_create: {request.told}", execID=ident)  # As of every exec.
+            process = launch.exec_process(pod, container, request, linking.environment(self._store, container))
             await sandbox.channel.exec(container.id, handle, process)
-            self._supervisor.emit(container, f"exec_start: {words}", execID=ident)
+            self._supervisor.emit(container, f"exec_start: {request.told}", execID=ident)
             await sandbox.channel.attach(handle, output, stdout=0, stderr=0)
             event = await asyncio.shield(ended)
             with contextlib.suppress(TimeoutError):  # what the probe left behind may hold its output open
