@@ -98,14 +98,18 @@ class ExecRoutes:
         return empty(200)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        return json_response(_describe(self._execs.get(call.who, call.part("id"))))
+        record = self._execs.get(call.who, call.part("id"))
+        container = self._containers.get(call.who, record.container_id)
+        user = record.request.user or container.spec.user or container.image_config.user
+        return json_response(_describe(record, user))
 
 
-def _describe(record: ExecRecord) -> dict[str, Any]:
+def _describe(record: ExecRecord, user: str) -> dict[str, Any]:
+    """:param user: whose process it is; empty: root's."""
     request = record.request
     return {
         "ID": record.id, "Running": record.running, "ExitCode": record.exit_code, "OpenStdin": request.attach_stdin,
         "OpenStdout": request.attach_stdout, "OpenStderr": request.attach_stderr, "CanRemove": False,
         "ContainerID": record.container_id, "DetachKeys": request.detach_keys, "Pid": record.pid,
         "ProcessConfig": {"tty": request.tty, "entrypoint": request.argv[0], "arguments": list(request.argv[1:]),
-                          "privileged": request.privileged, **({"user": request.user} if request.user else {})}}
+                          "privileged": request.privileged, **({"user": user} if user else {})}}

@@ -259,11 +259,12 @@ def test_attaching_detaching_and_pruning_are_told(daemon: Daemon) -> None:
 
 
 def test_the_detach_keys_of_a_client_that_leaves_them_to_the_daemon_are_told(daemon: Daemon) -> None:
-    daemon.docker_cli("run", "-dit", "--name", "kept", BUSYBOX, "sh")
+    daemon.docker_cli("run", "-dit", "-u", "1000", "--name", "kept", BUSYBOX, "sh")
     since = str(time.time())
     with daemon.sdk() as client:
         api = client.api
         ident = api.exec_create("kept", ["sh"], stdin=True, tty=True)["Id"]
+        assert api.exec_inspect(ident)["ProcessConfig"]["user"] == "1000", "it is the container's"
         for connect in (partial(api.attach_socket, "kept", params={"stdin": 1, "stdout": 1, "stream": 1}),
                         partial(api.exec_start, ident, tty=True, socket=True)):
             stream = connect()
