@@ -123,10 +123,11 @@ def test_each_is_refused_by_its_name_and_nothing_is_made(shared_daemon: Daemon, 
 
 
 @pytest.mark.parametrize(("fields", "words"), [
-    ({"Driver": "overlay"}, "overlay"), ({"IPAM": {"Driver": "mine"}}, "IPAM.Driver"),
+    ({"Driver": "overlay"}, "not a swarm manager"), ({"IPAM": {"Driver": "mine"}}, 'plugin "mine" not found'),
     ({"IPAM": {"Options": {"a": "b"}}}, "IPAM.Options"), ({"ConfigOnly": True}, "ConfigOnly"),
-    ({"ConfigFrom": {"Network": "x"}}, "ConfigFrom"), ({"Ingress": True}, "Ingress"), ({"Scope": "swarm"}, "Scope"),
-    ({"EnableIPv4": False}, "EnableIPv4=false"),
+    ({"ConfigFrom": {"Network": "x"}}, 'configuration network "x" does not exist'), ({"Ingress": True}, "Ingress"),
+    ({"Scope": "swarm"}, "swarm scoped"), ({"EnableIPv4": False}, "IPv4 or IPv6 must be enabled"),
+    ({"EnableIPv4": False, "EnableIPv6": True}, "EnableIPv4=false"),
     ({"Options": {"com.docker.network.bridge.name": "br0"}}, "com.docker.network.bridge.name"),
     ({"Options": {"com.docker.network.bridge.gateway_mode_ipv4": "routed"}}, "gateway_mode_ipv4"),
     ({"IPAM": {"Config": [{"Subnet": "198.51.100.0/24"}]}}, "198.51.100.0/24"),
