@@ -74,6 +74,24 @@ def image(body: Body, version: Version) -> Body:
     return body
 
 
+def info(body: Body, version: Version) -> Body:
+    """Of GET /info."""
+    if version < (1, 25):
+        body["SecurityOptions"] = [option.partition(",")[0].removeprefix("name=") for option in body["SecurityOptions"]]
+    if version < (1, 42):
+        body["KernelMemory"] = False
+    if version < (1, 47):
+        body["RegistryConfig"] |= {"AllowNondistributableArtifactsCIDRs": None,
+                                   "AllowNondistributableArtifactsHostnames": None}
+    if version < (1, 49):
+        body = _without(body, ("FirewallBackend",))
+        for name in ("ContainerdCommit", "RuncCommit", "InitCommit"):
+            body[name]["Expected"] = body[name]["ID"]
+    if version < (1, 50):
+        body |= {"BridgeNfIptables": False, "BridgeNfIp6tables": False}
+    return body
+
+
 def image_row(body: Body, version: Version) -> Body:
     """A row of GET /images/json."""
     if version < (1, 43) and not body["RepoTags"] and not body["RepoDigests"]:

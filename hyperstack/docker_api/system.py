@@ -57,13 +57,14 @@ class SystemRoutes:
         return json_response({
             "Platform": {"Name": "HyperStack"}, "Version": hyperstack.__version__, **details,
             "GitCommit": "", "GoVersion": "", "BuildTime": "",
-            "Components": [{"Name": "Engine", "Version": hyperstack.__version__, "Details": details},
+            "Components": [{"Name": "Engine", "Version": hyperstack.__version__, "Details": {
+                "BuildTime": "", "Experimental": "false", "GitCommit": "", "GoVersion": "", **details}},
                            {"Name": "Hypervisor", "Version": str(info.get("hypervisor", "")),
                             "Details": {"Accelerator": str(info.get("accelerator", "")),
                                         "GuestKernel": str(info.get("guest_kernel", ""))}}]})
 
     async def info(self, call: Call) -> web.StreamResponse:
-        return json_response(_info(self._engine.system.info(call.who)))
+        return json_response(shapes.info(_info(self._engine.system.info(call.who)), call.version))
 
     async def events(self, call: Call) -> web.StreamResponse:
         since, until = call.time_ns("since"), call.time_ns("until")
@@ -103,16 +104,20 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
                          ["Accelerator", str(info.get("accelerator", ""))],
                          ["Guest Kernel", str(info.get("guest_kernel", ""))], ["Pods", str(info.get("pods", 0))],
                          *_starts(info.get("starts")), *_pool(info.get("pool"))],
-        "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None, "Log": sorted(DRIVERS)},
-        "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True, "CpuCfsQuota": True, "CPUShares": True,
+        "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None,
+                    "Log": sorted({*DRIVERS} - {"none"})},
+        "MemoryLimit": True, "SwapLimit": False, "KernelMemoryTCP": False, "CpuCfsPeriod": True,
+        "CpuCfsQuota": True, "CPUShares": True,
         "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
         "NGoroutines": 0, "LoggingDriver": "json-file", "CgroupDriver": "none",
         "CgroupVersion": str(info.get("cgroup_version", "2")), "NEventsListener": 0,
         "KernelVersion": str(info.get("kernel", platform.release())), "OperatingSystem": str(info.get("os", "")),
-        "OSVersion": "", "OSType": "linux", "Architecture": platform.machine(), "NCPU": info.get("cpus", 0),
+        "OSVersion": str(info.get("os_version", "")), "OSType": "linux",
+        "Architecture": platform.machine(), "NCPU": info.get("cpus", 0),
         "MemTotal": info.get("memory", 0), "IndexServerAddress": "https://index.docker.io/v1/",
         "DockerRootDir": str(info.get("data_root", "")), "HttpProxy": "", "HttpsProxy": "", "NoProxy": "",
-        "Name": str(info.get("hostname", "")), "Labels": [], "ExperimentalBuild": False,
+        "Name": str(info.get("hostname", "")), "Labels": [], "GenericResources": None,
+        "ExperimentalBuild": False,
         "ServerVersion": hyperstack.__version__, "Runtimes": {"hyperstack": {"path": ""}},
         "DefaultRuntime": "hyperstack", "Swarm": {
             "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "",
@@ -122,7 +127,7 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
         "FirewallBackend": {"Driver": "nftables"}, "CDISpecDirs": [],
         "SecurityOptions": ["name=hypervisor", "name=seccomp,profile=builtin"],
         "Warnings": list(info.get("warnings", ())) or None,
-        "RegistryConfig": {"InsecureRegistryCIDRs": [], "Mirrors": [], "IndexConfigs": {"docker.io": {
+        "RegistryConfig": {"InsecureRegistryCIDRs": [], "Mirrors": None, "IndexConfigs": {"docker.io": {
             "Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}}},
         "SystemTime": rfc3339(time.time_ns()), "HyperStack": dict(info)}
 

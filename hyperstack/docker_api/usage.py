@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hyperstack.docker_api import build, volumes
+from hyperstack.docker_api import build, shapes, volumes
 from hyperstack.docker_api.listing import all_rows
 from hyperstack.engine.api import Engine, Image
 from hyperstack.http.call import Call
@@ -59,10 +59,11 @@ class UsageRoutes:
         found = images.list_all(call.who)
         users = Counter(record.image_id for record in self._engine.containers.list_all(call.who))
         holders = layer_holders(found)
-        return [{"Id": image.id, "ParentId": "", "RepoTags": [images.display(name) for name in image.references],
+        rows = [{"Id": image.id, "ParentId": "", "RepoTags": [images.display(name) for name in image.references],
                  "RepoDigests": [images.display(name) for name in image.digests], "Created": image.created_at // _NS,
-                 "Size": image.size, "SharedSize": shared_size(image, holders), "Labels": image.config.labels,
+                 "Size": image.size, "SharedSize": shared_size(image, holders), "Labels": image.config.labels or None,
                  "Containers": users[image.id]} for image in found]
+        return [shapes.image_row(row, call.version) for row in rows]
 
     def _containers(self, call: Call, written: Mapping[str, int]) -> list[dict[str, Any]]:
         sizes = {image.id: image.size for image in self._engine.images.list_all(call.who)}
@@ -74,7 +75,7 @@ class UsageRoutes:
                         for mount in record.spec.mounts if mount.kind is MountKind.VOLUME)
         return [{**volumes.describe(volume),
                  "UsageData": {"Size": sizes.get(volume.name, -1), "RefCount": users[volume.name]}}
-                for volume in self._engine.volumes.list_all(call.who)]
+                for volume in self._engine.volumes.list_all(call.who) if sizes.get(volume.name, 0) >= 0]
 
 
 def _usages(found: Mapping[str, Any], *, verbose: bool) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class SystemService:
             "id": self._ident(),
             "hostname": platform.node(),
             "os": platform.freedesktop_os_release().get("PRETTY_NAME", "Linux"),
+            "os_version": platform.freedesktop_os_release().get("VERSION_ID", ""),
             "kernel": platform.release(),
             "hypervisor": self._hypervisor.name,
             "accelerator": self._hypervisor.accelerator,

@@ -31,7 +31,7 @@ def test_events_of_the_past_are_filtered(daemon: Daemon) -> None:
     assert told("type=volume") == ["volume create", "volume destroy"]
     assert told("volume=told-volume") == ["volume create", "volume destroy"]
     assert told("volume=told-volume", "container=told-a") == [], "nothing is both"
-    assert told("container=told-", "type=container") == [f"container {action} {name}" for name in ("told-a", "told-b") for action in life]
+    assert set(told("container=told-", "event=die")) == {"container die told-a", "container die told-b"}
     assert told(f"image={BUSYBOX}", "event=destroy") == ["container destroy told-a", "container destroy told-b"]
     assert told("service=any") == []
     assert told("container=told-a", until=since) == []

@@ -159,8 +159,9 @@ class VolumeService:
                     without: Collection[str] = ()) -> tuple[list[str], int]:
         names, freed = [], 0
         for record in self.list_all(who):
-            wanted = (record.anonymous or all_unused) and selected(record.labels, labels, without)
-            if wanted and not record.pending and not self.users(record):
+            # What has options is more than a place for data, and stays, as in Docker.
+            wanted = (record.anonymous or all_unused) and not record.options
+            if wanted and selected(record.labels, labels, without) and not record.pending and not self.users(record):
                 freed += max(0, await self.used(record))
                 await self.remove(who, record.name)
                 names.append(record.name)

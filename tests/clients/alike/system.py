@@ -65,9 +65,16 @@ _EVENTS = (
     Row("GET /events?until=1&filters=%zz"),
 )
 
+_HOST_ONLY = frozenset({"Runtimes.io.containerd.runc.v2", "Runtimes.runc", "RegistryConfig.IndexConfigs.127.0.0.1:5000",
+                        "Containerd",
+                        'Warnings (["No usable hardware virtualization: machines run under soft, not null)'})
+"""What a host of VMs has not, where a daemon of Docker's keeps its own, and what a host without KVM is warned of."""
+
 _SYSTEM = (
-    Row("GET /version", lacked=frozenset({"Components[].Details.BuildTime", "Components[].Details.Experimental",
-                                          "Components[].Details.GitCommit", "Components[].Details.GoVersion"})),
+    Row("GET /version"),
+    *(Row(f"GET /v{version}/info", lacked=_HOST_ONLY) for version in ("1.24", "1.41", "1.44", "1.45")),
+    Row("GET /v1.49/info", lacked=_HOST_ONLY, since=28), Row("GET /v1.51/info", lacked=_HOST_ONLY, since=28),
+    Row("GET /v1.41/system/df"), Row("GET /v1.44/system/df"), Row("GET /system/df?type=image"),
     Row("GET /system/df?type=hs"), Row("GET /system/df?type="), Row("GET /system/df?type=container&type=volume"),
     Row("GET /system/df?type=build-cache", same=True), Row("GET /v1.41/system/df?type=hs", status_only=True),
 )
