@@ -72,8 +72,9 @@ _HOST_ONLY = frozenset({"Runtimes.io.containerd.runc.v2", "Runtimes.runc", "Regi
 
 _SYSTEM = (
     Row("GET /version"),
-    *(Row(f"GET /v{version}/info", lacked=_HOST_ONLY) for version in ("1.24", "1.41", "1.44", "1.45")),
-    Row("GET /v1.49/info", lacked=_HOST_ONLY, since=28), Row("GET /v1.51/info", lacked=_HOST_ONLY, since=28),
+    *(Row(f"GET /v{version}/info", lacked=_HOST_ONLY) for version in ("1.25", "1.41", "1.44", "1.45")),
+    Row("GET /v1.24/info", lacked=_HOST_ONLY, since=28), Row("GET /v1.49/info", lacked=_HOST_ONLY, since=28),
+    Row("GET /v1.51/info", lacked=_HOST_ONLY, since=28),
     Row("GET /v1.41/system/df"), Row("GET /v1.44/system/df"), Row("GET /system/df?type=image"),
     Row("GET /system/df?type=hs"), Row("GET /system/df?type="), Row("GET /system/df?type=container&type=volume"),
     Row("GET /system/df?type=build-cache", same=True), Row("GET /v1.41/system/df?type=hs", status_only=True),
