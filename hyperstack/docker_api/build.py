@@ -74,7 +74,7 @@ class BuildRoutes:
 
     async def build(self, call: Call) -> web.StreamResponse:
         request = parse_build(call)
-        lines, pending = JsonLines(call.request), Pending()
+        lines, pending = JsonLines(call.request), Pending(call.version)
         quiet, unsaid = call.flag("q"), Unsaid()
         teller = asyncio.create_task(tell_progress(pending, lines))
 

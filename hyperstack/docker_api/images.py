@@ -119,7 +119,7 @@ class ImageRoutes:
             if last:
                 tell(Progress(ident="", status=min(last) + reference.familiar(), message=True))
 
-        return await report(call.request, one if reference.tag or reference.digest else all_tags, lambda _: [])
+        return await report(call, one if reference.tag or reference.digest else all_tags, lambda _: [])
 
     async def _import(self, call: Call) -> web.StreamResponse:
         repository, tag = call.text("repo"), call.text("tag")
@@ -136,7 +136,7 @@ class ImageRoutes:
                 call.who, decompressed(call.stream()), reference=reference,
                 message=call.text("message") or "Imported from -", changes=call.texts("changes"))
 
-        return await report(call.request, work, lambda image: [{"status": image.id}])
+        return await report(call, work, lambda image: [{"status": image.id}])
 
     async def load(self, call: Call) -> web.StreamResponse:
         check_host_platform(call, host_architecture(), encoded=True)
@@ -148,7 +148,7 @@ class ImageRoutes:
             return [{"stream": f"Loaded image: {name}\n" if name else f"Loaded image ID: {image.id}\n"}
                     for image in images for name in [self._images.display(ref) for ref in image.references] or [""]]
 
-        return await report(call.request, work, finish, always=True)
+        return await report(call, work, finish, always=True)
 
     def _named(self, call: Call, name: str, since: tuple[int, int] = (1, 48)) -> Image:
         """:param since: the version from which on a platform may be named.
@@ -245,7 +245,7 @@ class ImageRoutes:
 
         if call.has("platform"):
             check_platform(call, self._images.get(call.who, reference), reference, since=(1, 46))
-        return await report(call.request, work, finish)
+        return await report(call, work, finish)
 
 
 def _glob(pattern: str) -> Glob:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from hyperstack.engine.api import Progress, ProgressSink
+from hyperstack.http.call import Call
 from hyperstack.http.errors import message_of
 from hyperstack.http.responses import JsonLines
 from hyperstack.pod.errors import HyperStackError
@@ -22,7 +23,9 @@ class Pending:
     """What is to be told. A slow client gets the latest of each layer, not the history: so the memory is bounded by the
     number of layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: tuple[int, int]) -> None:
+        """:param version: of the API: until 1.51 a line says in a picture, too, how far a step is."""
+        self.pictures = version < (1, 52)
         self._latest: dict[tuple[str, str], Progress] = {}
         self._something = asyncio.Event()
 
@@ -43,14 +46,14 @@ class Pending:
         return list(latest.values())
 
 
-async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[T]],
+async def report(call: Call, work: Callable[[ProgressSink], Awaitable[T]],
                  finish: Callable[[T], list[dict[str, Any]]], *, always: bool = False) -> web.StreamResponse:
     """Do `work`, tell its progress, then the lines of `finish`. An error before the first line is an HTTP error, later
     a line of its own, as Docker's clients expect. A client that goes away cancels the work.
 
     :param always: an error is a line in any case.
     """
-    pending, lines = Pending(), JsonLines(request)
+    pending, lines = Pending(call.version), JsonLines(call.request)
     task = asyncio.ensure_future(work(pending.put))
     teller = asyncio.create_task(tell_progress(pending, lines))
     try:
@@ -63,10 +66,10 @@ async def report(request: web.Request, work: Callable[[ProgressSink], Awaitable[
         except HyperStackError as error:
             if not lines.opened and not pending and not always:
                 raise
-            await _write(lines, pending.take_now())
+            await _write(lines, pending, pending.take_now())
             await lines.write(error_line(error))
         else:
-            await _write(lines, pending.take_now())
+            await _write(lines, pending, pending.take_now())
             for line in finish(result):
                 await lines.write(line)
         return await lines.close()
@@ -85,16 +88,16 @@ async def _stop(task: asyncio.Future[Any]) -> None:
 async def tell_progress(pending: Pending, lines: JsonLines) -> None:
     """What is pending, as it comes, until it is cancelled."""
     while True:
-        await _write(lines, await pending.take())
+        await _write(lines, pending, await pending.take())
 
 
-async def _write(lines: JsonLines, steps: list[Progress]) -> None:
+async def _write(lines: JsonLines, pending: Pending, steps: list[Progress]) -> None:
     for step in steps:
         line: dict[str, Any] = {"status": step.status}
         if not step.message:
             line["progressDetail"] = {name: value for name, value in (("current", step.current), ("total", step.total))
                                       if value}
-        if step.current or step.total:
+        if pending.pictures and (step.current or step.total):
             line["progress"] = bar(step.current, step.total)
         await lines.write({**line, "id": step.ident} if step.ident else line)
 
