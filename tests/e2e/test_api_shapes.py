@@ -371,7 +371,8 @@ def _image(world: World) -> None:
     assert found[-1]["status"].startswith("Status: ")
     name = f"/images/{REGISTRY}/users:1"
     ident = good(world.ask("GET", f"{name}/json")).value["Id"]
-    assert good(world.ask("GET", f"{name}/history")).value[0]["Id"] == ident
+    # It was made without a word of how, and then Docker, too, has none.
+    assert good(world.ask("GET", f"{name}/history")).value == []
     assert good(world.ask("GET", f"{name}/attestations")).value == []
     good(world.ask("POST", f"{name}/tag", query={"repo": "mine", "tag": "2"}), 201)
     good(world.ask("POST", f"{name}/tag", query={"repo": "NOT A NAME"}), 400)

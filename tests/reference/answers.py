@@ -147,9 +147,9 @@ IMAGE_CONFIG = record(
     OnBuild=optional(STRINGS), Labels=optional(WORDS), StopSignal=optional(TEXT), Shell=optional(MAYBE_STRINGS))
 IMAGE = record(
     Id=DIGEST, RepoTags=STRINGS, RepoDigests=STRINGS, Comment=optional(TEXT), Created=optional(TIME),
-    Author=optional(TEXT), Config=IMAGE_CONFIG, Architecture=string(minLength=1), Variant=optional(TEXT), Os=string(minLength=1),
-    Size=COUNT, GraphDriver=GRAPH_DRIVER, RootFS=record(Type=one_of("layers"), Layers=array(DIGEST)),
-    Metadata=record(LastTagTime=TIME))
+    Author=optional(TEXT), Config=IMAGE_CONFIG, Architecture=string(minLength=1), Variant=optional(TEXT),
+    Os=string(minLength=1), Size=COUNT, GraphDriver=GRAPH_DRIVER,
+    RootFS=record(Type=one_of("layers"), Layers=array(DIGEST)), Metadata=record(LastTagTime=TIME))
 IMAGE_STEP = record(Id=TEXT, Created=INT, CreatedBy=TEXT, Tags=MAYBE_STRINGS, Size=COUNT, Comment=TEXT)
 REMOVALS = array(record(Untagged=optional(TEXT), Deleted=optional(TEXT)))
 IMAGES_PRUNED = record(ImagesDeleted=nullable(REMOVALS), **SPACE)
