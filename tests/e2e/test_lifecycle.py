@@ -107,7 +107,7 @@ def test_a_guest_that_fell_silent_fails_what_waits_for_it_and_can_be_removed(dae
     waiting = daemon.ctl_popen("exec", "mute", "true")
     assert daemon.text("exec", "other", "echo", "fine") == "fine"
     daemon.ctl("rm", "-f", "mute")
-    words = b"".join(waiting.communicate(timeout=120))  # Why an exec does not start comes with its output, as in Docker.
+    words = b"".join(waiting.communicate(timeout=120))  # Why an exec does not start comes with its output.
     assert waiting.returncode != 0
     assert words != b""
     assert mute not in daemon.vms()
