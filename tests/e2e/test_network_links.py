@@ -41,7 +41,7 @@ def test_a_link_follows_the_other_container_and_ends_with_it(daemon: Daemon) -> 
     first = daemon.text("exec", "web", "sh", "-c", "grep db /etc/hosts")
     daemon.ctl("stop", "-t", "0", "db")
     done = daemon.docker_cli("exec", "web", "true", check=False)
-    assert b"Cannot link to a non running container: /db AS /web/db" in done.stderr
+    assert b"Cannot link to a non running container: /db AS /web/db" in done.stdout + done.stderr
     daemon.ctl("run", "-d", "--name", "thief", BUSYBOX, "sleep", "1000")  # which gets the address that is free now
     daemon.ctl("start", "db")
     assert daemon.text("exec", "web", "sh", "-c", "grep db /etc/hosts") != first
