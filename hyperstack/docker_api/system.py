@@ -106,7 +106,7 @@ def _info(info: Mapping[str, Any]) -> dict[str, Any]:
                          *_starts(info.get("starts")), *_pool(info.get("pool"))],
         "Plugins": {"Volume": ["local"], "Network": ["bridge", "null"], "Authorization": None,
                     "Log": sorted({*DRIVERS} - {"none"})},
-        "MemoryLimit": True, "SwapLimit": False, "KernelMemoryTCP": False, "CpuCfsPeriod": True,
+        "MemoryLimit": True, "SwapLimit": False, "CpuCfsPeriod": True,
         "CpuCfsQuota": True, "CPUShares": True,
         "CPUSet": True, "PidsLimit": True, "IPv4Forwarding": True, "Debug": False, "NFd": 0, "OomKillDisable": False,
         "NGoroutines": 0, "LoggingDriver": "json-file", "CgroupDriver": "none",

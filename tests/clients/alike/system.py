@@ -66,7 +66,7 @@ _EVENTS = (
 )
 
 _HOST_ONLY = frozenset({"Runtimes.io.containerd.runc.v2", "Runtimes.runc", "RegistryConfig.IndexConfigs.127.0.0.1:5000",
-                        "Containerd",
+                        "Containerd", "KernelMemoryTCP",
                         'Warnings (["No usable hardware virtualization: machines run under soft, not null)'})
 """What a host of VMs has not, where a daemon of Docker's keeps its own, and what a host without KVM is warned of."""
 
