@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.alike import VERSION, Row, ask, containers, differences, images, networks, system
-from tests.clients.conftest import Engine
+from tests.clients.conftest import Engine, clean
 from tests.clients.peers import Cli
 
 PARTS = {"containers": containers.ROWS, "images": images.ROWS, "networks": networks.ROWS, "system": system.ROWS}
@@ -20,10 +20,14 @@ def test_both_answer_alike(docker: Cli, engine: Engine, part: str) -> None:
         pytest.skip(f"Docker's engine here is {release}, which has API {version}: the rows are of {VERSION}")
     sockets = [Path(host.removeprefix("unix://")) for host in (docker.host, engine.host)]
     found = []
-    for row in PARTS[part]:
-        theirs, here = (ask(path, row) for path in sockets)
-        if int(release.partition(".")[0]) >= row.since:
-            found += [f"{row}: {what}" for what in differences(row, theirs, here)]
+    try:
+        for row in PARTS[part]:
+            theirs, here = (ask(path, row) for path in sockets)
+            if int(release.partition(".")[0]) >= row.since:
+                found += [f"{row}: {what}" for what in differences(row, theirs, here)]
+    finally:
+        for host in (docker.host, engine.host):
+            clean(host)
     assert found == []
 
 
