@@ -190,12 +190,7 @@ def _structured(mount: Mount) -> dict[str, Any]:
 
 
 def _tmpfs(spec: ContainerSpec) -> dict[str, str]:
-    def options(mount: Mount) -> str:
-        size = [f"size={mount.size}"] if mount.size else []
-        mode = [f"mode={mount.mode:o}"] if mount.mode else []
-        return ",".join([*(["ro"] if mount.read_only else []), *mount.options, *size, *mode])
-
-    return {mount.target: options(mount) for mount in spec.mounts
+    return {mount.target: ",".join(mount.options) for mount in spec.mounts
             if mount.kind is MountKind.TMPFS and not mount.structured}
 
 

@@ -27,6 +27,8 @@ _TMPFS_FLAGS = frozenset({"rw", "ro", "noexec", "exec", "nosuid", "suid", "nodev
 _SIZE = re.compile(r"([0-9]{1,15})([kmg]?)b?\Z", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _OCTAL = re.compile(r"[0-7]{1,4}\Z")
+_ID = re.compile(r"[0-9]{1,10}\Z")
+_ID_MAX = 2**32 - 2
 _PROPAGATION = frozenset({"private", "rprivate"})
 _SHARED = frozenset({"shared", "rshared", "slave", "rslave"})
 _NO_PROPAGATION = "what is mounted later on one side cannot appear on the other, a VM's"
@@ -98,6 +100,9 @@ def volume_name(name: str) -> str:
         return check_name(name, kind="volume") if not name.startswith("/") else check_name("")
     except InvalidArgument as error:
         shown = name[:64]
+        if len(name) == 1:
+            raise InvalidArgument(f"create {shown}: volume name is too short, names should be at least two "
+                                  "alphanumeric characters", field="volume", value=shown) from error
         raise InvalidArgument(
             f'create {shown}: "{shown}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path',
@@ -233,18 +238,19 @@ def _tmpfs(host: HostConfigBody) -> Iterable[Mount]:
 
 def _tmpfs_mount(target: str, options: Iterable[str], field: str, *, size: int = 0, mode: int = 0,
                  read_only: bool = False, structured: bool = False) -> Mount:
-    flags = []
-    for option in options:
+    words, files, uid, gid = tuple(options), 0, 0, 0
+    for option in words:
         name, _, value = option.partition("=")
-        if name == "size" and (found := _SIZE.match(value)):
-            size = int(found[1]) * _UNITS[found[2].lower()]
+        if name in ("size", "nr_inodes") and (found := _SIZE.match(value)):
+            number = int(found[1]) * _UNITS[found[2].lower()]
+            size, files = (number, files) if name == "size" else (size, number)
         elif name == "mode" and _OCTAL.match(value):
             mode = int(value, 8)
-        elif option in _TMPFS_FLAGS:
-            flags.append(option)
-        else:
+        elif name in ("uid", "gid") and _ID.match(value) and int(value) <= _ID_MAX:
+            uid, gid = (int(value), gid) if name == "uid" else (uid, int(value))
+        elif option not in _TMPFS_FLAGS:
             raise InvalidArgument(f"{field}: invalid tmpfs option {option[:64]!r}", field=field, value=option[:64],
-                                  hint="size=64m, mode=1777, ro, noexec, nosuid, nodev...")
-    return Mount(kind=MountKind.TMPFS, target=target, size=size, mode=mode, structured=structured,
-                 read_only=read_only or "ro" in flags,
-                 options=tuple(flag for flag in flags if flag not in ("ro", "rw")))
+                                  hint="size=64m, nr_inodes=10k, mode=1777, uid=1000, gid=1000, ro, noexec, nosuid, "
+                                       "nodev...")
+    return Mount(kind=MountKind.TMPFS, target=target, size=size, files=files, mode=mode, owner=(uid, gid),
+                 structured=structured, read_only=read_only or "ro" in words, options=words)

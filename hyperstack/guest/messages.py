@@ -76,7 +76,11 @@ class Mount(Message, frozen=True, kw_only=True):
     """What is mounted of it, which must be there; empty: all of it."""
     read_only: bool = False
     size: int = 0
+    files: int = 0
     mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    """Of a tmpfs, as of one that is a volume."""
     flags: int = 0
     """MS_NOEXEC, MS_NOSUID, MS_NODEV..."""
     copy_up: bool = False

@@ -11,6 +11,8 @@ ID_LENGTH = 64
 """Hex digits of a pod, container or exec id, as Docker has it."""
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}\Z")
+_OF_TWO = frozenset({"container", "volume"})
+"""Kinds of objects whose names have two characters at least, as in Docker."""
 _LEFT = ("bold", "brisk", "calm", "clever", "eager", "fair", "gentle", "happy", "keen", "lucid", "noble", "quick",
          "quiet", "sharp", "sober", "steady", "sunny", "swift", "vivid", "wise")
 _RIGHT = ("bohr", "curie", "dijkstra", "euler", "fermi", "gauss", "hamilton", "hopper", "knuth", "lamport",
@@ -33,12 +35,14 @@ def random_name() -> str:
 def check_name(name: str, *, kind: str = "container") -> str:
     """The name without a leading slash.
 
-    :raise InvalidArgument: it is not ``[a-zA-Z0-9][a-zA-Z0-9_.-]*`` of at most 128 characters.
+    :raise InvalidArgument: it is not ``[a-zA-Z0-9][a-zA-Z0-9_.-]*`` of at most 128 characters, or of one where the
+        kind has two.
     """
     name = name.removeprefix("/")
-    if not _NAME.match(name):
+    least = 2 if kind in _OF_TWO else 1
+    if not _NAME.match(name) or len(name) < least:
         shown = name if len(name) <= 64 else name[:61] + "..."
         raise InvalidArgument(
             f"Invalid {kind} name ({shown}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed",
-            field="name", value=shown, hint="at most 128 characters")
+            field="name", value=shown, hint=f"{least} to 128 characters")
     return name

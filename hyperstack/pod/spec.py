@@ -88,10 +88,14 @@ class Mount(Struct, frozen=True, kw_only=True):
     read_only: bool = False
     size: int = 0
     """tmpfs and emptyDir: size limit, 0 for the backend's default."""
+    files: int = 0
+    """tmpfs: how many it has room for, 0 for the kernel's default."""
     mode: int = 0
     """tmpfs: permission bits, 0 for 01777."""
+    owner: tuple[int, int] = (0, 0)
+    """tmpfs: the user and the group whose its root is, as the guest knows them."""
     options: tuple[str, ...] = ()
-    """Further mount options (noexec, nosuid, nocopy, nonrecursive...)."""
+    """Mount options (noexec, nosuid, nocopy, nonrecursive...); of a tmpfs each word that was said, size and all."""
     anonymous: bool = False
     """A volume nobody named: removed with its container where asked."""
     create_source: bool = False

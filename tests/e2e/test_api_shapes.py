@@ -469,11 +469,11 @@ def _df(world: World) -> None:
 
 @drives("GET /volumes", "POST /volumes/create", "GET /volumes/{id}", "DELETE /volumes/{id}", "PUT /volumes/{id}")
 def _volumes(world: World) -> None:
-    made = good(world.ask("POST", "/volumes/create", {"Name": "v", "DriverOpts": {"size": "16MiB"}}), 201).value
-    assert good(world.ask("GET", "/volumes/v")).value == made
+    made = good(world.ask("POST", "/volumes/create", {"Name": "vol", "DriverOpts": {"size": "16MiB"}}), 201).value
+    assert good(world.ask("GET", "/volumes/vol")).value == made
     assert made in good(world.ask("GET", "/volumes")).value["Volumes"]
-    good(world.ask("PUT", "/volumes/v", {}, query={"version": 1}), 503)
-    good(world.ask("DELETE", "/volumes/v"), 204)
+    good(world.ask("PUT", "/volumes/vol", {}, query={"version": 1}), 503)
+    good(world.ask("DELETE", "/volumes/vol"), 204)
     good(world.ask("DELETE", "/volumes/data"), 409)
     good(world.ask("POST", "/volumes/create", {"Name": "a/b"}), 400)
 

@@ -43,6 +43,16 @@ def test_a_tmpfs_is_what_its_options_say(daemon: Daemon) -> None:
     assert said[3] == "No space"
 
 
+def test_a_tmpfs_of_a_container_knows_the_same_options(daemon: Daemon) -> None:
+    options = "size=2m,nr_inodes=50,uid=1000,gid=7,mode=1770,noexec"
+    sleeper(daemon, "box", "--tmpfs", f"/t:{options}")
+    assert daemon.text("exec", "box", "stat", "-c", "%u:%g:%a", "/t") == "1000:7:1770"
+    assert daemon.text("exec", "box", "stat", "-f", "-c", "%T %b %c", "/t") == "tmpfs 512 50"
+    assert json.loads(daemon.text("inspect", "-f", "{{json .HostConfig.Tmpfs}}", "box")) == {"/t": options}
+    refused = daemon.ctl("run", "--rm", "--tmpfs", "/t:uid=4294967295", BUSYBOX, "true", check=False)
+    assert b"invalid tmpfs option 'uid=4294967295'" in refused.stderr
+
+
 def test_what_is_in_a_tmpfs_is_there_as_long_as_somebody_uses_it(daemon: Daemon) -> None:
     """In whichever VM."""
     daemon.ctl("volume", "create", *MEMORY, "memory")

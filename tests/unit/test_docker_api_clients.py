@@ -254,7 +254,7 @@ async def test_the_sdk_copies_and_handles_images(served: Served) -> None:
                 client.images.get("absent")
             assert b"sha256:" in b"".join(client.images.get("busybox").save())
             assert client.images.load(b"a tar")[0].tags == ["busybox:latest"]
-            assert [volume.name for volume in [client.volumes.create("v")]] == ["v"]
+            assert [volume.name for volume in [client.volumes.create("vol")]] == ["vol"]
             assert client.networks.list(names=["bridge"])[0].name == "bridge"
             with pytest.raises(APIError, match="not supported"):
                 client.containers.run("busybox", "true", network_mode="host")

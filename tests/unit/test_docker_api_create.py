@@ -82,7 +82,8 @@ def test_everything_that_is_honoured_arrives() -> None:
         "/data": (MountKind.VOLUME, "vol", True), "/anon": (MountKind.VOLUME, "", False),
         "/anon2": (MountKind.VOLUME, "", False), "/two": (MountKind.VOLUME, "v2", False),
         "/three": (MountKind.TMPFS, "", False), "/tmp": (MountKind.TMPFS, "", False)}
-    assert Mount(kind=MountKind.TMPFS, target="/tmp", size=65536, mode=0o700, options=("noexec",)) in spec.mounts
+    assert Mount(kind=MountKind.TMPFS, target="/tmp", size=65536, mode=0o700,
+                 options=("size=64k", "noexec", "mode=700")) in spec.mounts
     assert [(p.container_port, p.protocol, p.host_ip, p.host_port) for p in pod.ports] == [
         (80, "tcp", "127.0.0.1", 8080), (53, "udp", "", 0), (81, "tcp", "", 90), (81, "tcp", "", 99)]
     assert [p.host_port_end for p in pod.ports] == [0, 0, 91, 0]
@@ -210,7 +211,7 @@ def test_what_a_vm_cannot_honour_is_refused_by_name(fields: dict[str, Any], word
     ({"HostConfig": {"RestartPolicy": {"Name": "always"}, "AutoRemove": True}}, "can't create 'AutoRemove'"),
     ({"HostConfig": {"Binds": ["a:b:c:d"]}}, "invalid volume specification"),
     ({"HostConfig": {"Binds": ["v:relative"]}}, "must be absolute"),
-    ({"HostConfig": {"Binds": ["v:/x", "w:/x/"]}}, "Duplicate mount point: /x"),
+    ({"HostConfig": {"Binds": ["vol:/x", "other:/x/"]}}, "Duplicate mount point: /x"),
     ({"HostConfig": {"Tmpfs": {"/x": "size=many"}}}, "invalid tmpfs option 'size=many'"),
     ({"HostConfig": {"Tmpfs": {"/": ""}}}, "destination can't be '/'"),
     ({"HostConfig": {"PortBindings": {"http": []}}}, 'invalid port specification: "http"'),

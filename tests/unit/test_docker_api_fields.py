@@ -35,7 +35,7 @@ _BESIDE: dict[str, dict[str, Any]] = {
     "POST /containers/create": {"Image": "busybox"},
     "POST /containers/create Healthcheck": {"Test": ["CMD", "x"]},
     "POST /containers/create HostConfig.Mounts": _MOUNT,
-    "POST /containers/create HostConfig.Mounts > VolumeOptions": {**_MOUNT, "Type": "volume", "Source": "v"},
+    "POST /containers/create HostConfig.Mounts > VolumeOptions": {**_MOUNT, "Type": "volume", "Source": "vol"},
     "POST /containers/create HostConfig.Mounts > TmpfsOptions": {"Type": "tmpfs", "Target": "/b"},
     "POST /containers/create HostConfig.Mounts > ImageOptions": {**_MOUNT, "Type": "image"},
     "POST /containers/create HostConfig.PortBindings": {"HostPort": "80"},

@@ -300,7 +300,7 @@ def _mount(mount: Mount, container: ContainerRecord, served: Mapping[str, str]) 
     flags = sum(_MOUNT_FLAGS[o] for o in mount.has if o in _MOUNT_FLAGS)
     if mount.kind is MountKind.TMPFS:
         return messages.Mount(kind="tmpfs", target=mount.target.encode(), read_only=mount.read_only, size=mount.size,
-                              mode=mount.mode, flags=flags)
+                              files=mount.files, mode=mount.mode, uid=mount.owner[0], gid=mount.owner[1], flags=flags)
     source, share, subpath = mount.source, "", mount.subpath
     if mount.host_path:
         source, share = files_volume(container), share_path(container, mount)

@@ -54,7 +54,10 @@ static bool decode_mount(struct slice value, struct mount_spec *mount, struct ar
         {"target", FIELD_TEXT, false, offsetof(struct mount_spec, target), 1, PATH_LIMIT - 1},
         {"read_only", FIELD_BOOL, true, offsetof(struct mount_spec, read_only), 0, 0},
         {"size", FIELD_INT, true, offsetof(struct mount_spec, size), 0, INT64_MAX},
+        {"files", FIELD_INT, true, offsetof(struct mount_spec, files), 0, INT64_MAX},
         {"mode", FIELD_INT, true, offsetof(struct mount_spec, mode), 0, 07777},
+        {"uid", FIELD_INT, true, offsetof(struct mount_spec, uid), 0, UINT32_MAX - 1},
+        {"gid", FIELD_INT, true, offsetof(struct mount_spec, gid), 0, UINT32_MAX - 1},
         {"flags", FIELD_INT, true, offsetof(struct mount_spec, flags), 0, UINT32_MAX},
         {"copy_up", FIELD_BOOL, true, offsetof(struct mount_spec, copy_up), 0, 0},
     };
@@ -66,9 +69,8 @@ static bool decode_mount(struct slice value, struct mount_spec *mount, struct ar
         mount->kind = MOUNT_VOLUME;
     else
         return fail(problem, EINVAL, "mounts are of kind tmpfs or volume, not %s", mount->kind_text);
-    if (mount->kind == MOUNT_VOLUME && (!mount->source || !is_name(mount->source, 255)))
-        return fail(problem, EINVAL, "the mount on %.64s names no volume", mount->target);
-    return true;
+    return mount->kind == MOUNT_TMPFS || (mount->source && is_name(mount->source, 255)) ||
+           fail(problem, EINVAL, "the mount on %.64s names no volume", mount->target);
 }
 
 static bool decode_file(struct slice value, struct file_spec *file, struct arena *arena, struct problem *problem)

@@ -16,7 +16,7 @@ struct mount_spec {
     enum mount_kind kind;
     char *kind_text, *source, *share, *subpath, *target;
     bool read_only, copy_up;
-    int64_t size, mode, flags;
+    int64_t size, files, mode, uid, gid, flags;
 };
 
 struct file_spec {

@@ -2,8 +2,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -41,6 +43,27 @@ int mount_new(const char *type, const char *source, const char *const *options, 
     }
     close_fd(&context);
     return mounted;
+}
+
+int mount_new_tmpfs(const char *source, const struct tmpfs *tmpfs, unsigned attributes, struct problem *problem)
+{
+    char size[32], files[32], mode[16], uid[32], gid[32];
+    snprintf(size, sizeof(size), "%" PRId64, tmpfs->size);
+    snprintf(files, sizeof(files), "%" PRId64, tmpfs->files);
+    snprintf(mode, sizeof(mode), "%04o", tmpfs->mode);
+    snprintf(uid, sizeof(uid), "%" PRId64, tmpfs->uid);
+    snprintf(gid, sizeof(gid), "%" PRId64, tmpfs->gid);
+    const char *options[11] = {"mode", mode, "uid", uid, "gid", gid};
+    unsigned count = 6;
+    if (tmpfs->size) {
+        options[count++] = "size";
+        options[count++] = size;
+    }
+    if (tmpfs->files) {
+        options[count++] = "nr_inodes";
+        options[count++] = files;
+    }
+    return mount_new("tmpfs", source, options, attributes, problem);
 }
 
 int mount_clone(int fd_at, const char *path, struct problem *problem)

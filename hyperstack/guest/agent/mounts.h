@@ -14,6 +14,13 @@
 /* A new, detached mount. `options` are NULL-terminated pairs "key", "value"; a value of NULL makes a flag. */
 int mount_new(const char *type, const char *source, const char *const *options, unsigned attributes,
               struct problem *problem);
+
+struct tmpfs {
+    int64_t size, files, uid, gid; /* 0: the kernel's choice of size and files; root */
+    unsigned mode;
+};
+
+int mount_new_tmpfs(const char *source, const struct tmpfs *tmpfs, unsigned attributes, struct problem *problem);
 int mount_clone(int fd_at, const char *path, struct problem *problem); /* a detached bind, with what is mounted below */
 bool mount_restrict(int mount_fd, unsigned attributes, struct problem *problem); /* the whole tree */
 bool mount_attach(int mount_fd, int target_fd, const char *what, struct problem *problem);

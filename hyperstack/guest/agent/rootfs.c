@@ -143,11 +143,9 @@ static bool mount_system(const struct container *container, int root, const char
 
 static int new_tmpfs(const struct mount_spec *mount, struct problem *problem)
 {
-    char size[32], mode[16];
-    snprintf(mode, sizeof(mode), "%04o", mount->mode ? (unsigned)mount->mode : 01777U);
-    snprintf(size, sizeof(size), "%" PRId64, mount->size);
-    const char *const options[] = {"mode", mode, mount->size ? "size" : NULL, size, NULL};
-    return mount_new("tmpfs", "tmpfs", options, 0, problem);
+    const struct tmpfs tmpfs = {.size = mount->size, .files = mount->files, .uid = mount->uid, .gid = mount->gid,
+                                .mode = mount->mode ? (unsigned)mount->mode : 01777U};
+    return mount_new_tmpfs("tmpfs", &tmpfs, 0, problem);
 }
 
 /* Whether nobody has put anything into a volume; a fresh ext4 has its lost+found. */

@@ -1,7 +1,6 @@
 /* Volumes: file systems that the containers of a pod share. */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,23 +22,9 @@ struct volume_request {
 
 static int mount_tmpfs(const struct volume_request *request, struct problem *problem)
 {
-    char size[32], files[32], mode[16], uid[16], gid[16];
-    snprintf(size, sizeof(size), "%" PRId64, request->tmpfs);
-    snprintf(files, sizeof(files), "%" PRId64, request->files);
-    snprintf(mode, sizeof(mode), "%04o", request->mode < 0 ? 0777U : (unsigned)request->mode);
-    snprintf(uid, sizeof(uid), "%" PRId64, request->uid);
-    snprintf(gid, sizeof(gid), "%" PRId64, request->gid);
-    const char *options[11] = {"mode", mode, "uid", uid, "gid", gid};
-    unsigned count = 6;
-    if (request->tmpfs) {
-        options[count++] = "size";
-        options[count++] = size;
-    }
-    if (request->files) {
-        options[count++] = "nr_inodes";
-        options[count++] = files;
-    }
-    return mount_new("tmpfs", request->name, options, request->read_only ? ATTR_RDONLY : 0, problem);
+    const struct tmpfs tmpfs = {.size = request->tmpfs, .files = request->files, .uid = request->uid, .gid = request->gid,
+                                .mode = request->mode < 0 ? 0777U : (unsigned)request->mode};
+    return mount_new_tmpfs(request->name, &tmpfs, request->read_only ? ATTR_RDONLY : 0, problem);
 }
 
 static int mount_disk(const struct volume_request *request, struct problem *problem)
