@@ -171,7 +171,6 @@ def test_an_init_reaps_and_passes_signals_on(daemon: Daemon) -> None:
     (("--device", "/dev/sda"), "HostConfig.Devices is not supported"),
     (("--gpus", "all"), "HostConfig.DeviceRequests is not supported"),
     (("--device-cgroup-rule", "c 1:1 rwm"), "HostConfig.DeviceCgroupRules is not supported"),
-    (("--device-read-bps", "/dev/sda:1mb"), "HostConfig.BlkioDeviceReadBps is not supported"),
     (("--blkio-weight", "300"), "HostConfig.BlkioWeight=300 is not supported"),
     (("--oom-kill-disable",), "HostConfig.OomKillDisable"),
     (("--cgroup-parent", "/x"), "HostConfig.CgroupParent=/x is not supported"),

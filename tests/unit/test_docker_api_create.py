@@ -151,6 +151,7 @@ def test_each_refused_option_is_named_and_in_the_page(refusal: refusals.Refusal)
     ({"HostConfig": {"NetworkMode": "host"}}, "HostConfig.NetworkMode=host is not supported: a VM has a network"),
     ({"HostConfig": {"PidMode": "container:x", "NetworkMode": "mine"}}, "NetworkMode=mine is not supported"),
     ({"HostConfig": {"IpcMode": "host"}}, "HostConfig.IpcMode=host is not supported"),
+    ({"HostConfig": {"BlkioDeviceReadBps": [{"Path": "/dev/sda", "Rate": 1}]}}, "BlkioDeviceReadBps is not supported"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
         "IPAMConfig": {"LinkLocalIPs": ["fe80::1"]}}}}}, "EndpointsConfig.mine.IPAMConfig.LinkLocalIPs is not"),
     ({"HostConfig": {"NetworkMode": "mine"}, "NetworkingConfig": {"EndpointsConfig": {"mine": {
