@@ -44,6 +44,7 @@ def test_cpus_of_the_host_can_be_chosen(daemon: Daemon) -> None:
     all_of_them = sorted(os.sched_getaffinity(0))
     last = str(all_of_them[-1])
     daemon.docker_cli("run", "-d", "--name", "pinned", "--cpuset-cpus", last, BUSYBOX, *SLEEP)
+    wait_until(lambda: len(daemon.vms()) == 1, "those before it have ended")
     [vm] = daemon.vms()
     threads = [int(thread.name) for thread in Path(f"/proc/{vm}/task").iterdir()]
     assert {frozenset(os.sched_getaffinity(thread)) for thread in threads} == {frozenset({int(last)})}
