@@ -348,16 +348,21 @@ class Daemon:
         """End everything that belongs to it, by whatever means."""
         if self.process is not None:
             self.kill()
-        for pid in self._machines():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not self._machines(), "the VMs are gone")
+        wait_until(self._no_machines, "the VMs are gone")
         for mount in reversed(self.mounts()):
             subprocess.run(["umount", "-l", mount], check=False)
         for cgroup in sorted(self.cgroups(), key=lambda path: -len(path.parts)):
             with contextlib.suppress(OSError):
                 cgroup.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _no_machines(self) -> bool:
+        """Those that there are are killed: one that the daemon had just begun comes into its group after the daemon."""
+        pids = self._machines()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not pids
 
 
 def processes() -> Iterator[tuple[int, str]]:
