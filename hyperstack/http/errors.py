@@ -23,7 +23,6 @@ _STATUS: tuple[tuple[type[errors.HyperStackError], int], ...] = (
     (errors.Unsupported, 501),
     (errors.Exhausted, 507),
     (errors.TooManyRequests, 429),
-    (errors.RegistryError, 500),
     (errors.Unavailable, 503),
     (errors.StartFailed, 400),
 )

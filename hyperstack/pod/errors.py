@@ -14,7 +14,7 @@
     ├── Exhausted            disk, memory, addresses are used up     (HTTP 507)
     ├── TooManyRequests      a registry's limit, or one of ours      (HTTP 429)
     ├── Unavailable          a peer does not answer (yet)            (HTTP 503)
-    │   ├── RegistryError    a registry hangs, lies or refuses       (HTTP 500, as Docker has it)
+    │   ├── RegistryError    a registry hangs, lies or refuses
     │   └── GuestError       a guest that is silent, gone or garbled
     └── StartFailed          the process could not be started        (exit 126/127; HTTP 400)
 
