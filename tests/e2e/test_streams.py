@@ -59,10 +59,11 @@ def test_an_exec_takes_stdin_and_tells_its_exit_code(daemon: Daemon) -> None:
 
 
 def test_who_waits_is_answered_after_who_is_attached(daemon: Daemon) -> None:
-    """Clients that read both take the answer to the wait for the end of the output."""
+    """Clients that read both take the answer to the wait for the end of the output. (Here none is read before, so it is
+    no more than the socket has room for in little pieces.)"""
     with daemon.sdk() as client:
         for number in range(5):
-            name = client.api.create_container(BUSYBOX, ["seq", "1", "2000"], tty=True)["Id"]
+            name = client.api.create_container(BUSYBOX, ["seq", "1", "100"], tty=True)["Id"]
             attached = client.api.attach_socket(name, params={"stdout": 1, "stderr": 1, "stream": 1})
             try:
                 client.api.start(name)
@@ -72,7 +73,7 @@ def test_who_waits_is_answered_after_who_is_attached(daemon: Daemon) -> None:
                 with contextlib.suppress(BlockingIOError):  # It may not be closed yet.
                     while data := attached._sock.recv(65536):
                         output += data
-                assert output.split()[-1] == b"2000", f"of run {number} {len(output)} bytes"
+                assert output.split()[-1] == b"100", f"of run {number} {len(output)} bytes"
             finally:
                 attached._sock.close()
                 client.api.remove_container(name, force=True)
