@@ -205,6 +205,6 @@ def test_what_a_host_does_not_have(shared_daemon: Daemon, method: str, path: str
 def test_there_are_no_other_drivers(shared_daemon: Daemon) -> None:
     api = Checked(shared_daemon.socket)
     for path in ("/volumes/create", "/networks/create"):
-        answer = api.ask("POST", path, {"Name": "x", "Driver": "exotic"})
+        answer = api.ask("POST", path, {"Name": "other", "Driver": "exotic"})
         assert answer.status >= 400
         assert "exotic" in answer.message

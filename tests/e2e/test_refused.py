@@ -18,7 +18,7 @@ SECTION = "Options that are refused"
 
 
 def mount(kind: str, **more: Any) -> dict[str, Any]:
-    return {"Mounts": [{"Type": kind, "Source": "/tmp" if kind == "bind" else "v", "Target": "/m", **more}]}
+    return {"Mounts": [{"Type": kind, "Source": "/tmp" if kind == "bind" else "vol", "Target": "/m", **more}]}
 
 
 def volume(name: str = "local", **options: str) -> dict[str, Any]:

@@ -32,16 +32,16 @@ def said(code: str, message: str) -> bytes:
     (404, "application/json", said("NAME_UNKNOWN", "repository name not known to registry"),
      (404, "repository 127.0.0.1:5003/x not found: name unknown: repository name not known to registry"),
      (404, "name unknown: repository name not known to registry")),
-    (404, "text/html; charset=utf-8", b"<html>no</html>", (500, "unknown: <html>no</html>"),
-     (500, "unknown: <html>no</html>")),
+    (404, "text/html; charset=utf-8", b"<html>no</html>", (503, "unknown: <html>no</html>"),
+     (503, "unknown: <html>no</html>")),
     (404, "application/json", b"{}",
-     (500, 'error parsing HTTP 404 response body: no error details found in HTTP response body: "{}"'), (500, "")),
+     (503, 'error parsing HTTP 404 response body: no error details found in HTTP response body: "{}"'), (503, "")),
     (404, "application/json", b"<html>",
-     (500, "error parsing HTTP 404 response body: invalid character '<' looking for beginning of value: \"<html>\""),
-     (500, "")),
+     (503, "error parsing HTTP 404 response body: invalid character '<' looking for beginning of value: \"<html>\""),
+     (503, "")),
     (429, "text/plain", b"slow down", (429, "toomanyrequests: slow down"), (429, "toomanyrequests: slow down")),
     (400, "application/json", said("NAME_INVALID", "bad name"), (400, "name invalid: bad name"), (400, "")),
-    (418, "application/json", said("TEAPOT", "short and stout"), (500, "unknown: short and stout"), (500, ""))])
+    (418, "application/json", said("TEAPOT", "short and stout"), (503, "unknown: short and stout"), (503, ""))])
 def test_answers_of_4xx(status: int, kind: str, body: bytes, pull: tuple[int, str], asked: tuple[int, str]) -> None:
     error = refusal(status, {"Content-Type": kind}, body, host=NAME.host)
     assert isinstance(error, Refusal)
@@ -61,7 +61,7 @@ def test_what_a_challenge_says_goes_before_the_body() -> None:
 
 def test_an_answer_of_5xx_has_its_status() -> None:
     error = refusal(502, {}, b"<html>", host=NAME.host)
-    assert (status_of(error), error.message) == (500, "received unexpected HTTP status: 502 Bad Gateway")
+    assert (status_of(error), error.message) == (503, "received unexpected HTTP status: 502 Bad Gateway")
 
 
 def test_connections_that_do_not_come_about() -> None:
